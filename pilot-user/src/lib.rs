@@ -1,0 +1,1 @@
+//! Pilot's node: links, workers, control and the `pilot` command.

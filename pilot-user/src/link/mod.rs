@@ -1,0 +1,111 @@
+//! What moves datagrams: the vocabulary that AF_XDP, the kernel's UDP socket and the simulator have in common.
+//!
+//! A link is owned by one worker and is never shared. Per pass the worker calls `recv`, then takes slots and commits
+//! them, then `flush`; it calls `wait` only when a pass found nothing to do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub mod pair;
+pub mod udp;
+pub mod xdp;
+
+/// Most datagrams taken in one pass: a batch that amortizes the pass, and small enough that timers and acks are not
+/// late behind it.
+pub const RECV_BATCH: usize = 64;
+
+/// Explicit congestion notification bits of an IP header (RFC 3168).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Ecn {
+    /// Not ECN-capable.
+    #[default]
+    NotEct = 0b00,
+    /// ECN-capable, codepoint 1.
+    Ect1 = 0b01,
+    /// ECN-capable, codepoint 0.
+    Ect0 = 0b10,
+    /// Congestion experienced.
+    Ce = 0b11,
+}
+
+/// Which way a datagram came or went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// An AF_XDP ring.
+    Xdp,
+    /// A kernel UDP socket.
+    Udp,
+    /// A network in memory.
+    Memory,
+}
+
+/// One received datagram, lent for the duration of the callback.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// The local address it was sent to.
+    pub destination: SocketAddr,
+    /// The ECN bits it arrived with.
+    pub ecn: Ecn,
+    /// Which way it came.
+    pub via: Via,
+    /// The UDP payload.
+    pub payload: &'a [u8],
+}
+
+/// What the receiver found out about a datagram. A link may learn addresses only from authentic ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// It was authenticated under a peer's key.
+    Authentic,
+    /// Nothing is known about its sender.
+    Unproven,
+}
+
+/// Where a committed datagram goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    /// The address to send to.
+    pub destination: SocketAddr,
+    /// The local address to send from; `None` lets the routing table choose.
+    pub source: Option<std::net::IpAddr>,
+    /// ECN bits to send with.
+    pub ecn: Ecn,
+    /// Bytes of the slot that are the datagram.
+    pub len: usize,
+}
+
+/// Room for one outgoing datagram. Dropped uncommitted, it goes back to the link unused.
+pub trait Slot {
+    /// The room: at least [`Link::max_payload`] bytes of the link that lent it.
+    fn payload(&mut self) -> &mut [u8];
+    /// Hands the first `envelope.len` bytes over for sending. They leave at the latest with [`Link::flush`].
+    fn commit(self, envelope: &Envelope);
+}
+
+/// Moves datagrams in and out. See the module's head for the order of calls.
+pub trait Link {
+    /// The link's kind of slot.
+    type Slot<'a>: Slot
+    where
+        Self: 'a;
+
+    /// Takes at most `limit` received datagrams, handing each to `sink`; returns how many. The sink's answer tells the
+    /// link whether it may learn from the datagram. Never blocks. An error is the link's, not a datagram's.
+    fn recv(&mut self, limit: usize, sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize>;
+
+    /// Room for one datagram, or `None` when all room is in use: then flush, and try in the next pass.
+    fn slot(&mut self) -> Option<Self::Slot<'_>>;
+
+    /// Sends what was committed, in one kick. A datagram that cannot leave is a counted loss, as on any network.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Sleeps until something can be received, `timeout` has passed, or the worker's doorbell rang.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Largest UDP payload that can leave, in bytes.
+    fn max_payload(&self) -> usize;
+}
