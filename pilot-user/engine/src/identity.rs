@@ -36,14 +36,14 @@ impl Identity {
         let static_secret = Zeroizing::new(x25519_secret);
         let signing = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| IdentityError::Secrets)?;
         let static_key = x25519_public(&static_secret).ok_or(IdentityError::Secrets)?;
-        let identity = signing.public_key().as_ref().try_into().map_err(|_| IdentityError::Secrets)?;
+        let identity: [u8; 32] = signing.public_key().as_ref().try_into().map_err(|_| IdentityError::Secrets)?;
         let not_after = 0;
         let signature = signing.sign(&signed_text(&static_key, not_after));
         let mut certificate = [0; CERTIFICATE_LEN];
-        certificate[..32].copy_from_slice(identity);
+        certificate[..32].copy_from_slice(&identity);
         certificate[32..40].copy_from_slice(&not_after.to_be_bytes());
         certificate[40..].copy_from_slice(signature.as_ref());
-        Ok(Self { public: PublicKey { identity: *identity, static_key }, static_secret, certificate })
+        Ok(Self { public: PublicKey { identity, static_key }, static_secret, certificate })
     }
 
     /// What others know this node by.

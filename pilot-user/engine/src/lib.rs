@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod codec;
+mod crypto;
 pub mod identity;
+pub mod limits;
 pub mod time;

@@ -1,0 +1,288 @@
+//! The two messages of the handshake (`docs/wire.md` §3): Noise IK, each message one datagram.
+//!
+//! Stateless but for Noise itself: whether a peer is known, a timestamp new and a session current is the endpoint's
+//! business. Every failure is a [`HandshakeError`], which the endpoint counts; none is answered.
+
+use pilot_common::wire::{HEADER_LEN, Header, INITIATION_LEN, PacketType, RESPONSE_MAX_LEN, TAG_LEN};
+use snow::{Builder, HandshakeState};
+use zeroize::Zeroizing;
+
+use super::aead::KeyPair;
+use super::mac::{MAC_LEN, Mac1Key};
+use super::parameters::Parameters;
+use super::primitives::Primitives;
+use super::rng::SeededRng;
+use crate::codec::Writer;
+use crate::identity::{Identity, PublicKey, verify_certificate};
+
+const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
+const PROLOGUE: &[u8] = b"Pilot wire 1";
+/// Bytes of Noise message 1 around its payload: ephemeral key, sealed static key, tag.
+const NOISE_1_OVERHEAD: usize = 32 + 32 + TAG_LEN + TAG_LEN;
+const INITIATION_PAYLOAD_LEN: usize = INITIATION_LEN - HEADER_LEN - NOISE_1_OVERHEAD - 2 * MAC_LEN;
+
+/// Why a handshake message came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HandshakeError {
+    /// mac1 is wrong: not for this node, or damaged. Found without Diffie-Hellman.
+    Mac,
+    /// Noise could not decrypt it.
+    Decrypt,
+    /// Parameters malformed, missing, or not those of the header.
+    Parameters,
+    /// The static key is not certified by the identity that the message names.
+    Certificate,
+}
+
+/// A handshake that this node began and that waits for its response.
+pub(crate) struct Initiation {
+    noise: Box<HandshakeState>,
+    session_id: u32,
+}
+
+/// An initiation that was read and can be answered.
+pub(crate) struct Initiated {
+    noise: Box<HandshakeState>,
+    /// Who sent it, certified.
+    pub(crate) key: PublicKey,
+    pub(crate) parameters: Parameters,
+}
+
+/// What both ends have when the handshake is done.
+pub(crate) struct Secrets {
+    pub(crate) keys: KeyPair,
+    /// What the other end said of itself.
+    pub(crate) peer: Parameters,
+}
+
+impl Initiation {
+    /// Writes an initiation to `peer` into `datagram`, whole.
+    pub(crate) fn begin(
+        own: &Identity,
+        peer: &PublicKey,
+        mac1: &Mac1Key,
+        parameters: &Parameters,
+        rng: SeededRng,
+        datagram: &mut [u8; INITIATION_LEN],
+    ) -> Option<Self> {
+        let mut noise = builder(rng)?
+            .local_private_key(own.static_secret())
+            .and_then(|b| b.remote_public_key(&peer.static_key))
+            .and_then(|b| b.prologue(PROLOGUE))
+            .and_then(Builder::build_initiator)
+            .ok()?;
+        let mut payload = [0; INITIATION_PAYLOAD_LEN];
+        parameters.encode(&mut Writer::new(&mut payload))?;
+        let header = Header {
+            packet_type: PacketType::Initiation,
+            epoch: 0,
+            receiver: 0,
+            word: parameters.session_id,
+        };
+        datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        noise.write_message(&payload, &mut datagram[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).ok()?;
+        mac1.write(datagram);
+        Some(Self { noise: Box::new(noise), session_id: parameters.session_id })
+    }
+
+    /// The session id that the response must be addressed to.
+    pub(crate) fn session_id(&self) -> u32 {
+        self.session_id
+    }
+
+    /// Reads the response. On an error the attempt is as it was, so that a forged response ends nothing (W3.11): snow
+    /// changes its state only when a message was authentic.
+    pub(crate) fn finish(
+        &mut self,
+        own_mac1: &Mac1Key,
+        peer: &PublicKey,
+        unix_seconds: u64,
+        datagram: &[u8],
+    ) -> Result<Secrets, HandshakeError> {
+        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
+        let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        let mut payload = [0; RESPONSE_MAX_LEN];
+        let length = self.noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
+        let (seal, open) = raw_split(&mut self.noise);
+        let keys = KeyPair::new(parameters.aead, &seal, &open).ok_or(HandshakeError::Parameters)?;
+        Ok(Secrets { keys, peer: parameters })
+    }
+}
+
+impl Initiated {
+    /// Reads an initiation: mac1 first, then Noise, then the certificate.
+    pub(crate) fn read(
+        own: &Identity,
+        own_mac1: &Mac1Key,
+        rng: SeededRng,
+        unix_seconds: u64,
+        datagram: &[u8],
+    ) -> Result<Self, HandshakeError> {
+        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
+        let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        let mut noise = builder(rng)
+            .and_then(|b| b.local_private_key(own.static_secret()).ok()?.prologue(PROLOGUE).ok()?.build_responder().ok())
+            .ok_or(HandshakeError::Decrypt)?;
+        let mut payload = [0; INITIATION_PAYLOAD_LEN];
+        let length = noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let static_key: [u8; 32] =
+            noise.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(HandshakeError::Decrypt)?;
+        let (identity, parameters) = checked(&payload[..length], header, &static_key, unix_seconds, None)?;
+        if parameters.timestamp.is_none() {
+            return Err(HandshakeError::Parameters);
+        }
+        Ok(Self { noise: Box::new(noise), key: PublicKey { identity, static_key }, parameters })
+    }
+
+    /// Writes the response into `datagram`; returns its length, and the secrets.
+    pub(crate) fn answer(
+        mut self,
+        peer_mac1: &Mac1Key,
+        parameters: &Parameters,
+        datagram: &mut [u8; RESPONSE_MAX_LEN],
+    ) -> Option<(usize, Secrets)> {
+        let mut payload = [0; RESPONSE_MAX_LEN / 2];
+        let mut writer = Writer::new(&mut payload);
+        parameters.encode(&mut writer)?;
+        let payload_len = writer.len();
+        let header = Header {
+            packet_type: PacketType::Response,
+            epoch: 0,
+            receiver: self.parameters.session_id,
+            word: parameters.session_id,
+        };
+        datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        let written = self.noise.write_message(&payload[..payload_len], &mut datagram[HEADER_LEN..]).ok()?;
+        let length = HEADER_LEN + written + 2 * MAC_LEN;
+        peer_mac1.write(datagram.get_mut(..length)?);
+        let (open, seal) = raw_split(&mut self.noise);
+        Some((length, Secrets { keys: KeyPair::new(parameters.aead, &seal, &open)?, peer: self.parameters }))
+    }
+}
+
+/// Parameters that fit their header (W3.6) and whose certificate covers the static key (W3.3).
+fn checked(
+    payload: &[u8],
+    header: Header,
+    static_key: &[u8; 32],
+    unix_seconds: u64,
+    expected: Option<&[u8; 32]>,
+) -> Result<([u8; 32], Parameters), HandshakeError> {
+    let parameters = Parameters::decode(payload).ok_or(HandshakeError::Parameters)?;
+    if parameters.session_id != header.word {
+        return Err(HandshakeError::Parameters);
+    }
+    let identity = verify_certificate(&parameters.certificate, static_key, unix_seconds)
+        .filter(|identity| expected.is_none_or(|expected| expected == identity))
+        .ok_or(HandshakeError::Certificate)?;
+    Ok((identity, parameters))
+}
+
+fn builder<'a>(rng: SeededRng) -> Option<Builder<'a>> {
+    Some(Builder::with_resolver(PATTERN.parse().ok()?, Box::new(Primitives::new(rng))))
+}
+
+/// W3.8: the first half is for initiator to responder.
+fn raw_split(noise: &mut HandshakeState) -> (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>) {
+    let (first, second) = noise.dangerously_get_raw_split();
+    (Zeroizing::new(first), Zeroizing::new(second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parameters::tests::sample;
+    use super::*;
+
+    struct End {
+        identity: Identity,
+        mac1: Mac1Key,
+        parameters: Parameters,
+    }
+
+    fn end(n: u8) -> End {
+        let identity = Identity::from_secrets([n; 32], [n + 100; 32]).unwrap();
+        let mut parameters = sample();
+        parameters.certificate = *identity.certificate();
+        parameters.session_id = u32::from(n);
+        parameters.timestamp = (n == 1).then_some(5);
+        End { mac1: Mac1Key::to(&identity.public_key().static_key), identity, parameters }
+    }
+
+    fn rng(n: u8) -> SeededRng {
+        SeededRng::new([n; 32])
+    }
+
+    fn begin(a: &End, b: &End, datagram: &mut [u8; INITIATION_LEN]) -> Initiation {
+        Initiation::begin(&a.identity, &b.identity.public_key(), &b.mac1, &a.parameters, rng(1), datagram).unwrap()
+    }
+
+    fn read(b: &End, datagram: &[u8]) -> Result<Initiated, HandshakeError> {
+        Initiated::read(&b.identity, &b.mac1, rng(2), 0, datagram)
+    }
+
+    /// wire.md W3.1, W3.8: the initiation is 1200 bytes, the answer shorter, and what one end seals the other opens.
+    #[test]
+    fn both_ends_get_the_same_keys() {
+        let (a, b) = (end(1), end(2));
+        let (mut message_1, mut message_2) = ([0; INITIATION_LEN], [0; RESPONSE_MAX_LEN]);
+        let mut initiation = begin(&a, &b, &mut message_1);
+        let initiated = read(&b, &message_1).unwrap();
+        assert_eq!(initiated.key, a.identity.public_key());
+        assert_eq!(initiated.parameters, a.parameters);
+        let (length, mut at_b) = initiated.answer(&a.mac1, &b.parameters, &mut message_2).unwrap();
+        assert!(length < INITIATION_LEN);
+
+        // wire.md W3.11: damaged and truncated responses leave the attempt as it was.
+        let key = b.identity.public_key();
+        for i in (0..length).step_by(7) {
+            let mut bad = message_2;
+            bad[i] ^= 1;
+            let finished = initiation.finish(&a.mac1, &key, 0, &bad[..length]);
+            assert!(finished.is_err() || i >= length - MAC_LEN, "byte {i}");
+            assert!(initiation.finish(&a.mac1, &key, 0, &message_2[..i]).is_err(), "cut to {i}");
+            if finished.is_ok() {
+                return; // mac2 is not looked at without a cookie
+            }
+        }
+        let mut at_a = initiation.finish(&a.mac1, &key, 0, &message_2[..length]).unwrap();
+        assert_eq!(at_a.peer, b.parameters);
+        let (mut packet, mut frames) = ([7; 60], [0; 60]);
+        at_a.keys.seal(0, &mut packet).unwrap();
+        assert_eq!(at_b.keys.open(0, &packet, &mut frames), Some(35));
+        at_b.keys.seal(0, &mut packet).unwrap();
+        assert_eq!(at_a.keys.open(0, &packet, &mut frames), Some(35));
+    }
+
+    /// wire.md W3.2, W3.3, W3.6: each thing that may be wrong with an initiation, by its error.
+    #[test]
+    fn bad_initiations_are_told_apart() {
+        let (a, b, c) = (end(1), end(2), end(3));
+        let mut message = [0; INITIATION_LEN];
+        let refused = |message: &[u8]| read(&b, message).err();
+
+        begin(&a, &c, &mut message);
+        assert_eq!(refused(&message), Some(HandshakeError::Mac), "meant for another node");
+        begin(&a, &b, &mut message);
+        assert_eq!(refused(&message[..600]), Some(HandshakeError::Parameters), "cut");
+        message[40] ^= 1;
+        assert_eq!(refused(&message), Some(HandshakeError::Mac), "damaged");
+        b.mac1.write(&mut message);
+        assert_eq!(refused(&message), Some(HandshakeError::Decrypt), "damaged, mac1 made anew");
+
+        let mut bad = end(1);
+        bad.parameters.timestamp = None;
+        begin(&bad, &b, &mut message);
+        assert_eq!(refused(&message), Some(HandshakeError::Parameters), "no timestamp");
+
+        let mut bad = end(1);
+        bad.parameters.certificate = *c.identity.certificate();
+        begin(&bad, &b, &mut message);
+        assert_eq!(refused(&message), Some(HandshakeError::Certificate), "another's certificate");
+
+        begin(&a, &b, &mut message);
+        message[8] ^= 1;
+        b.mac1.write(&mut message);
+        assert_eq!(refused(&message), Some(HandshakeError::Parameters), "another session id in the header");
+    }
+}

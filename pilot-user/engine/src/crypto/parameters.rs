@@ -1,0 +1,191 @@
+//! What both ends tell each other in the handshake: the TLVs of `docs/wire.md` §3.
+
+use std::time::Duration;
+
+use super::aead::Aead;
+use crate::address::OverlayAddress;
+use crate::codec::{Reader, Writer, varint_len};
+use crate::identity::CERTIFICATE_LEN;
+use crate::limits::{MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
+
+const END: u8 = 0;
+const CERTIFICATE: u8 = 1;
+const TIMESTAMP: u8 = 2;
+const BOOT_ID: u8 = 3;
+const ADDRESS: u8 = 4;
+const AEAD: u8 = 5;
+const SESSION_ID: u8 = 6;
+const CONNECTION_CREDIT: u8 = 7;
+const STREAM_CREDIT: u8 = 8;
+const MAX_DATAGRAM: u8 = 9;
+const ACK_DELAY: u8 = 10;
+const PACKET_CREDIT: u8 = 11;
+const IDLE_TIMEOUT: u8 = 12;
+const STREAM_LIMIT: u8 = 15;
+const RESUME: u8 = 16;
+
+/// One end's parameters. `timestamp` is there in an initiation and not in a response.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Parameters {
+    pub(crate) certificate: [u8; CERTIFICATE_LEN],
+    pub(crate) timestamp: Option<u64>,
+    pub(crate) boot_id: [u8; 16],
+    pub(crate) address: OverlayAddress,
+    pub(crate) aead: Aead,
+    pub(crate) session_id: u32,
+    pub(crate) connection_credit: u64,
+    pub(crate) stream_credit: u64,
+    pub(crate) max_datagram: u16,
+    pub(crate) ack_delay: Duration,
+    pub(crate) packet_credit: u32,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) stream_limit: u64,
+    /// The tunnel whose connections the sender would continue (W3.14).
+    pub(crate) resume: Option<u64>,
+}
+
+impl Parameters {
+    /// Writes the TLVs. `None`: no room, which the sizes of this version exclude.
+    pub(crate) fn encode(&self, writer: &mut Writer<'_>) -> Option<()> {
+        tlv(writer, CERTIFICATE, &self.certificate)?;
+        if let Some(timestamp) = self.timestamp {
+            tlv(writer, TIMESTAMP, &timestamp.to_be_bytes())?;
+        }
+        tlv(writer, BOOT_ID, &self.boot_id)?;
+        tlv(writer, ADDRESS, &self.address.to_bytes())?;
+        tlv(writer, AEAD, &[self.aead as u8])?;
+        tlv(writer, SESSION_ID, &self.session_id.to_be_bytes())?;
+        tlv_varint(writer, CONNECTION_CREDIT, self.connection_credit)?;
+        tlv_varint(writer, STREAM_CREDIT, self.stream_credit)?;
+        tlv(writer, MAX_DATAGRAM, &self.max_datagram.to_be_bytes())?;
+        tlv_varint(writer, ACK_DELAY, u64::try_from(self.ack_delay.as_micros()).ok()?)?;
+        tlv_varint(writer, PACKET_CREDIT, u64::from(self.packet_credit))?;
+        tlv_varint(writer, IDLE_TIMEOUT, u64::try_from(self.idle_timeout.as_millis()).ok()?)?;
+        tlv_varint(writer, STREAM_LIMIT, self.stream_limit)?;
+        match self.resume {
+            Some(tunnel) => tlv(writer, RESUME, &tunnel.to_be_bytes()),
+            None => Some(()),
+        }
+    }
+
+    /// Reads the TLVs; unknown ones are passed over (W3.6). `None`: malformed, out of range, or a mandatory one missing.
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(payload);
+        let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
+        let (mut aead, mut session_id, mut resume) = (None, None, None);
+        // What a peer that leaves an optional parameter out is taken to say: the least that works.
+        let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
+        let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
+        let (mut packet_credit, mut idle_timeout) = (16, Duration::ZERO);
+        while !reader.is_empty() {
+            let kind = reader.u8()?;
+            if kind == END {
+                break;
+            }
+            let length = reader.u16()?;
+            let value = reader.bytes(usize::from(length))?;
+            match kind {
+                CERTIFICATE => certificate = Some(value.try_into().ok()?),
+                TIMESTAMP => timestamp = Some(u64::from_be_bytes(value.try_into().ok()?)),
+                BOOT_ID => boot_id = Some(value.try_into().ok()?),
+                ADDRESS => address = Some(OverlayAddress::from_bytes(value.try_into().ok()?)),
+                AEAD => aead = value.contains(&(Aead::Aes256Gcm as u8)).then_some(Aead::Aes256Gcm),
+                SESSION_ID => session_id = Some(u32::from_be_bytes(value.try_into().ok()?)).filter(|id| *id != 0),
+                CONNECTION_CREDIT => connection_credit = varint(value)?,
+                STREAM_CREDIT => stream_credit = varint(value)?,
+                MAX_DATAGRAM => max_datagram = u16::from_be_bytes(value.try_into().ok()?),
+                ACK_DELAY => ack_delay = Duration::from_micros(varint(value)?.min(1_000_000)),
+                PACKET_CREDIT => packet_credit = u32::try_from(varint(value)?).unwrap_or(u32::MAX),
+                IDLE_TIMEOUT => idle_timeout = Duration::from_millis(varint(value)?),
+                STREAM_LIMIT => stream_limit = varint(value)?,
+                RESUME => resume = Some(u64::from_be_bytes(value.try_into().ok()?)),
+                _ => {}
+            }
+        }
+        Some(Self {
+            certificate: certificate?,
+            timestamp,
+            boot_id: boot_id?,
+            address: address?,
+            aead: aead?,
+            session_id: session_id?,
+            connection_credit,
+            stream_credit,
+            max_datagram: max_datagram.clamp(MIN_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES),
+            ack_delay,
+            packet_credit: packet_credit.clamp(2, MAX_PACKET_CREDIT),
+            idle_timeout,
+            stream_limit,
+            resume,
+        })
+    }
+}
+
+fn varint(value: &[u8]) -> Option<u64> {
+    let mut reader = Reader::new(value);
+    reader.varint().filter(|_| reader.is_empty())
+}
+
+fn tlv(writer: &mut Writer<'_>, kind: u8, value: &[u8]) -> Option<()> {
+    writer.u8(kind)?;
+    writer.u16(u16::try_from(value.len()).ok()?)?;
+    writer.bytes(value)
+}
+
+fn tlv_varint(writer: &mut Writer<'_>, kind: u8, value: u64) -> Option<()> {
+    writer.u8(kind)?;
+    writer.u16(varint_len(value) as u16)?;
+    writer.varint(value)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Parameters {
+        Parameters {
+            certificate: [3; CERTIFICATE_LEN],
+            timestamp: Some(1 << 60),
+            boot_id: [4; 16],
+            address: OverlayAddress { network: 1, node: 2 },
+            aead: Aead::Aes256Gcm,
+            session_id: 77,
+            connection_credit: 1 << 20,
+            stream_credit: 1 << 19,
+            max_datagram: 1472,
+            ack_delay: Duration::from_micros(900),
+            packet_credit: 128,
+            idle_timeout: Duration::from_secs(30),
+            stream_limit: 100,
+            resume: Some(99),
+        }
+    }
+
+    fn encoded(parameters: &Parameters) -> Vec<u8> {
+        let mut buffer = [0; 400];
+        let mut writer = Writer::new(&mut buffer);
+        parameters.encode(&mut writer).unwrap();
+        let length = writer.len();
+        buffer[..length].to_vec()
+    }
+
+    #[test]
+    fn round_trip_with_padding_and_unknown_tlvs() {
+        let mut bytes = encoded(&sample());
+        bytes.splice(0..0, [200, 0, 3, 1, 2, 3]);
+        bytes.extend([0; 50]);
+        assert_eq!(Parameters::decode(&bytes), Some(sample()));
+    }
+
+    /// wire.md W3.6: cut anywhere, it is refused or says the same of what is left; a mandatory TLV is never made up.
+    #[test]
+    fn truncated_is_never_accepted_without_the_mandatory() {
+        let bytes = encoded(&sample());
+        let optional_from = bytes.len() - 11;
+        for length in 0..bytes.len() {
+            let decoded = Parameters::decode(&bytes[..length]);
+            assert!(decoded.is_none() || length < optional_from || decoded.unwrap().resume.is_none(), "{length}");
+        }
+        assert_eq!(Parameters::decode(&bytes[..107]), None, "certificate alone");
+    }
+}
