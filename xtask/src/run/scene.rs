@@ -1,0 +1,211 @@
+//! Where the run takes place: namespaces, veth pairs, and a directory, all gone when dropped.
+//!
+//! ```text
+//!   namespace pilot-run-PID-a            namespace pilot-run-PID-b
+//!   veth-a 10.77.0.1/24  ◄────────────►  veth-b 10.77.0.2/24         MTU 1500
+//! ```
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::{Pid, geteuid};
+
+use crate::process::{command, tied};
+
+/// What names of namespaces and directories begin with; the process id follows.
+const PREFIX: &str = "pilot-run-";
+/// Where iproute2 keeps named namespaces.
+const NETNS_DIR: &str = "/run/netns";
+/// The UDP port of both nodes where each has an address of its own.
+const PORT: u16 = 4242;
+/// Bytes: Ethernet's, which every network has.
+const MTU: &str = "1500";
+
+/// One of the two places where a process runs.
+#[derive(Debug)]
+pub(crate) struct End {
+    namespace: Option<Namespace>,
+    /// The network device, where the place has one of its own.
+    pub(crate) interface: Option<String>,
+    /// Where its process listens.
+    pub(crate) address: SocketAddr,
+    /// The core its process is pinned to.
+    pub(crate) core: usize,
+}
+
+impl End {
+    /// The command that runs `program` here, ending with us.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command> {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(Namespace(name)) = &self.namespace {
+            // Sets /sys as well, where network devices are described. It execs: the child's id is the program's.
+            words.extend(["ip", "netns", "exec", name].map(str::to_owned));
+        }
+        // Last before the program, for nothing in between can clear the setting.
+        words.extend(tied()?);
+        let mut command = command(&words[0]);
+        command.args(&words[1..]).arg(program);
+        Ok(command)
+    }
+
+    /// The prefix of the addresses that may talk to this end.
+    pub(crate) fn allow_from(&self) -> &'static str {
+        if self.namespace.is_some() { "10.77.0.0/24" } else { "127.0.0.0/8" }
+    }
+}
+
+/// Two ends joined by a veth pair, each in a namespace of its own. Needs root and iproute2.
+pub(crate) fn veth_pair(names: [&str; 2]) -> Result<[End; 2]> {
+    let [core_a, core_b] = two_cores()?;
+    let [a, b] = names.map(|name| (name, format!("veth-{name}")));
+    let end = |(name, interface): &(&str, String), core, last: u8| -> Result<End> {
+        Ok(End {
+            namespace: Some(Namespace::new(format!("{PREFIX}{}-{name}", process::id()))?),
+            interface: Some(interface.clone()),
+            address: SocketAddr::from((Ipv4Addr::new(10, 77, 0, last), PORT)),
+            core,
+        })
+    };
+    let ends = [end(&a, core_a, 1)?, end(&b, core_b, 2)?];
+    let [netns_a, netns_b] = ends.each_ref().map(|end| end.namespace.as_ref().map_or("", |namespace| &namespace.0));
+    // Made inside the namespaces, so that no device of this name is ever seen, or clashes, outside.
+    ip(&[
+        "link", "add", &a.1, "mtu", MTU, "netns", netns_a, "type", "veth", "peer", "name", &b.1, "mtu", MTU, "netns",
+    ]
+    .into_iter()
+    .chain([netns_b])
+    .collect::<Vec<_>>())?;
+    for (end, netns, interface) in [(&ends[0], netns_a, &a.1), (&ends[1], netns_b, &b.1)] {
+        ip(&["-n", netns, "address", "add", &format!("{}/24", end.address.ip()), "dev", interface])?;
+        ip(&["-n", netns, "link", "set", "lo", "up"])?;
+        ip(&["-n", netns, "link", "set", interface, "up"])?;
+    }
+    Ok(ends)
+}
+
+/// Two ends on the loopback device, told apart by their ports. Needs nothing.
+pub(crate) fn loopback() -> Result<[End; 2]> {
+    let cores = two_cores()?;
+    // Both sockets are open at once, so the ports differ; the window until the nodes bind them is accepted.
+    let sockets = [UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?];
+    let [a, b] = sockets.each_ref().map(UdpSocket::local_addr);
+    let end = |address, core| End { namespace: None, interface: None, address, core };
+    Ok([end(a?, cores[0]), end(b?, cores[1])])
+}
+
+/// A network namespace of ours, deleted on drop. A device in it goes with it, and with the device its peer.
+#[derive(Debug)]
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: String) -> Result<Self> {
+        ip(&["netns", "add", &name])?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["netns", "delete", &self.0]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// A directory for keys, configurations, files and logs, readable by us alone, deleted on drop.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("{PREFIX}{}", process::id()));
+        // Refuses a directory that is already there: another's could be a trap.
+        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("removing {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Removes what runs that were killed left behind: namespaces and directories named for a process that is no more.
+pub(crate) fn remove_stale() -> Result<()> {
+    for name in stale_in(Path::new(NETNS_DIR)) {
+        ip(&["netns", "delete", &name])?;
+    }
+    for name in stale_in(&std::env::temp_dir()) {
+        let path = std::env::temp_dir().join(name);
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw()) {
+            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn stale_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()))
+        .collect()
+}
+
+/// The process that a name was made by, if it is a name of ours: `pilot-run-PID` or `pilot-run-PID-X`.
+fn owner(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix(PREFIX)?;
+    rest.split_once('-').map_or(rest, |(pid, _)| pid).parse().ok()
+}
+
+/// The first two cores we may run on; the same one twice where there is one.
+fn two_cores() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("asking for our cores")?;
+    let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    let first = cores.next().context("no core to run on")?;
+    Ok([first, cores.next().unwrap_or(first)])
+}
+
+fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<()> {
+    let words = || arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let output = match command("ip").args(arguments).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!(
+                "the command `ip` is missing: install the package iproute2 (Debian, Ubuntu, Arch) or iproute \
+                 (Fedora), or choose --datapath udp, which does without"
+            )
+        }
+        output => output.with_context(|| format!("running `ip {}`", words()))?,
+    };
+    if !output.status.success() {
+        bail!("`ip {}`: {}", words(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_their_process() {
+        assert_eq!(owner("pilot-run-4711-a"), Some(4711));
+        assert_eq!(owner("pilot-run-4711"), Some(4711));
+        assert_eq!(owner("pilot-xsk-4711-a"), None, "another's");
+        assert_eq!(owner("pilot-run-"), None);
+        assert_eq!(owner("pilot-run-x-1"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! `xtask run` takes down what it set up, however it ends. The nodes here are a shell script: what is tested is the
+//! scene, and that nothing of it stays.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
+
+/// Nodes that start, say their process ids to `$NODES`, and then do nothing until they are ended.
+const NODES_THAT_WAIT: &str = r#"#!/bin/sh
+case $1 in
+keygen) echo '{"public_key":"key","identity":"file"}' ;;
+listen)
+    echo '{"event":"ready","datapath":{"kind":"udp","mode":null,"attach":null,"reason":"a script"},"listen":"-"}'
+    echo $$ >"$NODES/b"
+    exec sleep 1000 ;;
+*)
+    echo $$ >"$NODES/a"
+    exec sleep 1000 ;;
+esac
+"#;
+
+/// A run whose nodes wait, and where its traces would be.
+struct Run {
+    xtask: Child,
+    directory: PathBuf,
+    nodes: [i32; 2],
+}
+
+impl Run {
+    /// Starts it and waits until both nodes run. As root it has namespaces.
+    fn start(test: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("xtask-{test}-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let pilot = directory.join("pilot");
+        fs::write(&pilot, NODES_THAT_WAIT).unwrap();
+        fs::set_permissions(&pilot, fs::Permissions::from_mode(0o755)).unwrap();
+        let datapath = if geteuid().is_root() { "auto" } else { "udp" };
+        let xtask = Command::new(XTASK)
+            .args(["run", "--bytes", "10", "--datapath", datapath, "--pilot"])
+            .arg(&pilot)
+            .env("TMPDIR", &directory)
+            .env("NODES", &directory)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let nodes = ["a", "b"].map(|name| {
+            let path = directory.join(name);
+            eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok())
+        });
+        let run = Self { xtask, directory, nodes };
+        assert_eq!(run.namespaces().len(), if geteuid().is_root() { 2 } else { 0 });
+        assert_eq!(run.directories().len(), 1);
+        run
+    }
+
+    fn namespaces(&self) -> Vec<String> {
+        names_in(Path::new("/run/netns"), &format!("pilot-run-{}-", self.xtask.id()))
+    }
+
+    fn directories(&self) -> Vec<String> {
+        names_in(&self.directory, "pilot-run-")
+    }
+
+    /// Waits for the end; returns the exit code, or the signal's number negated, and what was said.
+    fn end(&mut self) -> (i32, String) {
+        let status = self.xtask.wait().unwrap();
+        let said = fs::read_to_string(self.directory.join("stderr")).unwrap();
+        (status.code().or(status.signal().map(|signal| -signal)).unwrap(), said)
+    }
+
+    fn assert_nothing_is_left(&self) {
+        assert_eq!(self.namespaces(), Vec::<String>::new());
+        assert_eq!(self.directories(), Vec::<String>::new());
+        for node in self.nodes {
+            assert!(!is_running(node), "node {node} still runs");
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn names_in(directory: &Path, prefix: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+/// Whether a process runs: a zombie, which only waits to be reaped, does not.
+fn is_running(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// What `look` finds, looked for until it is there. The bound is for a hang, far beyond what it takes.
+fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn send(signal: Signal, pid: i32) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut run = Run::start(&format!("interrupted-{signal}"));
+        send(signal, run.xtask.id().cast_signed());
+        assert_eq!(run.end(), (130, "error: interrupted\n".to_owned()));
+        run.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_run_whose_node_is_killed_ends_and_says_which() {
+    for (index, name) in ["a", "b"].into_iter().enumerate() {
+        let mut run = Run::start(&format!("node-{name}-killed"));
+        send(Signal::SIGKILL, run.nodes[index]);
+        assert_eq!(run.end(), (1, format!("error: {name} ended: signal: 9 (SIGKILL)\n")));
+        run.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_killed_run_takes_its_nodes_along_and_the_next_one_cleans_up() {
+    let mut killed = Run::start("killed");
+    send(Signal::SIGKILL, killed.xtask.id().cast_signed());
+    assert_eq!(killed.end().0, -9);
+    for node in killed.nodes {
+        eventually("the node's end", || (!is_running(node)).then_some(()));
+    }
+    // The next run sees the same temporary directory; it ends early, for `false` makes no keys.
+    let next = Command::new(XTASK)
+        .args(["run", "--datapath", "udp", "--pilot", "false"])
+        .env("TMPDIR", &killed.directory)
+        .output()
+        .unwrap();
+    assert_eq!(next.status.code(), Some(1));
+    killed.assert_nothing_is_left();
+}
+
+#[test]
+fn the_plain_echo_answers() {
+    let listen = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut server = Command::new(XTASK).args(["udp-echo", "serve", &listen]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stdout.take().unwrap()), &mut ready).unwrap();
+    let asked = Command::new(XTASK).args(["udp-echo", "ask", &listen, "100"]).output().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(ready, "ready\n");
+    let found: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!(found["count"], 100);
+    assert!(found["p50_us"].as_f64().unwrap() <= found["p99_us"].as_f64().unwrap());
+
+    let nobody = Command::new(XTASK).args(["udp-echo", "ask", &listen, "100"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+}
