@@ -1,5 +1,6 @@
-//! `xtask run` takes down what it set up, however it ends. The nodes here are a shell script: what is tested is the
-//! scene, and that nothing of it stays.
+//! `xtask run` reports what happened and takes down what it set up, however it ends. The nodes here are shell scripts:
+//! what is tested is the story and the scene, not Pilot.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +28,33 @@ listen)
 esac
 "#;
 
+/// Nodes that say what Pilot's say, and carry the file through a directory; `$ADDED` is added to it on its way.
+const NODES_THAT_ANSWER: &str = r#"#!/bin/sh
+datapath='"datapath":{"kind":"udp","mode":null,"attach":null,"reason":"a script"}'
+case $1 in
+keygen) echo '{"public_key":"key","identity":"file"}' ;;
+listen)
+    trap 'echo "{\"event\":\"stats\",\"xdp\":null,\"engine\":{\"opened_from_xdp\":0,\"opened_from_udp\":7}}"; exit' TERM
+    echo "{\"event\":\"ready\",$datapath,\"listen\":\"-\"}"
+    until [ -f "$NODES/sent" ]; do sleep 0.01; done
+    echo "{\"event\":\"file\",\"path\":\"$NODES/received\"}"
+    touch "$NODES/told"
+    while :; do sleep 0.01; done ;;
+ping)
+    echo '{"event":"progress","done":5}'
+    echo "{\"event\":\"ping\",\"count\":10,\"lost\":0,\"payload_bytes\":19,\"wire_bytes\":48,\"handshake_us\":600,\"p50_us\":9,
+\"p99_us\":13,\"aead\":\"none\",$datapath,\"retransmitted\":0}" | tr -d '\n'
+    echo ;;
+send)
+    { cat "$2"; printf '%s' "$ADDED"; } >"$NODES/received"
+    touch "$NODES/sent"
+    until [ -f "$NODES/told" ]; do sleep 0.01; done
+    echo "{\"event\":\"send\",\"bytes\":100000,\"gbit_s\":1,\"sha256_ok\":true,\"retransmitted\":0,
+\"sha256\":\"$(sha256sum "$2" | cut -d' ' -f1)\"}" | tr -d '\n'
+    echo ;;
+esac
+"#;
+
 /// A run whose nodes wait, and where its traces would be.
 struct Run {
     xtask: Child,
@@ -37,21 +65,9 @@ struct Run {
 impl Run {
     /// Starts it and waits until both nodes run. As root it has namespaces.
     fn start(test: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("xtask-{test}-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        let pilot = directory.join("pilot");
-        fs::write(&pilot, NODES_THAT_WAIT).unwrap();
-        fs::set_permissions(&pilot, fs::Permissions::from_mode(0o755)).unwrap();
-        let datapath = if geteuid().is_root() { "auto" } else { "udp" };
-        let xtask = Command::new(XTASK)
-            .args(["run", "--bytes", "10", "--datapath", datapath, "--pilot"])
-            .arg(&pilot)
-            .env("TMPDIR", &directory)
-            .env("NODES", &directory)
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
+        let (directory, mut command) = prepare(test, NODES_THAT_WAIT);
+        let xtask =
+            command.stdout(Stdio::null()).stderr(fs::File::create(directory.join("stderr")).unwrap()).spawn().unwrap();
         let nodes = ["a", "b"].map(|name| {
             let path = directory.join(name);
             eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok())
@@ -92,6 +108,20 @@ impl Drop for Run {
     }
 }
 
+/// A directory of the test's own, and the command that runs xtask there with `nodes` as its pilot.
+fn prepare(test: &str, nodes: &str) -> (PathBuf, Command) {
+    let directory = std::env::temp_dir().join(format!("xtask-{test}-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let pilot = directory.join("pilot");
+    fs::write(&pilot, nodes).unwrap();
+    fs::set_permissions(&pilot, fs::Permissions::from_mode(0o755)).unwrap();
+    let datapath = if geteuid().is_root() { "auto" } else { "udp" };
+    let mut command = Command::new(XTASK);
+    command.args(["run", "--count", "10", "--bytes", "100000", "--datapath", datapath, "--pilot"]).arg(&pilot);
+    command.env("TMPDIR", &directory).env("NODES", &directory);
+    (directory, command)
+}
+
 fn names_in(directory: &Path, prefix: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -117,6 +147,25 @@ fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 
 fn send(signal: Signal, pid: i32) {
     kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn a_run_prints_its_object_and_fails_when_the_file_differs() {
+    for (added, code) in [("", 0), ("x", 1)] {
+        let (directory, mut command) = prepare(&format!("story-{code}"), NODES_THAT_ANSWER);
+        let output = command.arg("--json").env("ADDED", added).output().unwrap();
+        let left = names_in(&directory, "pilot-run-");
+        fs::remove_dir_all(&directory).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert_eq!(said.contains("failed: the file that arrived is not the one that was sent"), code == 1, "{said}");
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(object["bulk"]["sha256_ok"], code == 0);
+        assert_eq!(object["engine"]["opened_from_udp"], 7);
+        // The plain echo ran, as root between namespaces of its own.
+        assert!(object["udp_echo"]["p50_us"].as_f64().unwrap() > 0.0);
+        assert_eq!(left, Vec::<String>::new());
+    }
 }
 
 #[test]
