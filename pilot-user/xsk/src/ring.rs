@@ -1,0 +1,199 @@
+//! The four rings: single producer, single consumer, in memory shared with the kernel.
+//!
+//! Userspace produces into Fill and TX and consumes RX and Completion. Both ends are here, because the kernel's end is
+//! played in memory by [`crate::testing`].
+//!
+//! Order of memory: the producer writes entries, then stores its index with release; the consumer loads that index with
+//! acquire, then reads entries. Backwards the same: the consumer stores its index with release after its last read, and
+//! the producer loads it with acquire before it overwrites. That is the protocol of the kernel's `xsk_queue.h`.
+
+use std::io;
+use std::mem::{align_of, size_of};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use crate::abi::{Plain, RingOffsets, XDP_RING_NEED_WAKEUP};
+use crate::index::Cursor;
+use crate::mmap::Mmap;
+
+/// A ring's memory: two indexes, flags, and entries of type `T`.
+#[derive(Debug)]
+struct Ring<T> {
+    producer: NonNull<AtomicU32>,
+    consumer: NonNull<AtomicU32>,
+    flags: NonNull<AtomicU32>,
+    entries: NonNull<T>,
+    size: u32,
+    /// Keeps what the pointers point to mapped.
+    _memory: Arc<Mmap>,
+}
+
+// SAFETY: the pointers lead into `_memory`, which any thread may use; atomics are shared by nature, and entries are
+// touched only by the one `Producer` or `Consumer` that owns this value.
+unsafe impl<T: Plain + Send> Send for Ring<T> {}
+
+impl<T: Plain> Ring<T> {
+    /// The ring of `size` entries whose parts are at `offsets` in `memory`. Refuses offsets that do not fit.
+    fn new(memory: Arc<Mmap>, offsets: &RingOffsets, size: u32) -> io::Result<Self> {
+        let index_len = size_of::<AtomicU32>();
+        let entries_len = (size as usize).checked_mul(size_of::<T>()).ok_or(io::ErrorKind::InvalidInput)?;
+        if !size.is_power_of_two() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size of a ring is no power of two"));
+        }
+        Ok(Self {
+            producer: part(&memory, offsets.producer, index_len)?,
+            consumer: part(&memory, offsets.consumer, index_len)?,
+            flags: part(&memory, offsets.flags, index_len)?,
+            entries: part(&memory, offsets.desc, entries_len)?,
+            size,
+            _memory: memory,
+        })
+    }
+
+    fn producer(&self) -> &AtomicU32 {
+        // SAFETY: `part` checked range and alignment, `_memory` keeps it mapped, and any bits are an AtomicU32.
+        unsafe { self.producer.as_ref() }
+    }
+
+    fn consumer(&self) -> &AtomicU32 {
+        // SAFETY: as in `producer`.
+        unsafe { self.consumer.as_ref() }
+    }
+
+    fn flags(&self) -> &AtomicU32 {
+        // SAFETY: as in `producer`.
+        unsafe { self.flags.as_ref() }
+    }
+
+    fn read(&self, slot: u32) -> T {
+        // SAFETY: in range by the mask and by `part`. Volatile: the memory is the kernel's too, and one read is one
+        // value that is then checked. `T: Plain` allows any bits.
+        unsafe { self.entries.add((slot & (self.size - 1)) as usize).read_volatile() }
+    }
+
+    fn write(&self, slot: u32, value: T) {
+        // SAFETY: as in `read`. No reference to entries exists, so this writes beside none.
+        unsafe { self.entries.add((slot & (self.size - 1)) as usize).write_volatile(value) }
+    }
+}
+
+/// The part of `memory` at `offset`, `len` bytes long.
+fn part<P>(memory: &Mmap, offset: u64, len: usize) -> io::Result<NonNull<P>> {
+    let fits =
+        usize::try_from(offset).ok().filter(|start| start.checked_add(len).is_some_and(|end| end <= memory.len()));
+    match fits {
+        // The mapping is page-aligned, so an aligned offset is an aligned address.
+        // SAFETY: in range, as just checked.
+        Some(start) if start % align_of::<P>() == 0 => Ok(unsafe { memory.address().add(start) }.cast()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel put a part of a ring outside its mapping")),
+    }
+}
+
+/// The producing end of a ring.
+#[derive(Debug)]
+pub(crate) struct Producer<T> {
+    ring: Ring<T>,
+    cursor: Cursor,
+}
+
+impl<T: Plain> Producer<T> {
+    pub(crate) fn new(memory: Arc<Mmap>, offsets: &RingOffsets, size: u32) -> io::Result<Self> {
+        let ring = Ring::new(memory, offsets, size)?;
+        let cursor =
+            Cursor::new(ring.producer().load(Ordering::Relaxed), ring.consumer().load(Ordering::Acquire), size);
+        Ok(Self { ring, cursor })
+    }
+
+    /// Room for one entry, or `None` when the ring is full. Looks at the consumer only when the room it knew of is used
+    /// up: that cache line is the other core's.
+    pub(crate) fn reserve(&mut self) -> Option<Entry<'_, T>> {
+        if self.cursor.room() == 0 {
+            self.cursor.see(self.ring.consumer().load(Ordering::Acquire));
+            if self.cursor.room() == 0 {
+                return None;
+            }
+        }
+        Some(Entry(self))
+    }
+
+    /// Publishes what was written.
+    pub(crate) fn submit(&mut self) {
+        self.ring.producer().store(self.cursor.next(), Ordering::Release);
+    }
+
+    /// Entries that the consumer has not said it is done with, at most a ring's worth.
+    pub(crate) fn queued(&mut self) -> u32 {
+        self.cursor.see(self.ring.consumer().load(Ordering::Acquire));
+        self.ring.size - self.cursor.room()
+    }
+
+    /// Whether the consumer sleeps until it is kicked.
+    ///
+    /// The fence keeps the load of the flag behind the store of the index in `submit`. Without it the processor may do
+    /// the load first: the consumer then finds the ring empty, sets the flag and sleeps, while we saw no flag and stay
+    /// silent. With a fence on both sides one of the two must see the other. Not every driver has its fence, so
+    /// callers ask in every pass while entries are queued, not only after a submit: a miss costs one pass.
+    pub(crate) fn need_wakeup(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.ring.flags().load(Ordering::Relaxed) & XDP_RING_NEED_WAKEUP != 0
+    }
+}
+
+/// Room for one entry. Dropped unwritten, nothing happened.
+#[derive(Debug)]
+pub(crate) struct Entry<'a, T>(&'a mut Producer<T>);
+
+impl<T: Plain> Entry<'_, T> {
+    /// Writes the entry; [`Producer::submit`] publishes it.
+    pub(crate) fn write(self, value: T) {
+        self.0.ring.write(self.0.cursor.slot(), value);
+        self.0.cursor.advance();
+    }
+}
+
+/// The consuming end of a ring.
+#[derive(Debug)]
+pub(crate) struct Consumer<T> {
+    ring: Ring<T>,
+    cursor: Cursor,
+}
+
+impl<T: Plain> Consumer<T> {
+    pub(crate) fn new(memory: Arc<Mmap>, offsets: &RingOffsets, size: u32) -> io::Result<Self> {
+        let ring = Ring::new(memory, offsets, size)?;
+        let cursor =
+            Cursor::new(ring.consumer().load(Ordering::Relaxed), ring.producer().load(Ordering::Acquire), size);
+        Ok(Self { ring, cursor })
+    }
+
+    /// The next entry, or `None` when there is none. It stays the producer's until [`Consumer::release`].
+    pub(crate) fn peek(&mut self) -> Option<T> {
+        if self.cursor.ready() == 0 {
+            self.cursor.see(self.ring.producer().load(Ordering::Acquire));
+            if self.cursor.ready() == 0 {
+                return None;
+            }
+        }
+        let value = self.ring.read(self.cursor.slot());
+        self.cursor.advance();
+        Some(value)
+    }
+
+    /// Gives the room of all entries that were peeked at back to the producer.
+    pub(crate) fn release(&mut self) {
+        self.ring.consumer().store(self.cursor.next(), Ordering::Release);
+    }
+
+    /// Whether nothing is left to read.
+    pub(crate) fn is_empty(&mut self) -> bool {
+        self.cursor.see(self.ring.producer().load(Ordering::Acquire));
+        self.cursor.ready() == 0
+    }
+
+    /// Tells the producer whether it must kick. Only the kernel's end does this.
+    pub(crate) fn set_need_wakeup(&self, needed: bool) {
+        let flags = if needed { XDP_RING_NEED_WAKEUP } else { 0 };
+        self.ring.flags().store(flags, Ordering::SeqCst);
+    }
+}
