@@ -113,3 +113,191 @@ fn a_hundred_thousand_frames_arrive_whole_and_in_order() {
     assert_eq!(sender.outstanding(), 0, "a socket that never received has all its chunks at home");
     assert_eq!(receiver.chunks().receiving, receiver.outstanding());
 }
+
+#[test]
+fn a_queue_in_use_is_busy_and_opens_once_it_is_free() {
+    if needs_root("a_queue_in_use_is_busy_and_opens_once_it_is_free") {
+        return;
+    }
+    let pair = Pair::new();
+    pair.in_a(|| {
+        let ifindex = Facts::read("a").unwrap().ifindex;
+        let first = Xsk::open(ifindex, 0, &copy_mode()).unwrap();
+        let refusal = Xsk::try_open(ifindex, 0, &copy_mode()).unwrap_err();
+        assert!(matches!(refusal, OpenError::Busy { queue: 0, .. }), "{refusal}");
+        // Rebinding at once: the kernel frees the queue some time after the close, and open bridges that.
+        let mut xsk = first;
+        for _ in 0..5 {
+            drop(xsk);
+            xsk = Xsk::open(ifindex, 0, &copy_mode()).unwrap();
+        }
+        // A socket that holds chunks in every ring frees its queue as well.
+        xsk.refill().unwrap();
+        send(&mut xsk, 0, 8);
+        drop(xsk);
+        drop(Xsk::open(ifindex, 0, &copy_mode()).unwrap());
+    });
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_in_words() {
+    if needs_root("what_cannot_be_opened_is_refused_in_words") {
+        return;
+    }
+    let pair = Pair::new();
+    pair.in_a(|| {
+        let ifindex = Facts::read("a").unwrap().ifindex;
+        let zero_copy = Options { mode: Mode::ZeroCopy, ..copy_mode() };
+        let refusal = Xsk::open(ifindex, 0, &zero_copy).unwrap_err();
+        assert!(matches!(refusal, OpenError::NoZeroCopy { .. }), "{refusal}");
+        assert!(refusal.to_string().contains("use copy mode"), "{refusal}");
+
+        let automatic = Xsk::open(ifindex, 0, &Options { mode: Mode::Auto, ..copy_mode() }).unwrap();
+        assert!(!automatic.is_zero_copy());
+
+        let refusal = Xsk::open(ifindex, 7, &copy_mode()).unwrap_err();
+        assert!(matches!(refusal, OpenError::NoQueue { queue: 7, .. }), "{refusal}");
+        let refusal = Xsk::open(u32::MAX >> 1, 0, &copy_mode()).unwrap_err();
+        assert!(matches!(refusal, OpenError::NoInterface { .. }), "{refusal}");
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_keeps_frames_queued_until_it_is_up() {
+    if needs_root("an_interface_that_is_down_keeps_frames_queued_until_it_is_up") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut xsk = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &copy_mode()).unwrap());
+    xsk.probe().unwrap();
+    pair.ip_a(&["link", "set", "dev", "a", "down"]);
+    assert!(matches!(xsk.probe(), Err(KickError::Down)));
+    let mut chunk = xsk.tx_chunk().unwrap();
+    let len = frame(0, chunk.bytes());
+    chunk.send(0, len);
+    assert!(matches!(xsk.flush(), Err(KickError::Down)));
+    assert_eq!(xsk.chunks().sending, 1);
+    pair.ip_a(&["link", "set", "dev", "a", "up"]);
+    assert_eq!(xsk.flush().unwrap(), Flushed::All);
+    assert_eq!((xsk.outstanding(), xsk.counters().lost_local), (0, 0));
+}
+
+#[test]
+fn a_peer_that_is_down_is_a_counted_loss() {
+    if needs_root("a_peer_that_is_down_is_a_counted_loss") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut xsk = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &copy_mode()).unwrap());
+    pair.ip_b(&["link", "set", "dev", "b", "down"]);
+    send(&mut xsk, 0, 40);
+    let counters = xsk.counters();
+    assert_eq!((counters.sent, counters.lost_local), (40, 40));
+    assert_eq!(xsk.outstanding(), 0, "lost frames complete too");
+}
+
+#[test]
+fn a_frame_longer_than_the_mtu_is_a_counted_loss() {
+    if needs_root("a_frame_longer_than_the_mtu_is_a_counted_loss") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut xsk = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &copy_mode()).unwrap());
+    let mut chunk = xsk.tx_chunk().unwrap();
+    frame(0, chunk.bytes());
+    let len = chunk.bytes().len();
+    chunk.send(0, len);
+    send(&mut xsk, 1, 1);
+    assert_eq!((xsk.counters().sent, xsk.counters().lost_local, xsk.outstanding()), (2, 1, 0));
+}
+
+#[test]
+fn a_device_that_is_gone_is_told_from_one_that_is_down() {
+    if needs_root("a_device_that_is_gone_is_told_from_one_that_is_down") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut xsk = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &copy_mode()).unwrap());
+    pair.ip_a(&["link", "del", "dev", "a"]);
+    assert!(matches!(xsk.probe(), Err(KickError::Gone)));
+    let mut chunk = xsk.tx_chunk().unwrap();
+    let len = frame(0, chunk.bytes());
+    chunk.send(0, len);
+    assert!(matches!(xsk.flush(), Err(KickError::Gone)));
+}
+
+#[test]
+fn frames_without_room_are_in_the_kernels_statistics() {
+    if needs_root("frames_without_room_are_in_the_kernels_statistics") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut sender = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &copy_mode()).unwrap());
+    let (mut receiver, redirect) = pair.in_b(|| {
+        let facts = Facts::read("b").unwrap();
+        let small = Options { rx_ring: 64, ..copy_mode() };
+        (Xsk::open(facts.ifindex, 0, &small).unwrap(), Redirect::attach(facts.ifindex).unwrap())
+    });
+    redirect.set(0, receiver.fd().as_raw_fd()).unwrap();
+    send(&mut sender, 0, 8);
+    settle_until(|| receiver.kernel_statistics().unwrap().fill_empty >= 8);
+
+    receiver.refill().unwrap();
+    send(&mut sender, 8, 100);
+    settle_until(|| receiver.kernel_statistics().unwrap().rx_ring_full >= 36);
+    let mut numbers = Vec::new();
+    receive(&mut receiver, &mut numbers);
+    assert!(numbers.len() <= 64 && numbers.iter().all(|n| (8..72).contains(n)), "{numbers:?}");
+
+    // The chunks of what was dropped are not lost: the socket goes on receiving.
+    for first in (200..2200).step_by(50) {
+        numbers.clear();
+        send(&mut sender, first, 50);
+        for _ in 0..1000 {
+            receive(&mut receiver, &mut numbers);
+            if numbers.len() == 50 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(numbers.iter().copied().eq(first..first + 50), "{numbers:?}");
+    }
+}
+
+/// Waits for a softirq's work, up to two seconds.
+fn settle_until(done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    panic!("the kernel never got there");
+}
+
+#[test]
+fn facts_tell_what_ip_link_set() {
+    if needs_root("facts_tell_what_ip_link_set") {
+        return;
+    }
+    let pair = Pair::new();
+    pair.ip_a(&["link", "set", "dev", "a", "mtu", "3400", "address", "02:11:22:33:44:55"]);
+    pair.in_a(|| {
+        let facts = Facts::read("a").unwrap();
+        assert_eq!(facts.name, "a");
+        assert_eq!((facts.mtu, facts.mac, facts.up), (3400, [2, 0x11, 0x22, 0x33, 0x44, 0x55], true));
+        assert_eq!((facts.driver.as_deref(), facts.is_virtual), (Some("veth"), true));
+        assert!(facts.rx_queues >= 1 && facts.tx_queues >= 1);
+
+        let loopback = Facts::read("lo").unwrap();
+        assert_eq!((loopback.mac, loopback.up, loopback.is_virtual), ([0; 6], false, true));
+        for missing in ["nothing-here", "", "a-name-much-too-long-for-linux", "a\0b"] {
+            assert!(Facts::read(missing).is_err(), "{missing:?}");
+        }
+    });
+    pair.ip_a(&["link", "add", "name", "many", "numtxqueues", "3", "numrxqueues", "2", "type", "veth"]);
+    pair.in_a(|| {
+        let facts = Facts::read("many").unwrap();
+        assert_eq!((facts.rx_queues, facts.tx_queues, facts.up), (2, 3, false));
+    });
+}
