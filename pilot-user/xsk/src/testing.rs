@@ -61,6 +61,7 @@ fn assemble(options: &Options, start: u32) -> io::Result<(Xsk, Kernel)> {
         frame_offset: u64::from(XDP_PACKET_HEADROOM + options.headroom),
         posted: VecDeque::new(),
         taken: VecDeque::new(),
+        handed_out: Vec::new(),
         refusals: VecDeque::new(),
         batch: None,
     };
@@ -127,6 +128,8 @@ struct End {
     posted: VecDeque<u64>,
     /// Frames taken from the TX ring and not completed.
     taken: VecDeque<Taken>,
+    /// Addresses of frames that the test has taken and may complete.
+    handed_out: Vec<u64>,
     /// Answers to the next kicks, as errno.
     refusals: VecDeque<i32>,
     /// Frames taken on each kick.
@@ -149,7 +152,9 @@ impl Kernel {
     pub fn take(&self) -> Vec<Taken> {
         let mut end = self.lock();
         end.take(u32::MAX);
-        end.taken.drain(..).collect()
+        let taken: Vec<Taken> = end.taken.drain(..).collect();
+        end.handed_out.extend(taken.iter().map(|frame| frame.address));
+        taken
     }
 
     /// Completes an address, true or not. `false` if the completion ring is full.
@@ -205,6 +210,9 @@ impl Kernel {
         if !Arc::ptr_eq(&end.packets, xsk.umem.memory()) {
             return xsk.umem.outstanding();
         }
+        // Frames written and never flushed are in the rings too.
+        xsk.tx.submit();
+        xsk.fill.submit();
         end.take(u32::MAX);
         end.take_posted();
         while let Some(desc) = xsk.rx.peek() {
@@ -213,9 +221,10 @@ impl Kernel {
         for addr in std::mem::take(&mut end.posted) {
             let _ = xsk.umem.take_received(&Desc { addr, len: 0, options: 0 });
         }
-        let unread = std::iter::from_fn(|| xsk.completion.peek());
-        let sent: Vec<u64> = unread.chain(end.taken.drain(..).map(|frame| frame.address)).collect();
-        for address in sent {
+        xsk.reap();
+        let taken: Vec<u64> = end.taken.drain(..).map(|frame| frame.address).collect();
+        for address in taken.into_iter().chain(std::mem::take(&mut end.handed_out)) {
+            // One that the test has completed is home already, and refused here.
             let _ = xsk.umem.take_completed(address);
         }
         xsk.umem.outstanding()

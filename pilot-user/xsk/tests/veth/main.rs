@@ -9,6 +9,8 @@
 //!                                      └─────────────────────────────────────────┘
 //! ```
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails the test")]
+
 mod bpf;
 mod pair;
 
