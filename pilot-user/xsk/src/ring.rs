@@ -197,3 +197,156 @@ impl<T: Plain> Consumer<T> {
         self.ring.flags().store(flags, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFSETS: RingOffsets = RingOffsets { producer: 0, consumer: 64, flags: 128, desc: 192 };
+    const SIZE: u32 = 4;
+
+    /// The words and entries of a ring of four `u64`, as the other side finds them.
+    struct Raw(Arc<Mmap>);
+
+    impl Raw {
+        fn new(start: u32) -> Self {
+            let raw = Self(Arc::new(Mmap::anonymous(192 + 4 * 8).unwrap()));
+            raw.word(0).store(start, Ordering::SeqCst);
+            raw.word(64).store(start, Ordering::SeqCst);
+            raw
+        }
+
+        fn word(&self, offset: usize) -> &AtomicU32 {
+            // SAFETY: within the mapping, aligned, and every access to it is atomic.
+            unsafe { self.0.address().add(offset).cast::<AtomicU32>().as_ref() }
+        }
+
+        fn entry(&self, slot: usize) -> *mut u64 {
+            // SAFETY: within the mapping for the four slots there are.
+            unsafe { self.0.address().add(192 + 8 * slot).cast().as_ptr() }
+        }
+
+        fn entries(&self) -> [u64; 4] {
+            // SAFETY: nobody writes to the entries meanwhile.
+            std::array::from_fn(|slot| unsafe { self.entry(slot).read() })
+        }
+    }
+
+    #[test]
+    fn a_producer_publishes_on_submit_and_at_the_wrap() {
+        let raw = Raw::new(u32::MAX - 1);
+        let mut producer = Producer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        for value in 10..14 {
+            producer.reserve().unwrap().write(value);
+        }
+        assert!(producer.reserve().is_none(), "full");
+        assert_eq!(raw.entries(), [12, 13, 10, 11]);
+        assert_eq!(raw.word(0).load(Ordering::SeqCst), u32::MAX - 1, "nothing is published before submit");
+        producer.submit();
+        assert_eq!(raw.word(0).load(Ordering::SeqCst), 2);
+        assert_eq!(producer.queued(), 4);
+
+        raw.word(64).store(u32::MAX, Ordering::SeqCst);
+        assert_eq!(producer.queued(), 3);
+        producer.reserve().unwrap().write(14);
+        assert!(producer.reserve().is_none());
+        assert_eq!(raw.entries(), [12, 13, 14, 11]);
+    }
+
+    #[test]
+    fn a_consumer_gives_room_back_on_release_and_at_the_wrap() {
+        let raw = Raw::new(u32::MAX - 1);
+        let mut consumer = Consumer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        assert!(consumer.peek().is_none() && consumer.is_empty());
+        for slot in 0..4 {
+            // SAFETY: within the mapping; the consumer does not read meanwhile.
+            unsafe { raw.entry(slot).write(slot as u64) };
+        }
+        raw.word(0).store(1, Ordering::SeqCst);
+        assert!(!consumer.is_empty());
+        assert_eq!(std::iter::from_fn(|| consumer.peek()).collect::<Vec<_>>(), [2, 3, 0]);
+        assert_eq!(raw.word(64).load(Ordering::SeqCst), u32::MAX - 1, "the entries are ours until release");
+        consumer.release();
+        assert_eq!(raw.word(64).load(Ordering::SeqCst), 1);
+        assert!(consumer.is_empty());
+    }
+
+    #[test]
+    fn impossible_indexes_stay_within_the_ring() {
+        let raw = Raw::new(0);
+        let mut producer = Producer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        for _ in 0..4 {
+            producer.reserve().unwrap().write(7);
+        }
+        for consumer in [5, 1000, u32::MAX] {
+            raw.word(64).store(consumer, Ordering::SeqCst);
+            assert!(producer.reserve().is_none(), "a consumer at {consumer}");
+            assert_eq!(producer.queued(), 4);
+        }
+        let mut consumer = Consumer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        raw.word(64).store(0, Ordering::SeqCst);
+        for producer in [0x8000_0000, u32::MAX] {
+            raw.word(0).store(producer, Ordering::SeqCst);
+            assert!((0..100).filter_map(|_| consumer.peek()).all(|value| value == 7), "a producer at {producer}");
+        }
+    }
+
+    #[test]
+    fn the_flag_is_the_lowest_bit() {
+        let raw = Raw::new(0);
+        let producer = Producer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        for (flags, needed) in [(0, false), (1, true), (2, false), (3, true)] {
+            raw.word(128).store(flags, Ordering::SeqCst);
+            assert_eq!(producer.need_wakeup(), needed, "{flags}");
+        }
+    }
+
+    #[test]
+    fn parts_outside_the_mapping_are_refused() {
+        let memory = Arc::new(Mmap::anonymous(192 + 4 * 8).unwrap());
+        let opens = |offsets: RingOffsets| Producer::<u64>::new(Arc::clone(&memory), &offsets, SIZE).is_ok();
+        assert!(opens(OFFSETS));
+        assert!(!opens(RingOffsets { desc: 200, ..OFFSETS }), "entries end behind it");
+        assert!(!opens(RingOffsets { desc: 188, ..OFFSETS }), "entries not aligned");
+        assert!(!opens(RingOffsets { desc: u64::MAX - 7, ..OFFSETS }));
+        assert!(!opens(RingOffsets { producer: 222, ..OFFSETS }));
+        assert!(!opens(RingOffsets { consumer: 224, ..OFFSETS }));
+        assert!(!opens(RingOffsets { flags: 1, ..OFFSETS }));
+        assert!(Producer::<u64>::new(Arc::clone(&memory), &OFFSETS, 3).is_err(), "no power of two");
+    }
+
+    /// One thread produces, another consumes: nothing is lost, doubled, or seen before it is written.
+    #[test]
+    fn two_threads_pass_numbers_through_the_wrap() {
+        const NUMBERS: u64 = 200_000;
+        let raw = Raw::new(u32::MAX - 1000);
+        let mut producer = Producer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        let mut consumer = Consumer::<u64>::new(Arc::clone(&raw.0), &OFFSETS, SIZE).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut next = 0;
+                while next < NUMBERS {
+                    match producer.reserve() {
+                        Some(entry) => {
+                            entry.write(next);
+                            next += 1;
+                            producer.submit();
+                        }
+                        None => std::thread::yield_now(),
+                    }
+                }
+            });
+            let mut expected = 0;
+            while expected < NUMBERS {
+                match consumer.peek() {
+                    Some(value) => {
+                        assert_eq!(value, expected);
+                        expected += 1;
+                        consumer.release();
+                    }
+                    None => std::thread::yield_now(),
+                }
+            }
+        });
+    }
+}

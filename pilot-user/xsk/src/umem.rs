@@ -220,3 +220,72 @@ impl Drop for Chunk<'_> {
         self.umem.free.push(self.index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn umem() -> Umem {
+        Umem::new(4, 2048, 0).unwrap()
+    }
+
+    #[test]
+    fn a_chunk_is_in_one_place_at_a_time() {
+        let mut umem = umem();
+        let chunk = umem.take().unwrap();
+        assert_eq!(chunk.bytes().len(), 2048);
+        drop(chunk);
+        assert_eq!(umem.outstanding(), 0);
+
+        let given: Vec<u64> = std::iter::from_fn(|| Some(umem.take()?.give_fill())).collect();
+        assert_eq!((given.len(), umem.with_fill(), umem.home()), (4, 4, 0));
+        let mut distinct = given.clone();
+        distinct.sort_unstable();
+        assert_eq!(distinct, [0, 2048, 4096, 6144]);
+
+        let desc = Desc { addr: given[1] + 256, len: 100, options: 0 };
+        let (chunk, frame) = umem.take_received(&desc).unwrap();
+        assert_eq!(frame, 256..356);
+        drop(chunk);
+        assert_eq!(umem.take_received(&desc).err(), Some(BadAddress), "it is home now");
+        assert_eq!((umem.outstanding(), umem.with_fill()), (3, 3));
+    }
+
+    #[test]
+    fn bytes_written_stay_within_their_chunk() {
+        let mut umem = umem();
+        let descs: Vec<Desc> = (1..=4)
+            .map(|n| {
+                let mut chunk = umem.take().unwrap();
+                chunk.bytes_mut().fill(n);
+                chunk.give_tx(8, 2040).unwrap()
+            })
+            .collect();
+        assert!(umem.take().is_none());
+        for (n, desc) in (1..=4).zip(&descs) {
+            let chunk = umem.take_completed(desc.addr).unwrap();
+            assert!(chunk.bytes().iter().all(|&byte| byte == n));
+        }
+        assert_eq!((umem.outstanding(), umem.with_tx()), (0, 0));
+    }
+
+    #[test]
+    fn memory_is_unmapped_unless_a_chunk_is_in_hand() {
+        let home = umem();
+        let watch = Arc::downgrade(home.memory());
+        drop(home);
+        assert_eq!(watch.strong_count(), 0);
+
+        let mut with_the_kernel = umem();
+        let watch = Arc::downgrade(with_the_kernel.memory());
+        let _ = with_the_kernel.take().unwrap().give_fill();
+        drop(with_the_kernel);
+        assert_eq!(watch.strong_count(), 0, "the socket is closed when the umem is dropped, so nothing will come back");
+
+        let mut forgotten = umem();
+        let watch = Arc::downgrade(forgotten.memory());
+        std::mem::forget(forgotten.take().unwrap());
+        drop(forgotten);
+        assert_eq!(watch.strong_count(), 1, "kept mapped on purpose");
+    }
+}
