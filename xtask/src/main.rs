@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod ebpf;
 mod process;
 mod run;
 mod test;
@@ -20,6 +21,12 @@ enum Task {
     Run(run::Args),
     /// Run every test, the privileged ones too when root, and name each that was skipped
     Test(test::Args),
+    /// Build the XDP program into the object that is committed
+    Ebpf {
+        /// Only compare: fail when the sources give other bytes than those committed
+        #[arg(long)]
+        check: bool,
+    },
     /// The plain UDP echo that `run` compares with
     #[command(hide = true)]
     UdpEcho(udp_echo::Args),
@@ -36,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Task::UdpEcho(args) => udp_echo::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Tied { parent, command } => process::become_tied(parent, &command).map(|()| ExitCode::SUCCESS),
     };
