@@ -1,1 +1,7 @@
 //! Pilot's node: links, workers, control and the `pilot` command.
+
+pub mod config;
+pub mod control;
+pub mod identity_file;
+pub mod link;
+pub mod worker;

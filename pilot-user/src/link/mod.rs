@@ -7,6 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub mod counters;
+pub mod doorbell;
+pub mod next_hops;
+pub mod orders;
 pub mod pair;
 pub mod udp;
 pub mod xdp;

@@ -1,0 +1,398 @@
+//! The node's configuration file: TOML, checked as a whole before anything starts.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pilot_common::address::Prefix;
+use pilot_common::maps::{MAX_ALLOW_FROM, MAX_QUEUES};
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::PublicKey;
+use serde::Deserialize;
+
+/// Longest name of a network device, in bytes (IFNAMSIZ less the final zero).
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// Queues of one node, until a tunnel can move between workers.
+const QUEUES_MAX: usize = 1;
+
+/// Why a configuration cannot be used: which field, what was given, what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read config file {file}: {source}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or has a field that is unknown, missing or of another type.
+    #[error("config: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A field's value is not allowed.
+    #[error("config: `{field}`: given {given}, allowed: {allowed}")]
+    Field {
+        /// The field, with the peer's name where there are several.
+        field: String,
+        /// The value as given.
+        given: String,
+        /// What would have been right.
+        allowed: String,
+    },
+}
+
+/// Which way the operator wants datagrams to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatapathChoice {
+    /// AF_XDP where it can be had, and else the kernel's UDP.
+    #[default]
+    Auto,
+    /// AF_XDP, and a warning while it cannot be had.
+    Xdp,
+    /// The kernel's UDP only.
+    Udp,
+}
+
+/// A node's configuration, every field checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The identity file.
+    pub identity: PathBuf,
+    /// Our overlay address.
+    pub address: OverlayAddress,
+    /// The device that XDP is attached to.
+    pub interface: Option<String>,
+    /// Where we receive.
+    pub listen: SocketAddr,
+    /// Which way datagrams shall go.
+    pub datapath: DatapathChoice,
+    /// The device's receive queues to serve, a worker each.
+    pub queues: Vec<u32>,
+    /// The core of each queue's worker; empty: wherever the scheduler puts them.
+    pub cores: Vec<usize>,
+    /// Who may send to us; empty: everyone.
+    pub allow_from: Vec<Prefix>,
+    /// The peers that are known without a directory.
+    pub peers: Vec<Peer>,
+}
+
+/// A peer that is known without a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// What the operator calls it.
+    pub name: String,
+    /// Its overlay address.
+    pub address: OverlayAddress,
+    /// Its public keys.
+    pub key: PublicKey,
+    /// Where to reach it; without it, the peer must come to us.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    identity: PathBuf,
+    address: String,
+    interface: Option<String>,
+    listen: String,
+    #[serde(default)]
+    datapath: DatapathChoice,
+    #[serde(default = "queue_0")]
+    queues: Vec<u32>,
+    #[serde(default)]
+    cores: Vec<usize>,
+    #[serde(default)]
+    allow_from: Vec<String>,
+    #[serde(default)]
+    peers: Vec<FilePeer>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePeer {
+    name: String,
+    address: String,
+    key: String,
+    endpoint: Option<String>,
+}
+
+fn queue_0() -> Vec<u32> {
+    vec![0]
+}
+
+impl Config {
+    /// Reads and checks a file. Paths in it are relative to the file's directory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in words.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let text =
+            std::fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
+        Self::parse(&text, file.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Checks the text of a file that lies in `directory`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in words.
+    pub fn parse(text: &str, directory: &Path) -> Result<Self, Error> {
+        let file: File = toml::from_str(text)?;
+        let config = Self {
+            identity: directory.join(file.identity),
+            address: parse("address", &file.address)?,
+            interface: file.interface,
+            listen: socket_addr("listen", &file.listen)?,
+            datapath: file.datapath,
+            queues: file.queues,
+            cores: file.cores,
+            allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
+            peers: file.peers.into_iter().map(Peer::parse).collect::<Result<_, _>>()?,
+        };
+        config.check_device()?;
+        config.check_workers()?;
+        config.check_peers()?;
+        Ok(config)
+    }
+
+    fn check_device(&self) -> Result<(), Error> {
+        let Some(name) = &self.interface else {
+            return match self.datapath {
+                DatapathChoice::Xdp => refuse("interface", "nothing", "a device's name, when `datapath` is \"xdp\""),
+                DatapathChoice::Auto | DatapathChoice::Udp => Ok(()),
+            };
+        };
+        let bad = name.is_empty()
+            || name.len() > INTERFACE_NAME_MAX
+            || name.chars().any(|c| c == '/' || c.is_whitespace() || c == '\0');
+        if bad {
+            return refuse(
+                "interface",
+                format!("{name:?}"),
+                format!("a device's name as `ip link` shows it, 1 to {INTERFACE_NAME_MAX} bytes"),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_workers(&self) -> Result<(), Error> {
+        let given = format!("{:?}", self.queues);
+        if self.queues.is_empty() || self.queues.len() > QUEUES_MAX {
+            return refuse("queues", given, "exactly one queue (several are not supported yet)");
+        }
+        if self.queues.iter().any(|queue| *queue >= MAX_QUEUES) {
+            return refuse("queues", given, format!("numbers from 0 to {}", MAX_QUEUES - 1));
+        }
+        if !self.cores.is_empty() && self.cores.len() != self.queues.len() {
+            return refuse("cores", format!("{:?}", self.cores), format!("{} cores, one per queue", self.queues.len()));
+        }
+        if self.allow_from.len() > MAX_ALLOW_FROM as usize {
+            return refuse("allow_from", format!("{} prefixes", self.allow_from.len()), format!("{MAX_ALLOW_FROM}"));
+        }
+        Ok(())
+    }
+
+    fn check_peers(&self) -> Result<(), Error> {
+        let mut names = HashMap::new();
+        let mut addresses = HashMap::from([(self.address, "this node")]);
+        let mut keys = HashMap::new();
+        for peer in &self.peers {
+            let name = peer.name.as_str();
+            if name.is_empty() {
+                return refuse("peers.name", "\"\"", "a name");
+            }
+            if names.insert(name, ()).is_some() {
+                return refuse("peers.name", format!("\"{name}\" twice"), "a different name for each peer");
+            }
+            if let Some(other) = addresses.insert(peer.address, name) {
+                let given = format!("{}, which is {other}'s", peer.address);
+                return refuse(format!("peers.{name}.address"), given, "an address of its own");
+            }
+            if let Some(other) = keys.insert(peer.key.identity, name) {
+                return refuse(format!("peers.{name}.key"), format!("{other}'s key"), "a key of its own");
+            }
+            if let Some(endpoint) = peer.endpoint {
+                self.check_endpoint(&format!("peers.{name}.endpoint"), endpoint)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_endpoint(&self, field: &str, endpoint: SocketAddr) -> Result<(), Error> {
+        let ip = endpoint.ip();
+        if endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+            return refuse(field, endpoint, "an address and port of one host");
+        }
+        if self.listen.is_ipv4() && ip.is_ipv6() {
+            return refuse(field, endpoint, format!("an IPv4 address, because `listen` is {}", self.listen));
+        }
+        if self.listen.is_ipv6() && !self.listen.ip().is_unspecified() && ip.is_ipv4() {
+            return refuse(field, endpoint, format!("an IPv6 address, because `listen` is {}", self.listen));
+        }
+        let allowed = |prefix: &Prefix| prefix.contains(ip.into());
+        if !self.allow_from.is_empty() && !self.allow_from.iter().any(allowed) {
+            return refuse(field, endpoint, "an address in `allow_from`: its answers would be dropped");
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    fn parse(file: FilePeer) -> Result<Self, Error> {
+        let field = |name: &str| format!("peers.{}.{name}", file.name);
+        Ok(Self {
+            address: parse(field("address"), &file.address)?,
+            key: parse(field("key"), &file.key)?,
+            endpoint: file.endpoint.map(|text| socket_addr(field("endpoint"), &text)).transpose()?,
+            name: file.name,
+        })
+    }
+}
+
+fn parse<T>(field: impl Into<String>, text: &str) -> Result<T, Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse().map_err(|error: T::Err| Error::Field {
+        field: field.into(),
+        given: format!("{text:?}"),
+        allowed: error.to_string(),
+    })
+}
+
+fn socket_addr(field: impl Into<String>, text: &str) -> Result<SocketAddr, Error> {
+    text.parse().map_err(|_| Error::Field {
+        field: field.into(),
+        given: format!("{text:?}"),
+        allowed: "an IP address and a port, such as 192.0.2.1:4242 or [2001:db8::1]:4242".into(),
+    })
+}
+
+fn refuse(field: impl Into<String>, given: impl ToString, allowed: impl Into<String>) -> Result<(), Error> {
+    Err(Error::Field { field: field.into(), given: given.to_string(), allowed: allowed.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> String {
+        PublicKey { identity: [number; 32], static_key: [number; 32] }.to_string()
+    }
+
+    /// A good file, with lines replaced: the table's way to make it bad.
+    fn text(replace: &[(&str, &str)]) -> String {
+        let (b, c) = (key(2), key(3));
+        let mut text = format!(
+            r#"
+identity = "a.key"
+address = "0:0000.0000.0001"
+interface = "veth-a"
+listen = "10.77.0.1:4242"
+datapath = "auto"
+queues = [0]
+cores = [1]
+allow_from = ["10.77.0.0/24"]
+[[peers]]
+name = "b"
+address = "0:0000.0000.0002"
+key = "{b}"
+endpoint = "10.77.0.2:4242"
+[[peers]]
+name = "c"
+address = "0:0000.0000.0003"
+key = "{c}"
+"#
+        );
+        for (from, to) in replace {
+            assert!(text.contains(from), "{from}");
+            text = text.replacen(from, to, 1);
+        }
+        text
+    }
+
+    fn check(replace: &[(&str, &str)]) -> Result<Config, Error> {
+        Config::parse(&text(replace), Path::new("/etc/pilot"))
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let config = check(&[]).unwrap();
+        assert_eq!(config.identity, Path::new("/etc/pilot/a.key"));
+        assert_eq!(config.address, OverlayAddress { network: 0, node: 1 });
+        assert_eq!(config.interface.as_deref(), Some("veth-a"));
+        assert_eq!(config.listen, "10.77.0.1:4242".parse().unwrap());
+        assert_eq!((config.datapath, config.queues, config.cores), (DatapathChoice::Auto, vec![0], vec![1]));
+        assert_eq!(config.allow_from, ["10.77.0.0/24".parse().unwrap()]);
+        assert_eq!(config.peers.len(), 2);
+        assert_eq!(config.peers[0].key.to_string(), key(2));
+        assert_eq!(config.peers[0].endpoint, Some("10.77.0.2:4242".parse().unwrap()));
+        assert_eq!(config.peers[1].endpoint, None);
+    }
+
+    #[test]
+    fn what_is_optional_has_a_default() {
+        let text = "identity = '/k'\naddress = '0:0000.0000.0001'\nlisten = '[::]:1'\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+        assert_eq!(config.identity, Path::new("/k"), "an absolute path stays");
+        assert_eq!((config.queues, config.datapath), (vec![0], DatapathChoice::Auto));
+        assert!(config.cores.is_empty() && config.allow_from.is_empty() && config.peers.is_empty());
+    }
+
+    /// Each message names the field, what was given and what is allowed.
+    #[test]
+    fn errors_name_field_given_and_allowed() {
+        let b = key(2);
+        for (replace, words) in [
+            (("identity = \"a.key\"", ""), ["missing field", "identity", ""]),
+            (("queues", "queue"), ["unknown field", "queue", "queues"]),
+            (("name = \"b\"", "nick = \"b\""), ["unknown field", "nick", "name"]),
+            (("\"auto\"", "\"fast\""), ["fast", "auto", "udp"]),
+            (("[0]", "\"all\""), ["queues", "all", "sequence"]),
+            (("[0]", "[0, 1]"), ["`queues`", "[0, 1]", "exactly one"]),
+            (("[0]", "[]"), ["`queues`", "[]", "exactly one"]),
+            (("[0]", "[256]"), ["`queues`", "[256]", "0 to 255"]),
+            (("[1]", "[1, 2]"), ["`cores`", "[1, 2]", "1 cores"]),
+            (("\"0:0000.0000.0001\"", "\"1\""), ["`address`", "\"1\"", "0:0000.0000.0001"]),
+            (("veth-a", ""), ["`interface`", "\"\"", "ip link"]),
+            (("veth-a", "a/b"), ["`interface`", "\"a/b\"", "ip link"]),
+            (("veth-a", "0123456789abcdef"), ["`interface`", "0123456789abcdef", "15 bytes"]),
+            (("10.77.0.1:4242", "10.77.0.1"), ["`listen`", "\"10.77.0.1\"", "192.0.2.1:4242"]),
+            (("10.77.0.0/24", "10.77.0.0/33"), ["`allow_from`", "10.77.0.0/33", "0 to 32"]),
+            (("10.77.0.0/24", "10.77.0.1/24"), ["`allow_from`", "10.77.0.1/24", "10.77.0.0/24"]),
+            (("10.77.0.0/24", "10.78.0.0/24"), ["`peers.b.endpoint`", "10.77.0.2:4242", "allow_from"]),
+            (("10.77.0.2:4242", "[::1]:5"), ["`peers.b.endpoint`", "[::1]:5", "IPv4"]),
+            (("10.77.0.2:4242", "10.77.0.2:0"), ["`peers.b.endpoint`", "10.77.0.2:0", "port"]),
+            (("10.77.0.2:4242", "b.example:1"), ["`peers.b.endpoint`", "b.example:1", "IP address"]),
+            (("name = \"c\"", "name = \"b\""), ["`peers.name`", "\"b\" twice", "different"]),
+            (("name = \"c\"", "name = \"\""), ["`peers.name`", "\"\"", "a name"]),
+            (("0.0003", "0.0002"), ["`peers.c.address`", "which is b's", "its own"]),
+            (("0.0003", "0.0001"), ["`peers.c.address`", "which is this node's", "its own"]),
+            ((&key(3), &b), ["`peers.c.key`", "b's key", "its own"]),
+            ((&b, "pilot1-x"), ["`peers.b.key`", "pilot1-x", "pilot keygen"]),
+        ] {
+            let error = check(&[replace]).expect_err(&format!("{replace:?}")).to_string();
+            for word in words {
+                assert!(error.contains(word), "{replace:?}: {word:?} is not in {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn xdp_needs_an_interface_and_udp_does_not() {
+        let without = ("interface = \"veth-a\"", "");
+        assert!(check(&[without, ("auto", "udp")]).is_ok());
+        assert!(check(&[without]).is_ok());
+        let error = check(&[without, ("auto", "xdp")]).unwrap_err().to_string();
+        assert!(error.contains("`interface`") && error.contains("nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Config::read(Path::new("/nonexistent/pilot.toml")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/pilot.toml"), "{error}");
+    }
+}

@@ -1,0 +1,3 @@
+//! The control thread.
+
+pub mod netlink;

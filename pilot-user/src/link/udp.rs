@@ -1,0 +1,439 @@
+//! The kernel's UDP socket as a link: on every machine, without privileges, and for whatever XDP passes up.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+use pilot_common::address::Prefix;
+use pilot_common::maps::Config;
+use pilot_common::{ipv4, ipv6};
+use pilot_common::steer::{Lists, Verdict, admit};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::counters::{Counters, Lost};
+use super::doorbell::Doorbell;
+use super::{Ecn, Envelope, Link, RECV_BATCH, Received, Slot, Trust, Via};
+
+/// Bytes the kernel may queue for us: 20 ms at 3 Gb/s, so that a worker that was descheduled for a few time slices
+/// loses nothing. Lower loses bursts; higher only hides an overload, as delay. The kernel caps it at `net.core.rmem_max`.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+
+/// Bytes the kernel may hold unsent: several full batches. Lower makes bulk stutter on `EWOULDBLOCK`; higher is queueing
+/// delay that congestion control cannot see.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
+
+/// Bytes of one receive buffer: UDP_GRO hands up to 64 KB of one flow over at once.
+const RECEIVE_LEN: usize = 65_536;
+
+/// Datagrams that may be committed between two flushes, or wait for a send buffer that is full.
+const SEND_BATCH: usize = 64;
+
+/// Most bytes of one GSO send: what an IPv4 length field can say, less the headers. One more is EMSGSIZE for all of it.
+const GSO_BYTES: usize = 65_507;
+
+/// Most segments of one GSO send that every supported kernel takes (UDP_MAX_SEGMENTS was 64 until Linux 6.9).
+const GSO_SEGMENTS: usize = 64;
+
+/// Largest UDP payload the engine ever asks for: 9000-byte jumbo frames without IPv4 and UDP headers.
+pub const PAYLOAD_MAX: usize = 8_972;
+
+/// How a [`UdpLink`] is opened.
+#[derive(Clone, Debug)]
+pub struct UdpOptions {
+    /// The local address and port. Port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// The MTU of the device that datagrams leave by, in bytes.
+    pub mtu: usize,
+    /// Whether equal datagrams to one destination may leave as one super-packet. Off beside XDP: a generic XDP program
+    /// sees such a packet whole, and passes it to the kernel as longer than the MTU.
+    pub gso: bool,
+    /// Who may send to us; empty: everyone.
+    pub allow_from: Vec<Prefix>,
+}
+
+/// A UDP socket and the arena that datagrams are sealed in.
+pub struct UdpLink {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    pub(super) doorbell: Doorbell,
+    local: SocketAddr,
+    allow_from: Vec<Prefix>,
+    gso: bool,
+    max_payload: usize,
+    counters: Counters,
+    inbound: Inbound,
+    outbound: Outbound,
+}
+
+impl UdpLink {
+    /// Opens the socket: non-blocking, unfragmentable (wire.md W6.1), with ECN and destination addresses.
+    ///
+    /// # Errors
+    /// Those of `socket`, `setsockopt` and `bind`: the address is not ours, the port is taken or needs a privilege.
+    pub fn open(options: UdpOptions) -> io::Result<Self> {
+        let UdpOptions { listen, mtu, gso, allow_from } = options;
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+        // The kernel caps both silently at its limits, which an operator may raise.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.bind(&listen.into())?;
+        let socket = UdpSocket::from(socket);
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let max_payload = max_payload(mtu, listen.ip());
+        Ok(Self {
+            local: socket.local_addr()?,
+            doorbell: Doorbell::new()?,
+            socket,
+            state,
+            allow_from,
+            gso,
+            max_payload,
+            counters: Counters::default(),
+            inbound: Inbound::new(),
+            outbound: Outbound::new(max_payload),
+        })
+    }
+
+    /// The address the socket is bound to, with the port the kernel chose if none was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Wakes this link's worker out of [`Link::wait`].
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell.clone()
+    }
+
+    /// What it received, sent, refused and lost so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The descriptors to wait for: readable, and writable while datagrams wait for room in the send buffer.
+    pub(super) fn poll_fd(&self) -> PollFd<'_> {
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, self.outbound.is_blocked());
+        PollFd::new(self.socket.as_fd(), flags)
+    }
+
+    /// The room of a slot, for a link that made sure of it.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.outbound.room(self.max_payload)
+    }
+
+    /// Hands over what was written to [`UdpLink::room`].
+    pub(super) fn commit_room(&mut self, envelope: &Envelope) {
+        self.outbound.commit(envelope);
+    }
+
+    /// Copies `payload` in as if it had been written to a slot. When the batch is full, that leaves first; what then still
+    /// has no room is counted as lost.
+    pub(super) fn commit_copy(&mut self, payload: &[u8], envelope: &Envelope) {
+        if payload.len() > self.max_payload {
+            self.counters.lost.too_big += 1;
+            return;
+        }
+        if !self.outbound.has_room(self.max_payload) {
+            self.send_all();
+        }
+        if self.outbound.has_room(self.max_payload) {
+            self.room()[..payload.len()].copy_from_slice(payload);
+            self.commit_room(envelope);
+        } else {
+            self.counters.lost.no_room += 1;
+        }
+    }
+
+    fn send_all(&mut self) {
+        // quinn-udp says 1 for good once a device refused segmentation.
+        let segments = if self.gso { self.state.max_gso_segments().min(GSO_SEGMENTS) } else { 1 };
+        let (state, socket, v6) = (&self.state, &self.socket, self.local.is_ipv6());
+        self.outbound.flush(segments, &mut self.counters, |envelope, contents, segment_size| {
+            state.try_send(UdpSockRef::from(socket), &transmit(envelope, contents, segment_size, v6))
+        });
+    }
+
+    /// Whether datagrams wait in memory of ours, where no poll sees them.
+    pub(super) fn has_received(&self) -> bool {
+        !self.inbound.is_empty()
+    }
+
+    /// Hands out what is left of the datagrams received last, at most `limit`.
+    fn drain(&mut self, limit: usize, sink: &mut impl FnMut(Received<'_>) -> Trust) -> usize {
+        let config = Config {
+            port: self.local.port(),
+            mtu: self.max_payload as u32,
+            allow_all: self.allow_from.is_empty(),
+        };
+        let lists = Lists { local: &[], allow_from: &self.allow_from };
+        let mut handed = 0;
+        while handed < limit {
+            let Some((meta, payload)) = self.inbound.next() else { break };
+            let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            // The part of the XDP program's decision that remains after the kernel found the port (wire.md W2.4).
+            let verdict = admit(payload, 0, payload.len(), source.ip().into(), &config, &lists);
+            if verdict != Verdict::Redirect {
+                self.counters.refused.count(verdict);
+                continue;
+            }
+            let local_ip = meta.dst_ip.unwrap_or(self.local.ip()).to_canonical();
+            sink(Received {
+                source,
+                destination: SocketAddr::new(local_ip, self.local.port()),
+                ecn: ecn_from(meta.ecn),
+                via: Via::Udp,
+                payload,
+            });
+            handed += 1;
+        }
+        self.counters.received += handed as u64;
+        handed
+    }
+}
+
+impl Link for UdpLink {
+    type Slot<'a> = UdpSlot<'a>;
+
+    fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
+        let limit = limit.min(RECV_BATCH);
+        let mut handed = self.drain(limit, &mut sink);
+        while handed < limit {
+            let full = self.inbound.receive(&self.state, &self.socket)?;
+            handed += self.drain(limit - handed, &mut sink);
+            if !full {
+                break;
+            }
+        }
+        Ok(handed)
+    }
+
+    fn slot(&mut self) -> Option<UdpSlot<'_>> {
+        self.outbound.has_room(self.max_payload).then_some(UdpSlot { link: self })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send_all();
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.has_received() { Ok(()) } else { self.doorbell.sleep([self.poll_fd()], timeout) }
+    }
+
+    fn max_payload(&self) -> usize {
+        self.max_payload
+    }
+}
+
+/// Room in the send arena.
+pub struct UdpSlot<'a> {
+    link: &'a mut UdpLink,
+}
+
+impl Slot for UdpSlot<'_> {
+    fn payload(&mut self) -> &mut [u8] {
+        self.link.room()
+    }
+
+    fn commit(self, envelope: &Envelope) {
+        self.link.commit_room(envelope);
+    }
+}
+
+/// Received buffers, and how far they are handed out: one may hold more datagrams than a pass takes.
+struct Inbound {
+    buffers: Box<[u8]>,
+    metas: [RecvMeta; quinn_udp::BATCH_SIZE],
+    filled: usize,
+    buffer: usize,
+    offset: usize,
+}
+
+impl Inbound {
+    fn new() -> Self {
+        Self {
+            buffers: vec![0; RECEIVE_LEN * quinn_udp::BATCH_SIZE].into_boxed_slice(),
+            metas: [RecvMeta::default(); quinn_udp::BATCH_SIZE],
+            filled: 0,
+            buffer: 0,
+            offset: 0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buffer == self.filled
+    }
+
+    /// Fills the buffers from the socket; whether all were filled, so that more may be waiting.
+    fn receive(&mut self, state: &UdpSocketState, socket: &UdpSocket) -> io::Result<bool> {
+        (self.filled, self.buffer, self.offset) = (0, 0, 0);
+        let mut chunks = self.buffers.chunks_exact_mut(RECEIVE_LEN);
+        let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        match state.recv(UdpSockRef::from(socket), &mut slices, &mut self.metas) {
+            Ok(filled) => {
+                self.filled = filled;
+                Ok(filled == quinn_udp::BATCH_SIZE)
+            }
+            // An ICMP error for something sent earlier is not an error of the link.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next datagram: GRO has put equally long ones after each other, of which the last may be shorter.
+    fn next(&mut self) -> Option<(&RecvMeta, &[u8])> {
+        let meta = self.metas[..self.filled].get(self.buffer)?;
+        let start = self.offset;
+        let end = start.saturating_add(meta.stride.max(1)).min(meta.len);
+        let base = self.buffer * RECEIVE_LEN;
+        if end >= meta.len {
+            (self.buffer, self.offset) = (self.buffer + 1, 0);
+        } else {
+            self.offset = end;
+        }
+        Some((meta, self.buffers.get(base + start..base + end).unwrap_or_default()))
+    }
+}
+
+/// Committed datagrams, one after the other without gaps, so that a run of equal ones can leave as one super-packet.
+struct Outbound {
+    arena: Box<[u8]>,
+    used: usize,
+    entries: Vec<Envelope>,
+    blocked: bool,
+}
+
+impl Outbound {
+    fn new(max_payload: usize) -> Self {
+        Self {
+            arena: vec![0; SEND_BATCH * max_payload].into_boxed_slice(),
+            used: 0,
+            entries: Vec::with_capacity(SEND_BATCH),
+            blocked: false,
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    fn has_room(&self, max_payload: usize) -> bool {
+        self.entries.len() < SEND_BATCH && self.arena.len() - self.used >= max_payload
+    }
+
+    fn room(&mut self, max_payload: usize) -> &mut [u8] {
+        &mut self.arena[self.used..self.used + max_payload]
+    }
+
+    fn commit(&mut self, envelope: &Envelope) {
+        let envelope = Envelope { len: envelope.len.min(self.arena.len() - self.used), ..*envelope };
+        self.used += envelope.len;
+        self.entries.push(envelope);
+    }
+
+    /// Sends all; what the send buffer has no room for stays, in order.
+    fn flush(
+        &mut self,
+        segments: usize,
+        counters: &mut Counters,
+        send: impl Fn(&Envelope, &[u8], Option<usize>) -> io::Result<()>,
+    ) {
+        let (mut first, mut offset, mut segments) = (0, 0, segments);
+        self.blocked = false;
+        while let Some(envelope) = self.entries.get(first) {
+            let run = equal_run(&self.entries[first..], segments);
+            let bytes: usize = self.entries[first..first + run].iter().map(|entry| entry.len).sum();
+            let contents = &self.arena[offset..offset + bytes];
+            match send(envelope, contents, (run > 1).then_some(envelope.len)) {
+                Ok(()) => counters.sent += run as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    break;
+                }
+                // The super-packet was refused, perhaps for being one: the rest of this flush goes one by one.
+                Err(_) if run > 1 => {
+                    segments = 1;
+                    continue;
+                }
+                Err(error) => count_loss(&mut counters.lost, &error),
+            }
+            first += run;
+            offset += bytes;
+        }
+        self.arena.copy_within(offset..self.used, 0);
+        self.used -= offset;
+        self.entries.drain(..first);
+    }
+}
+
+/// Entries from the first that may leave as one super-packet: all as long as the first, the last possibly shorter.
+fn equal_run(entries: &[Envelope], segments: usize) -> usize {
+    let Some(first) = entries.first() else { return 0 };
+    let (mut run, mut bytes) = (1, first.len);
+    for entry in entries[1..].iter().take(segments.saturating_sub(1)) {
+        let same_way = (entry.destination, entry.source, entry.ecn) == (first.destination, first.source, first.ecn);
+        if !same_way || entry.len > first.len || entry.len == 0 || bytes + entry.len > GSO_BYTES {
+            break;
+        }
+        run += 1;
+        bytes += entry.len;
+        if entry.len < first.len {
+            break;
+        }
+    }
+    run
+}
+
+fn transmit<'a>(envelope: &Envelope, contents: &'a [u8], segment_size: Option<usize>, v6: bool) -> Transmit<'a> {
+    // A dual-stack socket names IPv4 hosts by their mapped addresses.
+    let mapped = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) if v6 => IpAddr::V6(v4.to_ipv6_mapped()),
+        ip => ip,
+    };
+    let destination = match envelope.destination {
+        SocketAddr::V4(v4) => SocketAddr::new(mapped(IpAddr::V4(*v4.ip())), v4.port()),
+        // As it is: it may carry a scope.
+        v6 => v6,
+    };
+    Transmit {
+        destination,
+        ecn: EcnCodepoint::from_bits(envelope.ecn as u8),
+        contents,
+        segment_size,
+        src_ip: envelope.source.filter(|ip| !ip.is_unspecified()).map(mapped),
+    }
+}
+
+fn count_loss(lost: &mut Lost, error: &io::Error) {
+    use nix::errno::Errno;
+    *match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMSGSIZE) => &mut lost.too_big,
+        Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL) => {
+            &mut lost.unreachable
+        }
+        Some(Errno::EPERM | Errno::EACCES) => &mut lost.denied,
+        Some(Errno::ENOBUFS | Errno::ENOMEM) => &mut lost.no_room,
+        _ => &mut lost.other,
+    } += 1;
+}
+
+fn ecn_from(ecn: Option<EcnCodepoint>) -> Ecn {
+    match ecn {
+        None => Ecn::NotEct,
+        Some(EcnCodepoint::Ect0) => Ecn::Ect0,
+        Some(EcnCodepoint::Ect1) => Ecn::Ect1,
+        Some(EcnCodepoint::Ce) => Ecn::Ce,
+    }
+}
+
+/// Largest UDP payload that fits a packet of `mtu` bytes. A dual-stack socket also talks IPv4, whose header is smaller.
+pub(super) fn max_payload(mtu: usize, listen: IpAddr) -> usize {
+    let network = if listen.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
+    mtu.saturating_sub(network + pilot_common::udp::LEN).min(PAYLOAD_MAX)
+}
