@@ -1,0 +1,399 @@
+//! The XDP program in the kernel decides as `pilot_common::steer` does, and counts what it decided (wire.md §2).
+//!
+//! The committed object is loaded and run on single frames with BPF_PROG_TEST_RUN, which needs root and touches no
+//! interface. The kernel runs no frame that is shorter than an Ethernet header; below that the pure function is alone.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, PerCpuArray, XskMap};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, include_bytes_aligned};
+use pilot_common::address::{Address, Prefix};
+use pilot_common::datagram::{Headers, MAX_HEADERS_LEN};
+use pilot_common::maps::{self, Config};
+use pilot_common::stats::COUNTERS;
+use pilot_common::steer::{DropReason, Lists, PassReason, Verdict, steer};
+use pilot_common::{eth, wire};
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Cases, TestRunner};
+use socket2::{Domain, Socket, Type};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../pilot-ebpf/dist/pilot.bpf.o"));
+
+const PORT: u16 = 4500;
+const LOCAL: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+const ALLOW_FROM: [&str; 3] = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"];
+/// Return codes of an XDP program (linux/bpf.h, `enum xdp_action`).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+/// Protocol family of AF_XDP sockets (linux/socket.h).
+const AF_XDP: i32 = 44;
+/// The only type that they have.
+const SOCK_RAW: i32 = 3;
+
+/// What both sides are told.
+struct Rules {
+    config: Config,
+    local: Vec<Address>,
+    allow_from: Vec<Prefix>,
+}
+
+impl Rules {
+    fn new(mtu: u32) -> Self {
+        Self {
+            config: Config { port: PORT, mtu, allow_all: false },
+            local: LOCAL.iter().map(|ip| address(ip).into()).collect(),
+            allow_from: ALLOW_FROM.iter().map(|prefix| prefix.parse().expect("a prefix")).collect(),
+        }
+    }
+
+    fn steer(&self, frame: &[u8]) -> Verdict {
+        steer(frame, &self.config, &Lists { local: &self.local, allow_from: &self.allow_from })
+    }
+}
+
+/// The program in the kernel.
+struct Program {
+    ebpf: Ebpf,
+    rules: Rules,
+    /// Every verdict's counter, as of the last run.
+    counters: [u64; COUNTERS],
+    /// In slot 0 of XSKS, when there is one. Never bound: a test run stops at the redirect's return code.
+    socket: Option<Socket>,
+}
+
+impl Program {
+    /// Loads it, or says why it cannot be.
+    fn load(test: &str, rules: Rules) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: {test}: loading an XDP program needs root");
+            return None;
+        }
+        let mut ebpf = Ebpf::load(OBJECT).expect("the object is one that aya reads");
+        let program: &mut Xdp = ebpf.program_mut(maps::PROGRAM).expect("named so").try_into().expect("an XDP program");
+        program.load().expect("the verifier accepts it");
+
+        let mut config: Array<_, maps::ConfigWords> = map(&mut ebpf, maps::CONFIG).try_into().expect("an array");
+        config.set(0, rules.config.to_words(), 0).expect("one entry");
+        let mut local: HashMap<_, [u8; 16], maps::Present> = map(&mut ebpf, maps::LOCAL).try_into().expect("a hash");
+        for address in &rules.local {
+            local.insert(address.octets(), 1, 0).expect("there is room");
+        }
+        let mut trie: LpmTrie<_, [u8; 16], maps::AllowValue> =
+            map(&mut ebpf, maps::ALLOW_FROM).try_into().expect("a trie");
+        for prefix in &rules.allow_from {
+            let (bits, octets) = prefix.lpm_key();
+            trie.insert(&Key::new(bits, octets), maps::allow_value(prefix.family()), 0).expect("there is room");
+        }
+        Some(Self { ebpf, rules, counters: [0; COUNTERS], socket: None })
+    }
+
+    /// Fills the slot of receive queue 0, from which test runs come.
+    fn open_socket(mut self) -> Self {
+        let socket = Socket::new(Domain::from(AF_XDP), Type::from(SOCK_RAW), None).expect("the kernel has AF_XDP");
+        let mut slots: XskMap<_> = map(&mut self.ebpf, maps::XSKS).try_into().expect("an XSKMAP");
+        slots.set(0, socket.as_raw_fd(), 0).expect("any AF_XDP socket may be in the map");
+        self.socket = Some(socket);
+        self
+    }
+
+    /// Runs it on a frame. The verdict is what was counted; the action must be the verdict's, and only one counter move.
+    fn run(&mut self, frame: &[u8]) -> Verdict {
+        let program: &Xdp = self.ebpf.program(maps::PROGRAM).expect("loaded").try_into().expect("an XDP program");
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        let action = program.test_run(options).expect("the kernel runs it").return_value;
+
+        let counters: PerCpuArray<_, u64> =
+            self.ebpf.map(maps::COUNTERS).expect("named so").try_into().expect("a per-CPU array");
+        let mut moved = Vec::new();
+        for (index, before) in self.counters.iter_mut().enumerate() {
+            let per_cpu = counters.get(&(index as u32), 0).expect("a counter for each verdict");
+            let now = per_cpu.iter().sum();
+            moved.extend(std::iter::repeat_n(Verdict::ALL[index], (now - *before) as usize));
+            *before = now;
+        }
+        let [verdict] = moved[..] else { panic!("a frame moved the counters of {moved:?}") };
+        let expected = match verdict {
+            Verdict::Redirect => XDP_REDIRECT,
+            Verdict::Pass(_) => XDP_PASS,
+            Verdict::Drop(_) => XDP_DROP,
+        };
+        assert_eq!(action, expected, "action of {verdict:?}");
+        verdict
+    }
+
+    /// What the pure function says, but for the socket that only the kernel knows of.
+    fn expect(&self, frame: &[u8]) -> Verdict {
+        match self.rules.steer(frame) {
+            Verdict::Redirect if self.socket.is_none() => Verdict::Pass(PassReason::NoSocket),
+            verdict => verdict,
+        }
+    }
+}
+
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut aya::maps::Map {
+    ebpf.map_mut(name).expect("the object has the maps that pilot-common names")
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an IP address")
+}
+
+/// A frame from `source` to `destination` at our port, untagged or tagged, with that payload.
+fn frame_between(source: &str, destination: &str, tag: Option<u16>, payload: &[u8]) -> Vec<u8> {
+    let headers = Headers {
+        destination_mac: [2, 0, 0, 0, 0, 2],
+        source_mac: [2, 0, 0, 0, 0, 1],
+        tag,
+        source: SocketAddr::new(address(source), 40_000),
+        destination: SocketAddr::new(address(destination), PORT),
+        ecn: 0b10,
+    };
+    let mut room = [0; MAX_HEADERS_LEN];
+    let len = headers.write_back(&mut room, payload).expect("the room is for any headers");
+    [&room[MAX_HEADERS_LEN - len..], payload].concat()
+}
+
+fn v4(payload: &[u8]) -> Vec<u8> {
+    frame_between("192.0.2.1", LOCAL[0], None, payload)
+}
+
+fn v6(payload: &[u8]) -> Vec<u8> {
+    frame_between("2001:db8::1", LOCAL[1], None, payload)
+}
+
+/// A datagram of that wire version, type and length.
+fn datagram(version: u8, packet_type: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xa5; len];
+    bytes[0] = version << 5 | packet_type << 2;
+    bytes
+}
+
+fn data(len: usize) -> Vec<u8> {
+    datagram(wire::VERSION, wire::PacketType::Data as u8, len)
+}
+
+/// The frame with other bytes at an offset.
+fn with(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[offset..][..bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+/// The frame with bytes inserted at an offset.
+fn insert(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    frame.splice(offset..offset, bytes.iter().copied());
+    frame
+}
+
+const IP: usize = eth::LEN;
+const UDP_IN_V4: usize = IP + 20;
+const UDP_IN_V6: usize = IP + 40;
+
+/// The frames that the requirements name, and what must become of them when the queue has a socket.
+fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
+    use DropReason::{ReservedType, SourceNotAllowed, WrongLength};
+    use PassReason::{
+        Fragment, IpOptions, LongerThanMtu, Malformed, NoHeader, NotIp, NotUdp, OtherAddress, OtherPort, OtherVersion,
+        Relayed, Truncated,
+    };
+    use Verdict::{Drop, Pass, Redirect};
+
+    let of_type = |packet_type, len| v4(&datagram(wire::VERSION, packet_type, len));
+    let delta = || v4(&data(46));
+    let delta6 = || v6(&data(46));
+    // An extension header of eight bytes, whose own next header is UDP, with the lengths that go with it.
+    let extended = |header: u8| insert(with(with(delta6(), IP + 6, &[header]), IP + 4, &[0, 62]), UDP_IN_V6, &[17, 0, 0, 0, 0, 0, 0, 0]);
+    vec![
+        // W2.1
+        ("data", delta(), Redirect),
+        ("data over IPv6", delta6(), Redirect),
+        ("data in a VLAN", frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), Redirect),
+        ("data over IPv6 in a VLAN", frame_between("2001:db8::1", LOCAL[1], Some(7), &data(46)), Redirect),
+        ("data from a single allowed host", frame_between("198.51.100.7", LOCAL[0], None, &data(46)), Redirect),
+        ("the shortest data", v4(&data(26)), Redirect),
+        ("data with trailing Ethernet padding", [delta(), vec![0; 40]].concat(), Redirect),
+        ("data that fills the MTU", v4(&data(1472)), Redirect),
+        ("initiation", of_type(1, 1200), Redirect),
+        ("response", of_type(2, 89), Redirect),
+        ("cookie", of_type(3, 65), Redirect),
+        ("reset", of_type(5, 25), Redirect),
+        // W2.2
+        ("ARP", with(delta(), 12, &[0x08, 0x06]), Pass(NotIp)),
+        ("QinQ, 802.1ad", insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x88, 0xa8, 0, 1]), Pass(NotIp)),
+        ("QinQ, 802.1Q twice", insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x81, 0, 0, 1]), Pass(NotIp)),
+        ("IPv4 announced as IPv6", with(delta(), 12, &[0x86, 0xdd]), Pass(NotUdp)),
+        ("IPv6 announced as IPv4", with(with(delta6(), 12, &[0x08, 0x00]), IP + 6, &[0, 17, 0]), Pass(NotUdp)),
+        ("IPv6 with version 5", with(delta6(), IP, &[0x50]), Pass(Malformed)),
+        ("IPv4 with version 6", with(delta(), IP, &[0x65]), Pass(Malformed)),
+        ("IPv4 with a header of four words", with(delta(), IP, &[0x44]), Pass(Malformed)),
+        ("TCP", with(delta(), IP + 9, &[6]), Pass(NotUdp)),
+        ("ICMP", with(delta(), IP + 9, &[1]), Pass(NotUdp)),
+        ("TCP over IPv6", with(delta6(), IP + 6, &[6]), Pass(NotUdp)),
+        ("ICMPv6", with(delta6(), IP + 6, &[58]), Pass(NotUdp)),
+        ("first fragment", with(delta(), IP + 6, &[0x20, 0]), Pass(Fragment)),
+        ("later fragment", with(delta(), IP + 6, &[0x20, 185]), Pass(Fragment)),
+        ("last fragment", with(delta(), IP + 6, &[0, 185]), Pass(Fragment)),
+        ("IPv6 fragment", extended(44), Pass(Fragment)),
+        ("IPv4 options", insert(with(with(delta(), IP, &[0x46]), IP + 2, &[0, 78]), UDP_IN_V4, &[1, 1, 1, 0]), Pass(IpOptions)),
+        ("hop-by-hop options", extended(0), Pass(IpOptions)),
+        ("routing header", extended(43), Pass(IpOptions)),
+        ("destination options", extended(60), Pass(IpOptions)),
+        ("authentication header", extended(51), Pass(IpOptions)),
+        ("mobility header", extended(135), Pass(IpOptions)),
+        ("UDP length below its header", with(delta(), UDP_IN_V4 + 4, &[0, 7]), Pass(Malformed)),
+        ("UDP length beyond the IP packet", with(delta(), UDP_IN_V4 + 4, &[0, 55]), Pass(Malformed)),
+        ("IPv6 jumbogram", with(delta6(), IP + 4, &[0, 0]), Pass(Malformed)),
+        ("v4-mapped source on the wire", with(delta6(), IP + 8, &Address::from_v4([192, 0, 2, 1]).octets()), Pass(Malformed)),
+        ("v4-mapped destination on the wire", with(delta6(), IP + 24, &Address::from_v4([192, 0, 2, 2]).octets()), Pass(Malformed)),
+        ("IP length beyond the frame", with(delta(), IP + 2, &[0, 75]), Pass(Truncated)),
+        ("other port", with(delta(), UDP_IN_V4 + 2, &4501_u16.to_be_bytes()), Pass(OtherPort)),
+        ("other address", frame_between("192.0.2.1", "192.0.2.3", None, &data(46)), Pass(OtherAddress)),
+        ("other IPv6 address", frame_between("2001:db8::1", "2001:db8::3", None, &data(46)), Pass(OtherAddress)),
+        ("longer than the MTU", v4(&data(1473)), Pass(LongerThanMtu)),
+        ("longer than the MTU over IPv6", v6(&data(1453)), Pass(LongerThanMtu)),
+        ("merged datagrams of 32 KiB", v4(&data(32_768)), Pass(LongerThanMtu)),
+        ("empty datagram", v4(&[]), Pass(NoHeader)),
+        ("eight bytes", v4(&data(8)), Pass(NoHeader)),
+        ("version 0", v4(&datagram(0, 4, 46)), Pass(OtherVersion)),
+        ("version 2 of any length", v4(&datagram(2, 1, 46)), Pass(OtherVersion)),
+        ("relayed", of_type(6, 60), Pass(Relayed)),
+        // W2.3
+        ("source outside allow_from", frame_between("198.51.100.8", LOCAL[0], None, &data(46)), Drop(SourceNotAllowed)),
+        ("IPv6 source outside allow_from", frame_between("2001:db9::1", LOCAL[1], None, &data(46)), Drop(SourceNotAllowed)),
+        ("reserved type 0", of_type(0, 46), Drop(ReservedType)),
+        ("reserved type 7", of_type(7, 46), Drop(ReservedType)),
+        ("initiation too short", of_type(1, 1199), Drop(WrongLength)),
+        ("initiation too long", of_type(1, 1201), Drop(WrongLength)),
+        ("response too short", of_type(2, 88), Drop(WrongLength)),
+        ("response too long", of_type(2, 1201), Drop(WrongLength)),
+        ("cookie too long", of_type(3, 66), Drop(WrongLength)),
+        ("data without a frame", of_type(4, 25), Drop(WrongLength)),
+        ("reset too long", of_type(5, 26), Drop(WrongLength)),
+        ("relayed too short", of_type(6, 13), Drop(WrongLength)),
+        ("UDP length that cuts the data short", with(delta(), UDP_IN_V4 + 4, &[0, 33]), Drop(WrongLength)),
+    ]
+}
+
+/// wire.md W2.1 to W2.3, and W2.4: `run` asserts that the verdict's counter moves, and no other.
+#[test]
+fn each_frame_meets_its_verdict() {
+    let rules = Rules::new(1500);
+    let reasons: std::collections::HashSet<_> = cases().iter().map(|(.., verdict)| verdict.counter()).collect();
+    // All but NoSocket, which has a test of its own.
+    assert_eq!(reasons.len(), COUNTERS - 1, "every verdict has a case");
+    for (name, frame, verdict) in cases() {
+        assert_eq!(rules.steer(&frame), verdict, "pure: {name}");
+    }
+    let Some(program) = Program::load("each_frame_meets_its_verdict", rules) else { return };
+    let mut program = program.open_socket();
+    for (name, frame, verdict) in cases() {
+        assert_eq!(program.run(&frame), verdict, "kernel: {name}");
+    }
+}
+
+/// wire.md W2.2: until the queue has a socket, and when it has gone, the kernel's UDP socket gets what is ours.
+#[test]
+fn without_a_socket_ours_is_passed() {
+    let Some(mut program) = Program::load("without_a_socket_ours_is_passed", Rules::new(1500)) else { return };
+    assert_eq!(program.run(&v4(&data(46))), Verdict::Pass(PassReason::NoSocket));
+    let mut program = program.open_socket();
+    assert_eq!(program.run(&v4(&data(46))), Verdict::Redirect);
+    program.socket = None;
+    assert_eq!(program.run(&v4(&data(46))), Verdict::Pass(PassReason::NoSocket), "a closed socket leaves the map");
+}
+
+/// wire.md W1.6: cut off anywhere, a frame gets the pure function's verdict.
+#[test]
+fn truncated_at_every_length() {
+    let rules = Rules::new(1500);
+    let frames = [
+        v4(&data(46)),
+        v6(&data(46)),
+        frame_between("2001:db8::1", LOCAL[1], Some(7), &data(46)),
+        frame_between("198.51.100.8", LOCAL[0], Some(7), &data(46)),
+    ];
+    for frame in &frames {
+        for len in 0..frame.len() {
+            assert_eq!(rules.steer(&frame[..len]), Verdict::Pass(PassReason::Truncated), "{len} of {frame:02x?}");
+        }
+    }
+    let Some(program) = Program::load("truncated_at_every_length", rules) else { return };
+    let mut program = program.open_socket();
+    for frame in &frames {
+        for len in eth::LEN..frame.len() {
+            assert_eq!(program.run(&frame[..len]), Verdict::Pass(PassReason::Truncated), "{len} of {frame:02x?}");
+        }
+    }
+}
+
+/// A jumbo frame lies in several buffers, of which the program reads the first.
+#[test]
+fn a_frame_in_several_buffers_is_one_datagram() {
+    let Some(program) = Program::load("a_frame_in_several_buffers_is_one_datagram", Rules::new(9000)) else { return };
+    let mut program = program.open_socket();
+    assert_eq!(program.run(&v4(&data(8972))), Verdict::Redirect);
+    assert_eq!(program.run(&v6(&data(8952))), Verdict::Redirect);
+    assert_eq!(program.run(&v4(&data(8973))), Verdict::Pass(PassReason::LongerThanMtu));
+    let cut = &v4(&data(8972))[..8000];
+    assert_eq!(program.run(cut), Verdict::Pass(PassReason::Truncated));
+}
+
+/// `allow_all` asks no prefix; `::/0` allows no IPv4.
+#[test]
+fn allow_from_knows_the_families_apart() {
+    let outside = [
+        frame_between("203.0.113.1", LOCAL[0], None, &data(46)),
+        frame_between("2001:db9::1", LOCAL[1], None, &data(46)),
+    ];
+    let dropped = Verdict::Drop(DropReason::SourceNotAllowed);
+    for (allow_all, allow_from, expected) in [
+        (true, vec![], [Verdict::Redirect, Verdict::Redirect]),
+        (false, vec![], [dropped, dropped]),
+        (false, vec!["::/0"], [dropped, Verdict::Redirect]),
+        (false, vec!["0.0.0.0/0"], [Verdict::Redirect, dropped]),
+        (false, vec!["::/0", "203.0.113.0/24"], [Verdict::Redirect, Verdict::Redirect]),
+    ] {
+        let mut rules = Rules::new(1500);
+        rules.config.allow_all = allow_all;
+        rules.allow_from = allow_from.iter().map(|prefix| prefix.parse().expect("a prefix")).collect();
+        assert_eq!([rules.steer(&outside[0]), rules.steer(&outside[1])], expected, "pure: {allow_from:?}");
+        let Some(program) = Program::load("allow_from_knows_the_families_apart", rules) else { return };
+        let mut program = program.open_socket();
+        assert_eq!([program.run(&outside[0]), program.run(&outside[1])], expected, "kernel: {allow_from:?}");
+    }
+}
+
+/// A case's frame with some bytes changed and its end moved, or bytes that are no frame at all.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let frames: Vec<_> = cases().into_iter().map(|(_, frame, _)| frame).filter(|frame| frame.len() < 2000).collect();
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let mutated = (prop::sample::select(frames), changes, -8_isize..8).prop_map(|(mut frame, changes, longer)| {
+        for (place, byte) in changes {
+            // Mostly where the headers are.
+            let place = place.index(frame.len().min(80));
+            frame[place] = byte;
+        }
+        frame.resize(frame.len().saturating_add_signed(longer).max(eth::LEN), 0);
+        frame
+    });
+    prop_oneof![9 => mutated, 1 => prop::collection::vec(any::<u8>(), eth::LEN..200)]
+}
+
+/// wire.md W2.4: one parser, two places.
+#[test]
+fn kernel_and_pure_function_agree() {
+    let Some(program) = Program::load("kernel_and_pure_function_agree", Rules::new(1500)) else { return };
+    let program = std::cell::RefCell::new(program.open_socket());
+    let cases = Cases { cases: 4096, failure_persistence: None, ..Cases::default() };
+    let outcome = TestRunner::new(cases).run(&any_frame(), |frame| {
+        let expected = program.borrow().expect(&frame);
+        prop_assert_eq!(program.borrow_mut().run(&frame), expected);
+        Ok(())
+    });
+    if let Err(difference) = outcome {
+        panic!("{difference}");
+    }
+}
