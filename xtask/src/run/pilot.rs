@@ -35,6 +35,9 @@ pub(crate) struct Xdp {
 pub(crate) struct Engine {
     pub(crate) opened_from_xdp: u64,
     pub(crate) opened_from_udp: u64,
+    /// Frames that the AF_XDP rings delivered, handshakes included.
+    #[serde(skip_serializing)]
+    pub(crate) rx_ring: u64,
 }
 
 /// The result of `pilot ping`.

@@ -153,17 +153,21 @@ impl fmt::Display for Report {
             thousands(bulk.retransmitted),
             if bulk.sha256_ok { "equal on both sides" } else { "DIFFERS" }
         )?;
-        writeln!(
-            f,
-            "XDP at b    {} packets redirected, {} passed, {} dropped",
-            thousands(xdp.redirected),
-            thousands(xdp.passed),
-            thousands(xdp.dropped)
-        )?;
+        // Without a program there is nothing that could have counted.
+        if datapath.kind == "xdp" || xdp.redirected > 0 {
+            writeln!(
+                f,
+                "XDP at b    {} packets redirected, {} passed, {} dropped",
+                thousands(xdp.redirected),
+                thousands(xdp.passed),
+                thousands(xdp.dropped)
+            )?;
+        }
         write!(
             f,
-            "engine at b {} datagrams opened from AF_XDP, {} from the UDP socket",
+            "engine at b {} datagrams opened of {} that AF_XDP delivered, {} opened from the UDP socket",
             thousands(engine.opened_from_xdp),
+            thousands(engine.rx_ring),
             thousands(engine.opened_from_udp)
         )
     }
@@ -208,7 +212,7 @@ mod tests {
             sent: Sent { bytes: 64, gbit_s: 1.0, sha256: "ab".to_owned(), sha256_ok: true, retransmitted: 0 },
             sha256: ["ab".to_owned(), "ab".to_owned()],
             xdp: Some(Xdp { redirected: 10, passed: 1, dropped: 0 }),
-            engine: Engine { opened_from_xdp: 10, opened_from_udp: 0 },
+            engine: Engine { opened_from_xdp: 10, opened_from_udp: 0, rx_ring: 10 },
             echo: RoundTrips { count: 1000, p50_us: 7.0, p99_us: 9.0 },
         }
     }
