@@ -220,7 +220,7 @@ impl Xsk {
 
         let bytes = umem.memory().len();
         let registration = UmemReg {
-            addr: umem.memory().address().as_ptr().addr() as u64,
+            addr: umem.memory().address().as_ptr().expose_provenance() as u64,
             len: bytes as u64,
             chunk_size: options.chunk_size,
             headroom: options.headroom,

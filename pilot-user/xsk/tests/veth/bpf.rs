@@ -35,7 +35,7 @@ impl Redirect {
             0x95,                               // exit
         ];
         let license = c"GPL";
-        let (code, terms) = (program.as_ptr().addr() as u64, license.as_ptr().addr() as u64);
+        let (code, terms) = (program.as_ptr().expose_provenance() as u64, license.as_ptr().expose_provenance() as u64);
         let halves = |address: u64| [address as u32, (address >> 32) as u32];
         let ([code_low, code_high], [terms_low, terms_high]) = (halves(code), halves(terms));
         // prog_type, insn_cnt, insns, license, and the rest zero
