@@ -173,7 +173,10 @@ impl fmt::Display for PrefixError {
             Self::Syntax => f.write_str("expected an IP address, or address/bits such as 10.0.0.0/8 or 2001:db8::/32"),
             Self::Bits { limit } => write!(f, "expected 0 to {limit} bits after the slash"),
             Self::Host { first, bits } => {
-                write!(f, "bits are set beyond the first {bits}: expected {first}/{bits}, or an address without /{bits}")
+                write!(
+                    f,
+                    "bits are set beyond the first {bits}: expected {first}/{bits}, or an address without /{bits}"
+                )
             }
         }
     }

@@ -189,7 +189,8 @@ impl Headers {
         *udp_bytes = udp.to_bytes();
         let kind = eth::Kind { tag: self.tag, ethertype };
         eth::Header { destination: self.destination_mac, source: self.source_mac, kind }
-            .write_back(rest).ok_or(no_room)?;
+            .write_back(rest)
+            .ok_or(no_room)?;
         Ok(self.len())
     }
 }
@@ -235,3 +236,132 @@ impl fmt::Display for WriteError {
 }
 
 impl core::error::Error for WriteError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(source: &str, destination: &str, tag: Option<u16>, ecn: u8) -> Headers {
+        Headers {
+            destination_mac: [2, 0, 0, 0, 0, 2],
+            source_mac: [2, 0, 0, 0, 0, 1],
+            tag,
+            source: source.parse().expect("an address with port"),
+            destination: destination.parse().expect("an address with port"),
+            ecn,
+        }
+    }
+
+    fn v4() -> Headers {
+        headers("192.0.2.1:40000", "192.0.2.2:4500", None, 0)
+    }
+
+    fn v6() -> Headers {
+        headers("[2001:db8::1]:40000", "[2001:db8::2]:4500", None, 0)
+    }
+
+    /// The frame, after as much unused room as there was.
+    fn frame(headers: &Headers, payload: &[u8]) -> Vec<u8> {
+        let mut room = [0xee; MAX_HEADERS_LEN];
+        let len = headers.write_back(&mut room, payload).expect("enough room");
+        assert_eq!(len, headers.len());
+        assert!(room[..MAX_HEADERS_LEN - len].iter().all(|byte| *byte == 0xee), "only its own bytes are written");
+        [&room[MAX_HEADERS_LEN - len..], payload].concat()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (source, destination) in
+            [("192.0.2.1:40000", "192.0.2.2:4500"), ("[2001:db8::1]:40000", "[2001:db8::2]:4500")]
+        {
+            for tag in [None, Some(0x2007)] {
+                for ecn in 0..4 {
+                    for payload in [&b""[..], b"x", &[7; 1472]] {
+                        let headers = headers(source, destination, tag, ecn);
+                        let mut frame = frame(&headers, payload);
+                        let datagram = parse(&frame[..]).expect("what was written");
+                        let Datagram { destination_mac, source_mac, source, destination, layout } = datagram;
+                        let Layout { tag, ecn, .. } = layout;
+                        assert_eq!(Headers { destination_mac, source_mac, tag, source, destination, ecn }, headers);
+                        assert_eq!(&frame[layout.payload_offset..][..layout.payload_len], payload);
+                        assert_eq!(layout.payload_offset, headers.len());
+                        assert_eq!(layout.packet_offset + layout.packet_len, frame.len());
+
+                        frame.extend([0; 20]);
+                        assert_eq!(parse(&frame[..]), Ok(datagram), "padding is not payload");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bytes of a frame as other implementations write them, but for identification and time to live.
+    #[test]
+    fn ipv4_bytes_are_the_standard_ones() {
+        let frame = frame(&Headers { ecn: 0b11, ..v4() }, b"hi");
+        let ip = &frame[14..34];
+        assert_eq!(ip[..12], [0x45, 0b11, 0, 30, 0, 0, 0x40, 0, 64, 17, ip[10], ip[11]], "don't-fragment is set");
+        assert_eq!(ip[12..], [192, 0, 2, 1, 192, 0, 2, 2]);
+        assert_eq!(checksum::ipv4_header(ip.as_array().expect("20 bytes")), 0, "the header's checksum is right");
+        assert_eq!(frame[34..], [0x9c, 0x40, 0x11, 0x94, 0, 10, 0, 0, b'h', b'i'], "no UDP checksum (wire.md W2.6)");
+    }
+
+    #[test]
+    fn ipv6_bytes_are_the_standard_ones() {
+        let frame = frame(&Headers { ecn: 0b01, ..v6() }, b"hi");
+        assert_eq!(frame[14..22], [0x60, 0x10, 0, 0, 0, 10, 17, 64]);
+        let written = udp::Header::from_bytes(*frame[54..62].as_array().expect("8 bytes"));
+        assert_ne!(written.checksum, 0, "IPv6 needs a UDP checksum (wire.md W2.6)");
+        let [source, destination] = [22, 38].map(|at| *frame[at..at + 16].as_array().expect("16 bytes"));
+        let zeroed = udp::Header { checksum: 0, ..written }.to_bytes();
+        assert_eq!(written.checksum, checksum::udp_ipv6(&source, &destination, &zeroed, b"hi"));
+    }
+
+    /// The payload is what the UDP length says, the packet what the IP length says.
+    #[test]
+    fn lengths_are_honoured() {
+        let mut bytes = frame(&v4(), &[7; 100]);
+        bytes[39] = 58;
+        assert_eq!(parse(&bytes[..]).map(|datagram| datagram.layout.payload_len), Ok(50), "within the packet");
+        bytes[38..40].copy_from_slice(&[0, 109]);
+        assert_eq!(parse(&bytes[..]), Err(PassReason::Malformed), "beyond the packet");
+        bytes[38..40].copy_from_slice(&[0, 7]);
+        assert_eq!(parse(&bytes[..]), Err(PassReason::Malformed), "less than its header");
+        bytes[38..40].copy_from_slice(&[0, 108]);
+        bytes[17] += 1;
+        assert_eq!(parse(&bytes[..]), Err(PassReason::Truncated), "a packet beyond the frame");
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let mixed = Headers { destination: v6().destination, ..v4() };
+        let (source, destination) = (mixed.source.ip(), mixed.destination.ip());
+        let mut room = [0; MAX_HEADERS_LEN];
+        assert_eq!(mixed.write_back(&mut room, b""), Err(WriteError::Families { source, destination }));
+        for (headers, most) in [(v4(), 65_507), (v6(), 65_527)] {
+            assert!(headers.write_back(&mut room, &vec![0; most]).is_ok());
+            let refused = headers.write_back(&mut room, &vec![0; most + 1]);
+            assert_eq!(refused, Err(WriteError::TooLong { payload: most + 1 }));
+            for given in 0..headers.len() {
+                let refused = headers.write_back(&mut room[..given], b"");
+                assert_eq!(refused, Err(WriteError::NoRoom { given, needed: headers.len() }));
+            }
+            let tagged = Headers { tag: Some(1), ..headers };
+            assert!(tagged.write_back(&mut room[..headers.len()], b"").is_err(), "a tag needs room too");
+        }
+        assert_eq!(
+            WriteError::NoRoom { given: 3, needed: 42 }.to_string(),
+            "3 bytes of room before the payload: the headers need 42"
+        );
+    }
+
+    #[test]
+    fn truncated_anywhere_is_said_so() {
+        for headers in [v4(), v6(), Headers { tag: Some(9), ..v6() }] {
+            let frame = frame(&headers, b"payload");
+            for len in 0..frame.len() {
+                assert_eq!(parse(&frame[..len]), Err(PassReason::Truncated), "{len} bytes");
+            }
+        }
+    }
+}

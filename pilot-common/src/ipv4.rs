@@ -62,9 +62,8 @@ pub(crate) fn header(source: [u8; 4], destination: [u8; 4], ecn: u8, packet_len:
     let ([l0, l1], [f0, f1]) = (packet_len.to_be_bytes(), DONT_FRAGMENT.to_be_bytes());
     let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (source, destination);
     let (tos, ttl) = (ecn & 0b11, TIME_TO_LIVE);
-    let mut bytes = [
-        VERSION_AND_WORDS, tos, l0, l1, 0, 0, f0, f1, ttl, udp::PROTOCOL, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3,
-    ];
+    let mut bytes =
+        [VERSION_AND_WORDS, tos, l0, l1, 0, 0, f0, f1, ttl, udp::PROTOCOL, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3];
     let checksum = checksum::ipv4_header(&bytes).to_be_bytes();
     bytes[10..12].copy_from_slice(&checksum);
     bytes

@@ -41,11 +41,7 @@ pub(crate) fn parse(bytes: [u8; DECISIVE_LEN]) -> Result<Network, PassReason> {
     if v0 >> 4 != 6 {
         return Err(PassReason::Malformed);
     }
-    Ok(Network {
-        family: Family::V6,
-        ecn: v1 >> 4 & 0b11,
-        packet_len: LEN + usize::from(u16::from_be_bytes([l0, l1])),
-    })
+    Ok(Network { family: Family::V6, ecn: v1 >> 4 & 0b11, packet_len: LEN + usize::from(u16::from_be_bytes([l0, l1])) })
 }
 
 /// The source of the header at `offset`.

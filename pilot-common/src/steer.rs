@@ -92,3 +92,89 @@ impl Tables for Lists<'_> {
         self.allow_from.iter().any(|prefix| prefix.contains(address))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::*;
+    use crate::datagram::{Headers, MAX_HEADERS_LEN};
+    use crate::wire;
+
+    const CONFIG: Config = Config { port: 4500, mtu: 1500, allow_all: false };
+
+    fn frame(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let headers = Headers {
+            destination_mac: [2; 6],
+            source_mac: [4; 6],
+            tag: None,
+            source: SocketAddr::new(ip(source), 40_000),
+            destination: SocketAddr::new(ip(destination), CONFIG.port),
+            ecn: 0,
+        };
+        let mut room = [0; MAX_HEADERS_LEN];
+        let len = headers.write_back(&mut room, payload).expect("enough room");
+        [&room[MAX_HEADERS_LEN - len..], payload].concat()
+    }
+
+    fn verdict(config: Config, frame: &[u8]) -> Verdict {
+        let local = [Address::from_v4([192, 0, 2, 2])];
+        let allow_from = ["192.0.2.0/24".parse().expect("a prefix")];
+        steer(frame, &config, &Lists { local: &local, allow_from: &allow_from })
+    }
+
+    fn datagram(version: u8, packet_type: u8, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        bytes[0] = version << 5 | packet_type << 2;
+        bytes
+    }
+
+    fn delta() -> Vec<u8> {
+        datagram(wire::VERSION, PacketType::Data as u8, 46)
+    }
+
+    /// wire.md W2.1 to W2.3. The frames that other parsers' corners need are in tests/tests/xdp_verdicts.rs, where the
+    /// kernel gets them too.
+    #[test]
+    fn each_reason_after_the_headers() {
+        let to_us = |payload: &[u8]| verdict(CONFIG, &frame("192.0.2.1", "192.0.2.2", payload));
+        assert_eq!(to_us(&delta()), Verdict::Redirect);
+        assert_eq!(to_us(&delta()[..8]), Verdict::Pass(PassReason::NoHeader));
+        assert_eq!(to_us(&datagram(2, 4, 46)), Verdict::Pass(PassReason::OtherVersion));
+        assert_eq!(to_us(&datagram(1, 6, 46)), Verdict::Pass(PassReason::Relayed));
+        assert_eq!(to_us(&datagram(1, 7, 46)), Verdict::Drop(DropReason::ReservedType));
+        assert_eq!(to_us(&datagram(1, 1, 46)), Verdict::Drop(DropReason::WrongLength));
+        assert_eq!(to_us(&datagram(1, 4, 1473)), Verdict::Pass(PassReason::LongerThanMtu));
+        let outside = frame("198.51.100.1", "192.0.2.2", &delta());
+        assert_eq!(verdict(CONFIG, &outside), Verdict::Drop(DropReason::SourceNotAllowed));
+        assert_eq!(verdict(Config { allow_all: true, ..CONFIG }, &outside), Verdict::Redirect);
+        let ours = frame("192.0.2.1", "192.0.2.2", &delta());
+        assert_eq!(verdict(Config { port: 4501, ..CONFIG }, &ours), Verdict::Pass(PassReason::OtherPort));
+        let other = frame("192.0.2.1", "192.0.2.3", &delta());
+        assert_eq!(verdict(CONFIG, &other), Verdict::Pass(PassReason::OtherAddress));
+    }
+
+    /// Nothing is dropped that is not addressed to us, however bad it is otherwise (W2.3).
+    #[test]
+    fn others_traffic_is_never_dropped() {
+        for payload in [datagram(1, 7, 46), datagram(1, 1, 46), delta()] {
+            let frame = frame("198.51.100.1", "192.0.2.3", &payload);
+            assert_eq!(verdict(CONFIG, &frame), Verdict::Pass(PassReason::OtherAddress));
+        }
+    }
+
+    /// The socket link sees datagrams, not frames, and judges them alike (W2.4).
+    #[test]
+    fn a_datagram_is_admitted_as_its_frame_is() {
+        for source in ["192.0.2.1", "198.51.100.1"] {
+            for payload in [delta(), datagram(1, 7, 46), datagram(2, 4, 46), datagram(1, 4, 8)] {
+                let allow_from = ["192.0.2.0/24".parse().expect("a prefix")];
+                let tables = Lists { local: &[], allow_from: &allow_from };
+                let ip: IpAddr = source.parse().expect("an address");
+                let admitted = admit(&payload[..], 0, payload.len(), ip.into(), &CONFIG, &tables);
+                assert_eq!(admitted, verdict(CONFIG, &frame(source, "192.0.2.2", &payload)));
+            }
+        }
+    }
+}

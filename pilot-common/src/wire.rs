@@ -140,3 +140,77 @@ impl Header {
         [first, r0, r1, r2, r3, w0, w1, w2, w3]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of wire.md §1: the least and most bytes of each type (W1.4).
+    const BOUNDS: [(PacketType, usize, usize); 6] = [
+        (PacketType::Initiation, 1200, 1200),
+        (PacketType::Response, 89, 1200),
+        (PacketType::Cookie, 65, 65),
+        (PacketType::Data, 26, usize::MAX),
+        (PacketType::Reset, 25, 25),
+        (PacketType::Relayed, 14, usize::MAX),
+    ];
+
+    #[test]
+    fn headers_go_there_and_back() {
+        for (packet_type, least, _) in BOUNDS {
+            for epoch in 0..4 {
+                let header = Header { packet_type, epoch, receiver: 0x0102_0304, word: 0xfffe_fdfc };
+                assert_eq!(Header::decode(header.to_bytes(), least), Ok(header));
+                let first = 1 << 5 | (packet_type as u8) << 2 | epoch;
+                assert_eq!(header.to_bytes(), [first, 1, 2, 3, 4, 0xff, 0xfe, 0xfd, 0xfc]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_has_its_lengths() {
+        for (packet_type, least, most) in BOUNDS {
+            for len in 0..1300 {
+                let inside = (least..=most).contains(&len);
+                assert_eq!(packet_type.allows_length(len), inside, "{packet_type:?} of {len}");
+            }
+            assert_eq!(
+                packet_type.allows_length(65_507),
+                most == usize::MAX,
+                "{packet_type:?} of the largest datagram"
+            );
+        }
+    }
+
+    #[test]
+    fn every_length_of_every_type_is_parsed_or_refused() {
+        for (packet_type, least, most) in BOUNDS {
+            let header = Header { packet_type, epoch: 0, receiver: 7, word: 9 };
+            let mut datagram = [0; 1300];
+            datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+            for len in 0..datagram.len() {
+                let expected = match len {
+                    ..HEADER_LEN => Err(HeaderError::Short),
+                    _ if (least..=most).contains(&len) => Ok(header),
+                    _ => Err(HeaderError::Length),
+                };
+                assert_eq!(Header::parse(&datagram[..len]), expected, "{packet_type:?} of {len}");
+            }
+        }
+    }
+
+    /// W1.1, W1.5: of the 256 first bytes, those of this version and a type in use are understood.
+    #[test]
+    fn every_first_byte_has_its_answer() {
+        for first in 0..=u8::MAX {
+            let bytes = [first, 0, 0, 0, 0, 0, 0, 0, 0];
+            let error = Header::decode(bytes, 0).expect_err("nothing is of no length");
+            let expected = match (first >> 5, first >> 2 & 7) {
+                (1, 0 | 7) => HeaderError::Type,
+                (1, _) => HeaderError::Length,
+                _ => HeaderError::Version,
+            };
+            assert_eq!(error, expected, "{first:#010b}");
+        }
+    }
+}

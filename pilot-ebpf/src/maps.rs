@@ -4,9 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap};
 use pilot_common::address::Address;
-use pilot_common::maps::{
-    AllowValue, ConfigWords, MAX_ALLOW_FROM, MAX_LOCAL, MAX_QUEUES, Present, allow_value,
-};
+use pilot_common::maps::{AllowValue, ConfigWords, MAX_ALLOW_FROM, MAX_LOCAL, MAX_QUEUES, Present, allow_value};
 use pilot_common::stats::{self, Verdict};
 use pilot_common::steer;
 
@@ -27,7 +25,7 @@ pub(crate) struct Tables;
 impl steer::Tables for Tables {
     #[inline(always)]
     fn is_local(&self, address: Address) -> bool {
-        LOCAL.get_ptr(&address).is_some()
+        LOCAL.get_ptr(address).is_some()
     }
 
     #[inline(always)]

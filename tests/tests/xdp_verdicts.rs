@@ -115,7 +115,8 @@ impl Program {
             moved.extend(std::iter::repeat_n(Verdict::ALL[index], (now - *before) as usize));
             *before = now;
         }
-        let [verdict] = moved[..] else { panic!("a frame moved the counters of {moved:?}") };
+        assert_eq!(moved.len(), 1, "a frame moves one counter by one, not {moved:?}");
+        let verdict = moved[0];
         let expected = match verdict {
             Verdict::Redirect => XDP_REDIRECT,
             Verdict::Pass(_) => XDP_PASS,
@@ -205,7 +206,9 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     let delta = || v4(&data(46));
     let delta6 = || v6(&data(46));
     // An extension header of eight bytes, whose own next header is UDP, with the lengths that go with it.
-    let extended = |header: u8| insert(with(with(delta6(), IP + 6, &[header]), IP + 4, &[0, 62]), UDP_IN_V6, &[17, 0, 0, 0, 0, 0, 0, 0]);
+    let extended = |header: u8| {
+        insert(with(with(delta6(), IP + 6, &[header]), IP + 4, &[0, 62]), UDP_IN_V6, &[17, 0, 0, 0, 0, 0, 0, 0])
+    };
     vec![
         // W2.1
         ("data", delta(), Redirect),
@@ -222,8 +225,16 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("reset", of_type(5, 25), Redirect),
         // W2.2
         ("ARP", with(delta(), 12, &[0x08, 0x06]), Pass(NotIp)),
-        ("QinQ, 802.1ad", insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x88, 0xa8, 0, 1]), Pass(NotIp)),
-        ("QinQ, 802.1Q twice", insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x81, 0, 0, 1]), Pass(NotIp)),
+        (
+            "QinQ, 802.1ad",
+            insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x88, 0xa8, 0, 1]),
+            Pass(NotIp),
+        ),
+        (
+            "QinQ, 802.1Q twice",
+            insert(frame_between("192.0.2.1", LOCAL[0], Some(7), &data(46)), 12, &[0x81, 0, 0, 1]),
+            Pass(NotIp),
+        ),
         ("IPv4 announced as IPv6", with(delta(), 12, &[0x86, 0xdd]), Pass(NotUdp)),
         ("IPv6 announced as IPv4", with(with(delta6(), 12, &[0x08, 0x00]), IP + 6, &[0, 17, 0]), Pass(NotUdp)),
         ("IPv6 with version 5", with(delta6(), IP, &[0x50]), Pass(Malformed)),
@@ -237,7 +248,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("later fragment", with(delta(), IP + 6, &[0x20, 185]), Pass(Fragment)),
         ("last fragment", with(delta(), IP + 6, &[0, 185]), Pass(Fragment)),
         ("IPv6 fragment", extended(44), Pass(Fragment)),
-        ("IPv4 options", insert(with(with(delta(), IP, &[0x46]), IP + 2, &[0, 78]), UDP_IN_V4, &[1, 1, 1, 0]), Pass(IpOptions)),
+        (
+            "IPv4 options",
+            insert(with(with(delta(), IP, &[0x46]), IP + 2, &[0, 78]), UDP_IN_V4, &[1, 1, 1, 0]),
+            Pass(IpOptions),
+        ),
         ("hop-by-hop options", extended(0), Pass(IpOptions)),
         ("routing header", extended(43), Pass(IpOptions)),
         ("destination options", extended(60), Pass(IpOptions)),
@@ -246,8 +261,16 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("UDP length below its header", with(delta(), UDP_IN_V4 + 4, &[0, 7]), Pass(Malformed)),
         ("UDP length beyond the IP packet", with(delta(), UDP_IN_V4 + 4, &[0, 55]), Pass(Malformed)),
         ("IPv6 jumbogram", with(delta6(), IP + 4, &[0, 0]), Pass(Malformed)),
-        ("v4-mapped source on the wire", with(delta6(), IP + 8, &Address::from_v4([192, 0, 2, 1]).octets()), Pass(Malformed)),
-        ("v4-mapped destination on the wire", with(delta6(), IP + 24, &Address::from_v4([192, 0, 2, 2]).octets()), Pass(Malformed)),
+        (
+            "v4-mapped source on the wire",
+            with(delta6(), IP + 8, &Address::from_v4([192, 0, 2, 1]).octets()),
+            Pass(Malformed),
+        ),
+        (
+            "v4-mapped destination on the wire",
+            with(delta6(), IP + 24, &Address::from_v4([192, 0, 2, 2]).octets()),
+            Pass(Malformed),
+        ),
         ("IP length beyond the frame", with(delta(), IP + 2, &[0, 75]), Pass(Truncated)),
         ("other port", with(delta(), UDP_IN_V4 + 2, &4501_u16.to_be_bytes()), Pass(OtherPort)),
         ("other address", frame_between("192.0.2.1", "192.0.2.3", None, &data(46)), Pass(OtherAddress)),
@@ -262,7 +285,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("relayed", of_type(6, 60), Pass(Relayed)),
         // W2.3
         ("source outside allow_from", frame_between("198.51.100.8", LOCAL[0], None, &data(46)), Drop(SourceNotAllowed)),
-        ("IPv6 source outside allow_from", frame_between("2001:db9::1", LOCAL[1], None, &data(46)), Drop(SourceNotAllowed)),
+        (
+            "IPv6 source outside allow_from",
+            frame_between("2001:db9::1", LOCAL[1], None, &data(46)),
+            Drop(SourceNotAllowed),
+        ),
         ("reserved type 0", of_type(0, 46), Drop(ReservedType)),
         ("reserved type 7", of_type(7, 46), Drop(ReservedType)),
         ("initiation too short", of_type(1, 1199), Drop(WrongLength)),
@@ -393,7 +420,5 @@ fn kernel_and_pure_function_agree() {
         prop_assert_eq!(program.borrow_mut().run(&frame), expected);
         Ok(())
     });
-    if let Err(difference) = outcome {
-        panic!("{difference}");
-    }
+    assert!(outcome.is_ok(), "{outcome:?}");
 }
