@@ -7,28 +7,19 @@ use std::net::IpAddr;
 use pilot_common::eth::Mac;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 use crate::link::next_hops::{NextHop, NextHops};
 
-/// A network device, as far as the datapath depends on it.
+/// What only netlink says about a network device; the rest is in [`pilot_xsk::nic::Facts`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Interface {
     /// The kernel's number for it.
     pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its Ethernet address, if it has one.
-    pub mac: Option<Mac>,
-    /// Largest IP packet, in bytes.
-    pub mtu: usize,
-    /// Whether the operator switched it on.
-    pub up: bool,
-    /// The kind of a software device (`veth`, `bridge`, ...); `None` for hardware.
-    pub kind: Option<String>,
     /// The device under it and the VLAN, if it is a VLAN device.
     pub vlan: Option<(u32, u16)>,
     /// Ids of the XDP programs attached to it.
@@ -96,6 +87,29 @@ impl Netlink {
         Ok(all)
     }
 
+    /// All addresses of this host.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn addresses(&self) -> Result<BTreeSet<IpAddr>, rtnetlink::Error> {
+        let mut messages = std::pin::pin!(self.handle.address().get().execute());
+        let mut all = BTreeSet::new();
+        while let Some(message) = messages.next().await {
+            let attributes = message?.attributes;
+            // On a point-to-point device ADDRESS is the other end, and LOCAL ours; elsewhere they are the same.
+            let local = attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            });
+            let either = attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            });
+            all.extend(local.or(either));
+        }
+        Ok(all)
+    }
+
     /// Takes whatever XDP program is attached through netlink off the device.
     ///
     /// # Errors
@@ -151,17 +165,10 @@ fn route_request(peer: IpAddr) -> RouteMessage {
 }
 
 fn interface(message: &LinkMessage) -> Interface {
-    let mut device = Interface {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        ..Interface::default()
-    };
+    let mut device = Interface { index: message.header.index, ..Interface::default() };
     let (mut under, mut vlan_id) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfName(name) => device.name.clone_from(name),
-            LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok(),
-            LinkAttribute::Mtu(mtu) => device.mtu = *mtu as usize,
             LinkAttribute::Link(index) => under = Some(*index),
             LinkAttribute::Xdp(entries) => device.programs.extend(entries.iter().filter_map(|entry| match entry {
                 LinkXdp::ProgId(id) if *id != 0 => Some(*id),
@@ -169,18 +176,13 @@ fn interface(message: &LinkMessage) -> Interface {
                 _ => None,
             })),
             LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => device.kind = Some(kind.to_string()),
-                        LinkInfo::Data(InfoData::Vlan(entries)) => {
-                            vlan_id = entries.iter().find_map(|entry| match entry {
-                                InfoVlan::Id(id) => Some(*id),
-                                _ => None,
-                            });
-                        }
-                        _ => {}
-                    }
-                }
+                vlan_id = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vlan(entries)) => entries.iter().find_map(|entry| match entry {
+                        InfoVlan::Id(id) => Some(*id),
+                        _ => None,
+                    }),
+                    _ => None,
+                });
             }
             _ => {}
         }
