@@ -74,7 +74,7 @@ impl Facts {
             // EOPNOTSUPP: the loopback device, for one.
             Err(_) => (None, None),
         };
-        let (rx_queues, tx_queues) = queues(fd, name);
+        let (rx_queues, tx_queues) = queues(fd, name, ifindex);
         Ok(Self {
             name: name.to_owned(),
             ifindex,
@@ -95,7 +95,7 @@ fn is_virtual(bus: Option<&str>) -> bool {
 }
 
 /// Active queues as (RX, TX), at least one each.
-fn queues(fd: BorrowedFd<'_>, name: &str) -> (u32, u32) {
+fn queues(fd: BorrowedFd<'_>, name: &str, ifindex: u32) -> (u32, u32) {
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
     let (rx, tx) = match sys::ethtool(fd, &mut request_for(name), &mut channels) {
         Ok(()) => (
@@ -103,15 +103,26 @@ fn queues(fd: BorrowedFd<'_>, name: &str) -> (u32, u32) {
             channels.tx_count.saturating_add(channels.combined_count),
         ),
         // A driver without channels: its queues are fixed, and sysfs lists them.
-        Err(_) => (listed(name, "rx-"), listed(name, "tx-")),
+        Err(_) => listed_queues(name, ifindex).unwrap_or_default(),
     };
     (rx.max(1), tx.max(1))
 }
 
-fn listed(name: &str, prefix: &str) -> u32 {
-    let Ok(entries) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 0 };
-    let matching = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
-    u32::try_from(matching.count()).unwrap_or(u32::MAX)
+/// The queues in sysfs. Its mount may show another network namespace: `None` unless the interface is the same one.
+fn listed_queues(name: &str, ifindex: u32) -> Option<(u32, u32)> {
+    let directory = format!("/sys/class/net/{name}");
+    if std::fs::read_to_string(format!("{directory}/ifindex")).ok()?.trim() != ifindex.to_string() {
+        return None;
+    }
+    let (mut rx, mut tx) = (0, 0);
+    for entry in std::fs::read_dir(format!("{directory}/queues")).ok()?.flatten() {
+        match entry.file_name().as_encoded_bytes() {
+            [b'r', b'x', b'-', ..] => rx += 1,
+            [b't', b'x', b'-', ..] => tx += 1,
+            _ => {}
+        }
+    }
+    Some((rx, tx))
 }
 
 fn request_for(name: &str) -> libc::ifreq {

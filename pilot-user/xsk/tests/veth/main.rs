@@ -325,4 +325,15 @@ fn facts_tell_what_ip_link_set() {
         let facts = Facts::read("many").unwrap();
         assert_eq!((facts.rx_queues, facts.tx_queues, facts.up), (2, 3, false));
     });
+
+    // A bridge has no channels to ask for: its queues are counted in sysfs, and only in the right namespace's.
+    pair.ip_a(&["link", "add", "name", "hub", "numtxqueues", "5", "numrxqueues", "4", "type", "bridge"]);
+    pair.in_a(|| {
+        let facts = Facts::read("hub").unwrap();
+        assert_eq!((facts.rx_queues, facts.tx_queues), (1, 1), "this /sys shows another namespace");
+        pair::mount_sysfs();
+        let facts = Facts::read("hub").unwrap();
+        assert_eq!((facts.rx_queues, facts.tx_queues), (4, 5));
+        assert_eq!((facts.driver.as_deref(), facts.is_virtual), (Some("bridge"), true));
+    });
 }

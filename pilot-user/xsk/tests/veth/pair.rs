@@ -78,6 +78,19 @@ fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Mounts the sysfs of this thread's network namespace at /sys, for this thread alone.
+pub(crate) fn mount_sysfs() {
+    let (none, root, sysfs, sys) = (c"none", c"/", c"sysfs", c"/sys");
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: takes an integer; gives this thread a copy of the mounts.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+    for (source, target, kind, flags) in [(none, root, none, private), (sysfs, sys, sysfs, 0)] {
+        // SAFETY: reads C strings that live through the call; the mounts are this thread's own.
+        let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+        assert_eq!(result, 0, "mount {target:?}: {}", std::io::Error::last_os_error());
+    }
+}
+
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
