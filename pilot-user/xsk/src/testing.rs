@@ -157,7 +157,8 @@ impl Kernel {
         taken
     }
 
-    /// Completes an address, true or not. `false` if the completion ring is full.
+    /// Completes an address, true or not. `false` if the completion ring is full. Do not name a frame that is queued but not
+    /// flushed: an early completion is the one untruth that no socket can tell from a true one.
     pub fn complete(&self, address: u64) -> bool {
         let mut end = self.lock();
         // Its frame may lie in the TX ring still: it is read before the chunk is the socket's again.

@@ -190,6 +190,11 @@ fn what_cannot_be_opened_is_refused_in_words() {
         assert!(matches!(refusal, OpenError::NoQueue { queue: 7, .. }), "{refusal}");
         let refusal = Xsk::open(u32::MAX >> 1, 0, &copy_mode()).unwrap_err();
         assert!(matches!(refusal, OpenError::NoInterface { .. }), "{refusal}");
+
+        drop(automatic);
+        pair::become_nobody();
+        let refusal = Xsk::open(ifindex, 0, &copy_mode()).unwrap_err();
+        assert!(matches!(refusal, OpenError::NotPermitted), "{refusal}");
     });
 }
 

@@ -78,6 +78,14 @@ fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Takes root's rights from this thread. The bare system call, since libc's function takes them from all threads.
+pub(crate) fn become_nobody() {
+    const NOBODY: libc::uid_t = 65_534;
+    // SAFETY: takes integers.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    assert_eq!(result, 0, "setresuid: {}", std::io::Error::last_os_error());
+}
+
 /// Mounts the sysfs of this thread's network namespace at /sys, for this thread alone.
 pub(crate) fn mount_sysfs() {
     let (none, root, sysfs, sys) = (c"none", c"/", c"sysfs", c"/sys");
