@@ -85,9 +85,11 @@ impl<'a> Writer<'a> {
         self.buffer.len() - self.len
     }
 
-    /// Takes back everything written after the first `len` bytes.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Lets `shorten` make what was written from `start` on shorter, by the number of bytes it returns.
+    pub(crate) fn shorten_last(&mut self, start: usize, shorten: impl FnOnce(&mut [u8]) -> usize) {
+        if let Some(last) = self.buffer.get_mut(start..self.len) {
+            self.len -= shorten(last);
+        }
     }
 
     /// The next `length` bytes, to be filled by the caller.

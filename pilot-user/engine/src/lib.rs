@@ -1,9 +1,36 @@
 //! Pilot's transport: tunnels, connections, streams and messages, without I/O.
+//!
+//! [`Endpoint`] is the core and has the contract. Datagrams, times and one seed come in as arguments; datagrams,
+//! events and deadlines come out as values. The same endpoint runs over AF_XDP, over UDP and in simulation.
 #![forbid(unsafe_code)]
 
 pub mod address;
 mod codec;
+mod config;
+mod connection;
 mod crypto;
+mod endpoint;
+mod error;
+mod event;
+mod flow;
+mod frame;
 pub mod identity;
 pub mod limits;
+mod message;
+mod packet;
+mod range_set;
+mod recovery;
+mod stats;
+mod stream;
 pub mod time;
+mod tunnel;
+
+pub use config::{Config, PeerConfig};
+pub use crypto::aead::Aead;
+pub use endpoint::{Endpoint, Received, Transmit};
+pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
+pub use event::{ConnectionHandle, Event, PeerId};
+pub use stats::{DropReason, Stats, TunnelStats};
+pub use stream::StreamId;
+pub use stream::recv::Read;
+pub use time::Instant;

@@ -70,7 +70,7 @@ pub const MAX_CLOSE_PACKETS: u8 = 3;
 /// Own initiations that go unanswered before the smaller key answers the other's (W3.12).
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Tries of the path MTU probe (W6.1) before the tunnel stays at [`MIN_DATAGRAM_BYTES`].
-pub const MTU_PROBES: u8 = 3;
+pub const MAX_MTU_PROBES: u8 = 3;
 
 // Connections, streams, messages
 

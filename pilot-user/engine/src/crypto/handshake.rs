@@ -73,12 +73,7 @@ impl Initiation {
             .ok()?;
         let mut payload = [0; INITIATION_PAYLOAD_LEN];
         parameters.encode(&mut Writer::new(&mut payload))?;
-        let header = Header {
-            packet_type: PacketType::Initiation,
-            epoch: 0,
-            receiver: 0,
-            word: parameters.session_id,
-        };
+        let header = Header { packet_type: PacketType::Initiation, epoch: 0, receiver: 0, word: parameters.session_id };
         datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         noise.write_message(&payload, &mut datagram[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).ok()?;
         mac1.write(datagram);
@@ -102,7 +97,8 @@ impl Initiation {
         let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
         let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
         let mut payload = [0; RESPONSE_MAX_LEN];
-        let length = self.noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let length =
+            self.noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
         let (seal, open) = raw_split(&mut self.noise);
         let keys = KeyPair::new(parameters.aead, &seal, &open).ok_or(HandshakeError::Parameters)?;
@@ -122,7 +118,9 @@ impl Initiated {
         let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
         let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
         let mut noise = builder(rng)
-            .and_then(|b| b.local_private_key(own.static_secret()).ok()?.prologue(PROLOGUE).ok()?.build_responder().ok())
+            .and_then(|b| {
+                b.local_private_key(own.static_secret()).ok()?.prologue(PROLOGUE).ok()?.build_responder().ok()
+            })
             .ok_or(HandshakeError::Decrypt)?;
         let mut payload = [0; INITIATION_PAYLOAD_LEN];
         let length = noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;

@@ -1,0 +1,63 @@
+//! What an endpoint is told once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::address::OverlayAddress;
+use crate::identity::{Identity, PublicKey};
+use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
+
+/// Configuration of an endpoint.
+#[derive(Debug)]
+pub struct Config {
+    /// This node's keys.
+    pub identity: Identity,
+    /// This node's overlay address.
+    pub address: OverlayAddress,
+    /// Random, drawn once a process: tells peers whether they still talk to the same one.
+    pub boot_id: [u8; 16],
+    /// The worker that owns this endpoint; stands in its session ids.
+    pub worker: u8,
+    /// Time since the Unix epoch at [`crate::Instant::ORIGIN`].
+    pub unix_time: Duration,
+    /// Bytes: the largest datagram that can arrive here and leave here.
+    pub max_datagram: u16,
+    /// Packets in flight towards us that the receive ring absorbs.
+    pub packet_credit: u32,
+    /// A tunnel on which nothing was opened for this long is over.
+    pub idle_timeout: Duration,
+}
+
+impl Config {
+    /// A configuration with the defaults of [`crate::limits`].
+    pub fn new(identity: Identity, address: OverlayAddress, boot_id: [u8; 16], unix_time: Duration) -> Self {
+        Self {
+            identity,
+            address,
+            boot_id,
+            worker: 0,
+            unix_time,
+            max_datagram: MIN_DATAGRAM_BYTES,
+            packet_credit: DEFAULT_PACKET_CREDIT,
+            idle_timeout: IDLE_TIMEOUT,
+        }
+    }
+
+    /// The values as they can be: datagrams and credit within what the engine handles.
+    pub(crate) fn clamped(mut self) -> Self {
+        self.max_datagram = self.max_datagram.clamp(MIN_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES);
+        self.packet_credit = self.packet_credit.clamp(2, MAX_PACKET_CREDIT);
+        self
+    }
+}
+
+/// A peer that this endpoint talks to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerConfig {
+    /// What it is known by.
+    pub key: PublicKey,
+    /// Its overlay address.
+    pub address: OverlayAddress,
+    /// Where to reach it; `None`: it comes to us.
+    pub endpoint: Option<SocketAddr>,
+}

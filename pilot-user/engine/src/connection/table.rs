@@ -1,0 +1,328 @@
+//! The connections of one tunnel, and which of them have something to send.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{Connection, End, Key, PeerLimits, State};
+use crate::error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
+use crate::event::{ConnectionHandle, Event, PeerId};
+use crate::limits::MAX_CONNECTIONS;
+use crate::range_set::RangeSet;
+use crate::recovery::sent::SentFrame;
+use crate::stream::StreamId;
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    peer: PeerId,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Looked up, never iterated: its order is not that of anything.
+    by_wire_id: HashMap<u64, Key>,
+    /// Connections this end opened in the tunnel. Their ids are `2 n + parity`.
+    opened: u64,
+    /// 0 for the tunnel's initiator, 1 for its responder.
+    parity: u64,
+    /// Which of the peer's connections it has opened, by `id / 2`.
+    peer_opened: RangeSet,
+    limits: Option<PeerLimits>,
+    /// Connections with messages to send, with stream bytes to send: each once, in turn.
+    pub(crate) with_messages: VecDeque<Key>,
+    pub(crate) with_streams: VecDeque<Key>,
+    /// Frames other than data to be sent.
+    pub(crate) control: VecDeque<SentFrame>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+impl Table {
+    pub(crate) fn new(peer: PeerId) -> Self {
+        Self {
+            peer,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_wire_id: HashMap::new(),
+            opened: 0,
+            parity: 0,
+            peer_opened: RangeSet::default(),
+            limits: None,
+            with_messages: VecDeque::new(),
+            with_streams: VecDeque::new(),
+            control: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&Connection> {
+        let slot = self.slots.get(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
+        slot.connection.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
+        slot.connection.as_deref_mut()
+    }
+
+    /// How many connections there are, over ones that the application has not given back included.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.connections().any(|connection| connection.state == State::Waiting)
+    }
+
+    /// Connections that are not over.
+    pub(crate) fn has_live(&self) -> bool {
+        self.connections().any(|connection| !matches!(connection.state, State::Closed(_)))
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().filter_map(|slot| slot.connection.as_deref())
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let key = |(slot, it): (usize, &Slot)| {
+            it.connection.as_ref().map(|_| Key { slot: slot as u32, generation: it.generation })
+        };
+        self.slots.iter().enumerate().filter_map(key).collect()
+    }
+
+    fn insert(&mut self, port: u16, is_opener: bool, state: State) -> Key {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let at = &mut self.slots[slot as usize];
+        let key = Key { slot, generation: at.generation };
+        let handle = ConnectionHandle { peer: self.peer, key };
+        at.connection = Some(Box::new(Connection::new(handle, port, is_opener, state)));
+        key
+    }
+
+    /// Frees the slot of a connection that is over.
+    pub(crate) fn free_if_over(&mut self, key: Key) {
+        if self.get(key).is_some_and(Connection::is_over) {
+            let slot = &mut self.slots[key.slot as usize];
+            slot.generation = slot.generation.wrapping_add(1);
+            if let Some(id) = slot.connection.take().and_then(|connection| connection.wire_id) {
+                self.by_wire_id.remove(&id);
+            }
+            self.free.push(key.slot);
+        }
+    }
+
+    // Opening
+
+    /// Opens a connection to the peer's port; OPEN leaves at once if the tunnel is up, else when it is.
+    pub(crate) fn open(&mut self, port: u16) -> Result<ConnectionHandle, OperationError> {
+        if self.len() >= MAX_CONNECTIONS {
+            return Err(OperationError::TooMany { what: "connections", allowed: MAX_CONNECTIONS as u64 });
+        }
+        let key = self.insert(port, true, State::Waiting);
+        self.start(key);
+        Ok(ConnectionHandle { peer: self.peer, key })
+    }
+
+    fn start(&mut self, key: Key) {
+        let Some(limits) = self.limits else { return };
+        let id = 2 * self.opened + self.parity;
+        if let Some(connection) = self.get_mut(key).filter(|connection| connection.state == State::Waiting) {
+            connection.state = State::Opening;
+            connection.wire_id = Some(id);
+            connection.set_peer_limits(&limits);
+            self.opened += 1;
+            self.by_wire_id.insert(id, key);
+            self.control.push_back(SentFrame::Open(key));
+        }
+    }
+
+    /// A tunnel is up, new to both ends: connections of the one before end, those that wait are opened.
+    pub(crate) fn on_tunnel_up(&mut self, is_initiator: bool, limits: PeerLimits, events: &mut VecDeque<Event>) {
+        self.on_tunnel_down(&CloseReason::PeerRestarted, events);
+        self.parity = u64::from(!is_initiator);
+        self.limits = Some(limits);
+        self.keys().into_iter().for_each(|key| self.start(key));
+    }
+
+    /// The tunnel is over: so are its connections, except those whose OPEN was not answered, which wait again.
+    pub(crate) fn on_tunnel_down(&mut self, reason: &CloseReason, events: &mut VecDeque<Event>) {
+        self.limits = None;
+        self.opened = 0;
+        self.peer_opened.clear();
+        self.by_wire_id.clear();
+        self.with_messages.clear();
+        self.with_streams.clear();
+        self.control.clear();
+        for key in self.keys() {
+            let Some(connection) = self.get_mut(key) else { continue };
+            connection.wire_id = None;
+            connection.end = None;
+            connection.messages_queued = false;
+            connection.streams_queued = false;
+            match connection.state {
+                State::Opening => connection.state = State::Waiting,
+                State::Waiting => {}
+                _ => {
+                    connection.close(reason.clone(), events);
+                }
+            }
+            self.free_if_over(key);
+        }
+    }
+
+    /// Ends the connections that wait for a tunnel which does not come.
+    pub(crate) fn give_up_waiting(&mut self, reason: &CloseReason, events: &mut VecDeque<Event>) {
+        for key in self.keys() {
+            if let Some(connection) = self.get_mut(key).filter(|connection| connection.state == State::Waiting) {
+                connection.close(reason.clone(), events);
+                self.free_if_over(key);
+            }
+        }
+    }
+
+    /// The peer opens a connection (W5.7).
+    pub(crate) fn on_open(
+        &mut self,
+        id: u64,
+        port: u16,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), ProtocolViolation> {
+        let index = self.peer_index(id)?;
+        if self.peer_opened.contains(index) {
+            return Ok(()); // a repetition
+        }
+        // Bounds how many gaps the peer can leave.
+        let first_missing = self.peer_opened.first().filter(|first| first.start == 0).map_or(0, |first| first.end);
+        if index - first_missing.min(index) > 2 * MAX_CONNECTIONS as u64 {
+            return Err(ProtocolViolation::new(Code::LimitExceeded, "left connection ids out"));
+        }
+        let Some(limits) = self.limits else { return Ok(()) };
+        self.peer_opened.insert(index..index + 1);
+        let full = self.len() >= MAX_CONNECTIONS;
+        let key = self.insert(port, false, State::Offered);
+        self.by_wire_id.insert(id, key);
+        if let Some(connection) = self.get_mut(key) {
+            connection.wire_id = Some(id);
+            connection.set_peer_limits(&limits);
+            events.push_back(Event::Offered { connection: connection.handle, port });
+        }
+        if full {
+            events.pop_back();
+            self.refuse(key, RefuseCode::TooMany as u64, "too many connections");
+        }
+        Ok(())
+    }
+
+    fn peer_index(&self, id: u64) -> Result<u64, ProtocolViolation> {
+        if id % 2 == self.parity {
+            return Err(ProtocolViolation::new(Code::ConnectionState, "opened a connection with one of our ids"));
+        }
+        Ok(id / 2)
+    }
+
+    /// The connection a frame is for; `None`: it is closed, and the frame is late (W5.8).
+    pub(crate) fn by_wire_id(&mut self, id: u64) -> Result<Option<&mut Connection>, ProtocolViolation> {
+        if let Some(key) = self.by_wire_id.get(&id) {
+            return Ok(self.get_mut(*key));
+        }
+        let was_open = if id % 2 == self.parity { id / 2 < self.opened } else { self.peer_opened.contains(id / 2) };
+        if was_open {
+            Ok(None)
+        } else {
+            Err(ProtocolViolation::new(Code::ConnectionState, "used a connection that was never opened"))
+        }
+    }
+
+    // The application's decisions
+
+    pub(crate) fn accept(&mut self, key: Key) -> Result<(), OperationError> {
+        let connection = self.get_mut(key).ok_or(OperationError::NoConnection)?;
+        match &connection.state {
+            State::Offered => connection.state = State::Open,
+            State::Closed(reason) => return Err(OperationError::Closed(reason.clone())),
+            _ => return Ok(()),
+        }
+        self.control.push_back(SentFrame::Accept(key));
+        Ok(())
+    }
+
+    pub(crate) fn refuse(&mut self, key: Key, code: u64, reason: &str) {
+        self.end(key, End { refused: true, code, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn close(&mut self, key: Key, code: u64, reason: &str) {
+        self.end(key, End { refused: false, code, reason: reason.to_owned() });
+    }
+
+    /// Gives the handle back and tells the peer, where it does not know.
+    fn end(&mut self, key: Key, end: End) {
+        let Some(connection) = self.get_mut(key) else { return };
+        connection.released = true;
+        let was_live = connection.close(CloseReason::ClosedHere(Code::NoError), &mut VecDeque::new());
+        if was_live && connection.wire_id.is_some() {
+            connection.end = Some(end);
+            self.control.push_back(SentFrame::End(key));
+        }
+        self.free_if_over(key);
+    }
+
+    // Queues
+
+    /// Puts a connection in the queues of those with something to send.
+    pub(crate) fn queue(&mut self, key: Key) {
+        let Some(connection) = self.get_mut(key) else { return };
+        let messages = connection.has_messages_to_send() && !std::mem::replace(&mut connection.messages_queued, true);
+        let streams = connection.has_streams_to_send() && !std::mem::replace(&mut connection.streams_queued, true);
+        if messages {
+            self.with_messages.push_back(key);
+        }
+        if streams {
+            self.with_streams.push_back(key);
+        }
+    }
+
+    /// Queues credit frames after the application consumed something.
+    pub(crate) fn queue_credit(&mut self, key: Key, connection_credit: bool, stream: Option<StreamId>) {
+        let Some(connection) = self.get_mut(key).filter(|connection| connection.is_open()) else { return };
+        let credit = connection_credit && !std::mem::replace(&mut connection.credit_queued, true);
+        let stream = stream.filter(|id| connection.queue_stream_credit(*id));
+        let limit = connection.take_stream_limit().is_some();
+        if credit {
+            self.control.push_back(SentFrame::Credit(key));
+        }
+        if let Some(id) = stream {
+            self.control.push_back(SentFrame::StreamCredit(key, id.0));
+        }
+        if limit {
+            self.control.push_back(SentFrame::StreamLimit(key));
+        }
+    }
+
+    // What became of what was sent
+
+    pub(crate) fn on_acked(&mut self, frame: &SentFrame, events: &mut VecDeque<Event>) {
+        if let Some(key) = frame.connection()
+            && let Some(connection) = self.get_mut(key)
+        {
+            connection.on_acked(frame, events);
+            self.queue_credit(key, false, None);
+            self.free_if_over(key);
+        }
+    }
+
+    pub(crate) fn on_lost(&mut self, frame: SentFrame) {
+        match frame {
+            SentFrame::Ack { .. } | SentFrame::Ping => {}
+            SentFrame::Message { connection, .. } | SentFrame::Stream { connection, .. } => {
+                if let Some(it) = self.get_mut(connection) {
+                    it.on_lost(&frame);
+                    self.queue(connection);
+                }
+            }
+            // Sent again with what is true then.
+            _ => self.control.push_back(frame),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The core: one worker's tunnels.
+//!
+//! # Contract
+//!
+//! The endpoint does no I/O, reads no clock and draws no randomness. Its methods are of four kinds:
+//!
+//! - *input*: [`Endpoint::handle_datagram`], [`Endpoint::handle_timeout`];
+//! - *operations* of the application: `connect`, `accept`, `send_message`, `write`, `read` and so on (`api.rs`);
+//! - *output*: [`Endpoint::poll_transmit`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`];
+//! - *inspection*: `stats`, `tunnel_stats`.
+//!
+//! `now` never goes backwards from call to call. After any input or operation: call `poll_transmit` until it returns `None`
+//! (or until there is no room to send, and then go on later), `poll_event` until `None`, and call `handle_timeout` at the
+//! instant that `poll_timeout` names, or after. The order among the three does not matter; leaving one out stops progress but
+//! breaks nothing. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
+
+mod api;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use pilot_common::wire::{Header, HeaderError, PacketType};
+
+use crate::config::{Config, PeerConfig};
+use crate::crypto::handshake::{HandshakeError, Initiated};
+use crate::crypto::mac::Mac1Key;
+use crate::crypto::rng::SeededRng;
+use crate::event::{Event, PeerId};
+use crate::limits::MAX_DATAGRAM_BYTES;
+use crate::stats::{DropReason, Stats};
+use crate::time::Instant;
+use crate::tunnel::{Context, Path, Sessions, Tunnel};
+use timers::Timers;
+
+/// See the module's head.
+pub struct Endpoint {
+    config: Config,
+    own_mac1: Mac1Key,
+    rng: SeededRng,
+    /// By [`PeerId`].
+    tunnels: Vec<Tunnel>,
+    by_identity: HashMap<[u8; 32], PeerId>,
+    sessions: Sessions,
+    events: VecDeque<Event>,
+    /// Tunnels that may have something to send, each once, in turn.
+    ready: VecDeque<PeerId>,
+    is_ready: Vec<bool>,
+    timers: Timers,
+    /// Empty between calls; kept for its room.
+    due: Vec<PeerId>,
+    stats: Stats,
+    scratch: Box<[u8]>,
+}
+
+/// What a datagram was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// A data packet of a peer, authenticated.
+    Data,
+    /// A handshake message of a peer, authenticated.
+    Handshake,
+    /// Nothing that can be used.
+    Dropped(DropReason),
+}
+
+/// A datagram to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Where to.
+    pub destination: SocketAddr,
+    /// From which local address; `None`: whichever the routing table chooses.
+    pub source: Option<IpAddr>,
+    /// Bytes of the buffer that are the datagram.
+    pub len: usize,
+}
+
+impl Endpoint {
+    /// An endpoint without peers. All randomness comes from `seed`, which must be secret and used once.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let config = config.clamped();
+        Self {
+            own_mac1: Mac1Key::to(&config.identity.public_key().static_key),
+            config,
+            rng: SeededRng::new(seed),
+            tunnels: Vec::new(),
+            by_identity: HashMap::new(),
+            sessions: Sessions::default(),
+            events: VecDeque::new(),
+            ready: VecDeque::new(),
+            is_ready: Vec::new(),
+            timers: Timers::default(),
+            due: Vec::new(),
+            stats: Stats::default(),
+            scratch: vec![0; usize::from(MAX_DATAGRAM_BYTES)].into_boxed_slice(),
+        }
+    }
+
+    /// Lets a peer talk to this node. A peer added before is the same peer, with what is configured now.
+    pub fn add_peer(&mut self, peer: PeerConfig) -> PeerId {
+        if let Some(id) = self.by_identity.get(&peer.key.identity) {
+            self.tunnels[id.0 as usize].config = peer;
+            return *id;
+        }
+        let id = PeerId(self.tunnels.len() as u32);
+        self.tunnels.push(Tunnel::new(id, peer));
+        self.is_ready.push(false);
+        self.by_identity.insert(peer.key.identity, id);
+        id
+    }
+
+    /// Handles one received datagram: `source` sent it to our address `destination`.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        destination: IpAddr,
+        datagram: &[u8],
+    ) -> Received {
+        let path = Path { remote: source, local: Some(destination).filter(|local| !local.is_unspecified()) };
+        self.dispatch(now, path, datagram).unwrap_or_else(|reason| {
+            self.stats.count_drop(reason);
+            Received::Dropped(reason)
+        })
+    }
+
+    fn dispatch(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
+        let header = Header::parse(datagram).map_err(|error| match error {
+            HeaderError::Short => DropReason::Short,
+            HeaderError::Version => DropReason::Version,
+            HeaderError::Type => DropReason::Type,
+            HeaderError::Length => DropReason::Length,
+        })?;
+        match header.packet_type {
+            PacketType::Data => {
+                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::UnknownSession)?;
+                let mut scratch = std::mem::take(&mut self.scratch);
+                let result =
+                    self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, path, &mut scratch));
+                self.scratch = scratch;
+                result.map(|()| Received::Data)
+            }
+            PacketType::Initiation => self.on_initiation(now, path, datagram),
+            PacketType::Response => {
+                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::NoAttempt)?;
+                self.with(now, peer, |tunnel, ctx| tunnel.on_response(ctx, header.receiver, datagram, path))?;
+                Ok(Received::Handshake)
+            }
+            PacketType::Cookie | PacketType::Reset | PacketType::Relayed => Err(DropReason::Type),
+        }
+    }
+
+    fn on_initiation(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
+        let unix_time = self.config.unix_time + now.since(Instant::ORIGIN);
+        let rng = self.rng.fork();
+        let initiated = Initiated::read(&self.config.identity, &self.own_mac1, rng, unix_time.as_secs(), datagram)
+            .map_err(|error| match error {
+                HandshakeError::Mac => DropReason::Mac,
+                HandshakeError::Decrypt => DropReason::HandshakeDecrypt,
+                HandshakeError::Parameters => DropReason::Parameters,
+                HandshakeError::Certificate => DropReason::Certificate,
+            })?;
+        // W3.4: default deny.
+        let peer = *self.by_identity.get(&initiated.key.identity).ok_or(DropReason::UnknownPeer)?;
+        self.with(now, peer, |tunnel, ctx| tunnel.on_initiation(ctx, initiated, path))?;
+        Ok(Received::Handshake)
+    }
+
+    /// Does what time has made due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        // Taken out all at once: what is due and left to `poll_transmit`, as an ack, is still due after.
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.timers.pop_due(now)));
+        for peer in due.drain(..) {
+            self.with(now, peer, |tunnel, ctx| tunnel.handle_timeout(ctx));
+        }
+        self.due = due;
+    }
+
+    /// When to call [`Endpoint::handle_timeout`] next, at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Writes the next datagram to send into `datagram`, whose room is a link's largest payload. Tunnels take turns.
+    pub fn poll_transmit(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Transmit> {
+        while let Some(peer) = self.ready.pop_front() {
+            let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
+            if let Some((len, path)) = sent {
+                self.ready.push_back(peer);
+                return Some(Transmit { destination: path.remote, source: path.local, len });
+            }
+            self.is_ready[peer.0 as usize] = false;
+        }
+        None
+    }
+
+    /// The next thing to tell the application.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Runs an input or operation on a tunnel, which may then have something to send.
+    fn with<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
+        let result = self.run(now, peer, run);
+        if !std::mem::replace(&mut self.is_ready[peer.0 as usize], true) {
+            self.ready.push_back(peer);
+        }
+        result
+    }
+
+    /// Runs something on a tunnel and looks at its deadline after.
+    fn run<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
+        // A PeerId is made by `add_peer` alone, and tunnels are never taken out.
+        let tunnel = &mut self.tunnels[peer.0 as usize];
+        let mut ctx = Context {
+            now,
+            config: &self.config,
+            own_mac1: &self.own_mac1,
+            events: &mut self.events,
+            sessions: &mut self.sessions,
+            rng: &mut self.rng,
+            stats: &mut self.stats,
+        };
+        let result = run(tunnel, &mut ctx);
+        self.timers.set(peer, tunnel.deadline(&self.config).map(|(at, _)| at));
+        result
+    }
+}

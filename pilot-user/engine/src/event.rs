@@ -1,0 +1,93 @@
+//! What the engine tells the application. Readable and writable are told once, and again only after a call has said
+//! that there is nothing more, or no room.
+
+use crate::connection::Key;
+use crate::error::CloseReason;
+use crate::stream::StreamId;
+
+/// A peer, as the endpoint numbers it: the order in which it was added.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct PeerId(pub(crate) u32);
+
+/// Names a connection from its opening until [`crate::Endpoint::close`] gives it back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct ConnectionHandle {
+    pub(crate) peer: PeerId,
+    pub(crate) key: Key,
+}
+
+impl ConnectionHandle {
+    /// Whom the connection is with.
+    pub const fn peer(self) -> PeerId {
+        self.peer
+    }
+}
+
+/// Something happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A handshake with the peer is done and confirmed.
+    TunnelUp {
+        /// Whom with.
+        peer: PeerId,
+        /// The tunnel that was there before continues under new keys.
+        resumed: bool,
+    },
+    /// The tunnel is over; each of its connections has its own [`Event::Closed`].
+    TunnelDown {
+        /// Whom it was with.
+        peer: PeerId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The peer opens a connection: [`crate::Endpoint::accept`] or [`crate::Endpoint::refuse`] it.
+    Offered {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The port it is for.
+        port: u16,
+    },
+    /// The peer accepted a connection opened here.
+    Connected {
+        /// The connection.
+        connection: ConnectionHandle,
+    },
+    /// Messages can be received.
+    MessagesReadable {
+        /// The connection.
+        connection: ConnectionHandle,
+    },
+    /// There is room for messages after [`crate::OperationError::Blocked`].
+    MessagesWritable {
+        /// The connection.
+        connection: ConnectionHandle,
+    },
+    /// The peer opened a stream.
+    StreamOpened {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A stream has bytes, or its end, to read.
+    StreamReadable {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// There is room in a stream after a write took less than everything.
+    StreamWritable {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A connection is over. What had arrived can still be read.
+    Closed {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// Why.
+        reason: CloseReason,
+    },
+}

@@ -1,0 +1,311 @@
+//! Frames: what a data packet carries (`docs/wire.md` §5).
+
+use std::time::Duration;
+
+use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
+use crate::error::Code;
+use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES};
+
+const PADDING: u8 = 0x00;
+const PING: u8 = 0x01;
+const ACK: u8 = 0x02;
+const OPEN: u8 = 0x04;
+const ACCEPT: u8 = 0x05;
+const REFUSE: u8 = 0x06;
+const CLOSE_CONNECTION: u8 = 0x07;
+const CLOSE: u8 = 0x08;
+const CREDIT: u8 = 0x09;
+const STREAM_CREDIT: u8 = 0x0a;
+const STREAM_LIMIT: u8 = 0x12;
+const MESSAGE: u8 = 0x1a;
+const STREAM: u8 = 0x20;
+
+const MESSAGE_LENGTH: u8 = 0x01;
+const STREAM_FIN: u8 = 0x01;
+const STREAM_LENGTH: u8 = 0x02;
+const STREAM_OFFSET: u8 = 0x04;
+
+/// One decoded frame; its bytes are lent by the packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Frame<'a> {
+    Ping,
+    Ack(Ack),
+    Open { connection: u64, port: u16 },
+    Accept { connection: u64 },
+    Refuse { connection: u64, code: u64, reason: &'a str },
+    CloseConnection { connection: u64, code: u64, reason: &'a str },
+    Close { code: u64, reason: &'a str },
+    Credit { connection: u64, total: u64 },
+    StreamCredit { connection: u64, stream: u64, offset: u64 },
+    StreamLimit { connection: u64, total: u64 },
+    Message { connection: u64, number: u16, payload: &'a [u8] },
+    Stream { connection: u64, stream: u64, offset: u64, fin: bool, payload: &'a [u8] },
+}
+
+/// Which packets arrived, newest range first, each `(smallest, largest)`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ack {
+    pub(crate) delay: Duration,
+    ranges: [(u64, u64); MAX_ACK_RANGES],
+    len: usize,
+}
+
+impl Ack {
+    pub(crate) fn ranges(&self) -> &[(u64, u64)] {
+        &self.ranges[..self.len]
+    }
+
+    pub(crate) fn largest(&self) -> u64 {
+        self.ranges[0].1
+    }
+}
+
+/// A frame that cannot be: the code to close the tunnel with (W5.1).
+pub(crate) type FrameError = Code;
+
+impl<'a> Frame<'a> {
+    /// Takes the next frame; `Ok(None)` at the end of the packet.
+    pub(crate) fn next(reader: &mut Reader<'a>) -> Result<Option<Self>, FrameError> {
+        loop {
+            if reader.is_empty() {
+                return Ok(None);
+            }
+            let kind = reader.u8().ok_or(Code::FrameEncoding)?;
+            if kind != PADDING {
+                return Self::body(kind, reader).map(Some);
+            }
+        }
+    }
+
+    fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
+        let frame = match kind {
+            PING => Some(Self::Ping),
+            ACK => ack(reader).map(Self::Ack),
+            OPEN => open(reader),
+            ACCEPT => reader.varint().map(|connection| Self::Accept { connection }),
+            REFUSE => closing(reader).map(|(connection, code, reason)| Self::Refuse { connection, code, reason }),
+            CLOSE_CONNECTION => {
+                closing(reader).map(|(connection, code, reason)| Self::CloseConnection { connection, code, reason })
+            }
+            CLOSE => coded(reader).map(|(code, reason)| Self::Close { code, reason }),
+            CREDIT => pair(reader).map(|(connection, total)| Self::Credit { connection, total }),
+            STREAM_CREDIT => stream_credit(reader),
+            STREAM_LIMIT => pair(reader).map(|(connection, total)| Self::StreamLimit { connection, total }),
+            _ if kind & !MESSAGE_LENGTH == MESSAGE => message(kind, reader),
+            _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
+            _ => return Err(Code::UnknownFrame),
+        };
+        frame.ok_or(Code::FrameEncoding)
+    }
+}
+
+fn pair(reader: &mut Reader<'_>) -> Option<(u64, u64)> {
+    Some((reader.varint()?, reader.varint()?))
+}
+
+fn open<'a>(reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    Some(Frame::Open { connection: reader.varint()?, port: reader.u16()? })
+}
+
+fn closing<'a>(reader: &mut Reader<'a>) -> Option<(u64, u64, &'a str)> {
+    let connection = reader.varint()?;
+    let (code, reason) = coded(reader)?;
+    Some((connection, code, reason))
+}
+
+fn coded<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str)> {
+    let code = reader.varint()?;
+    let reason = reader.counted().filter(|reason| reason.len() <= MAX_REASON_BYTES)?;
+    Some((code, std::str::from_utf8(reason).ok()?))
+}
+
+fn stream_credit<'a>(reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    Some(Frame::StreamCredit { connection: reader.varint()?, stream: reader.varint()?, offset: reader.varint()? })
+}
+
+fn message<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    let (connection, number) = (reader.varint()?, reader.u16()?);
+    let payload = if kind & MESSAGE_LENGTH == 0 { reader.rest() } else { reader.counted()? };
+    Some(Frame::Message { connection, number, payload })
+}
+
+fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    let (connection, stream) = pair(reader)?;
+    let offset = if kind & STREAM_OFFSET == 0 { 0 } else { reader.varint()? };
+    let payload = if kind & STREAM_LENGTH == 0 { reader.rest() } else { reader.counted()? };
+    // No byte lies beyond what a varint can say.
+    offset.checked_add(payload.len() as u64).filter(|end| *end <= MAX_VARINT)?;
+    Some(Frame::Stream { connection, stream, offset, fin: kind & STREAM_FIN != 0, payload })
+}
+
+/// RFC 9000 §19.3.1, at most [`MAX_ACK_RANGES`] ranges (W5.4).
+fn ack(reader: &mut Reader<'_>) -> Option<Ack> {
+    let largest = reader.varint()?;
+    let delay = Duration::from_micros(reader.varint()?);
+    let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
+    let mut ranges = [(0, 0); MAX_ACK_RANGES];
+    let mut smallest = largest.checked_sub(reader.varint()?)?;
+    ranges[0] = (smallest, largest);
+    for range in &mut ranges[1..=more] {
+        let largest = smallest.checked_sub(reader.varint()?)?.checked_sub(2)?;
+        smallest = largest.checked_sub(reader.varint()?)?;
+        *range = (smallest, largest);
+    }
+    Some(Ack { delay, ranges, len: more + 1 })
+}
+
+// Writing. Each function writes a whole frame, or nothing and `None` when there is no room.
+
+pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
+    writer.u8(PING)
+}
+
+/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out.
+pub(crate) fn write_ack(
+    writer: &mut Writer<'_>,
+    delay: Duration,
+    mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
+) -> Option<()> {
+    /// Bytes of the largest ACK head and first range, and of the largest further range.
+    const HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 8;
+    const RANGE_BYTES: usize = 16;
+    let fitting = writer.room().checked_sub(HEAD_BYTES)? / RANGE_BYTES;
+    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1).min(fitting);
+    let (mut smallest, largest) = newest_first.next()?;
+    writer.u8(ACK)?;
+    writer.varint(largest)?;
+    writer.varint(u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT))?;
+    writer.varint(more as u64)?;
+    writer.varint(largest - smallest)?;
+    for (next_smallest, next_largest) in newest_first.take(more) {
+        writer.varint(smallest - next_largest - 2)?;
+        writer.varint(next_largest - next_smallest)?;
+        smallest = next_smallest;
+    }
+    Some(())
+}
+
+pub(crate) fn write_open(writer: &mut Writer<'_>, connection: u64, port: u16) -> Option<()> {
+    let room = writer.room() >= 1 + varint_len(connection) + 2;
+    room.then(|| {
+        writer.u8(OPEN)?;
+        writer.varint(connection)?;
+        writer.u16(port)
+    })?
+}
+
+pub(crate) fn write_accept(writer: &mut Writer<'_>, connection: u64) -> Option<()> {
+    fields(writer, ACCEPT, [connection])
+}
+
+pub(crate) fn write_credit(writer: &mut Writer<'_>, connection: u64, total: u64) -> Option<()> {
+    fields(writer, CREDIT, [connection, total])
+}
+
+pub(crate) fn write_stream_credit(writer: &mut Writer<'_>, connection: u64, stream: u64, offset: u64) -> Option<()> {
+    fields(writer, STREAM_CREDIT, [connection, stream, offset])
+}
+
+pub(crate) fn write_stream_limit(writer: &mut Writer<'_>, connection: u64, total: u64) -> Option<()> {
+    fields(writer, STREAM_LIMIT, [connection, total])
+}
+
+pub(crate) fn write_refuse(writer: &mut Writer<'_>, connection: u64, code: u64, reason: &str) -> Option<()> {
+    reasoned(writer, REFUSE, Some(connection), code, reason)
+}
+
+pub(crate) fn write_close_connection(writer: &mut Writer<'_>, connection: u64, code: u64, reason: &str) -> Option<()> {
+    reasoned(writer, CLOSE_CONNECTION, Some(connection), code, reason)
+}
+
+pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> Option<()> {
+    reasoned(writer, CLOSE, None, code, reason)
+}
+
+/// Writes a MESSAGE with its length, so that more may follow.
+pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: [&[u8]; 2]) -> Option<()> {
+    let length = payload[0].len() + payload[1].len();
+    (writer.room() >= message_len(connection, length)).then(|| {
+        writer.u8(MESSAGE | MESSAGE_LENGTH)?;
+        writer.varint(connection)?;
+        writer.u16(number)?;
+        writer.varint(length as u64)?;
+        writer.bytes(payload[0])?;
+        writer.bytes(payload[1])
+    })?
+}
+
+/// Takes the length field out of a packet's last MESSAGE, which reaches to the end without it: a 19-byte delta pays for
+/// each byte. `frame` is that frame, whole; returns how many bytes it is shorter by.
+pub(crate) fn elide_message_length(frame: &mut [u8]) -> usize {
+    let mut reader = Reader::new(frame);
+    let (kind, _connection, _number) = (reader.u8(), reader.varint(), reader.u16());
+    let behind = reader.rest().len();
+    let length_at = frame.len() - behind;
+    let saved = varint_len(Reader::new(&frame[length_at..]).varint().unwrap_or(0));
+    if kind != Some(MESSAGE | MESSAGE_LENGTH) || behind < saved {
+        return 0;
+    }
+    frame[0] = MESSAGE;
+    frame.copy_within(length_at + saved.., length_at);
+    saved
+}
+
+/// Bytes of a MESSAGE with its length.
+pub(crate) const fn message_len(connection: u64, length: usize) -> usize {
+    1 + varint_len(connection) + 2 + varint_len(length as u64) + length
+}
+
+/// Bytes that a STREAM takes beside its payload of at most `length` bytes.
+pub(crate) const fn stream_overhead(connection: u64, stream: u64, offset: u64, length: usize) -> usize {
+    let offset_len = if offset == 0 { 0 } else { varint_len(offset) };
+    1 + varint_len(connection) + varint_len(stream) + offset_len + varint_len(length as u64)
+}
+
+/// Writes the head of a STREAM with its length and lends the room for its payload.
+pub(crate) fn write_stream<'w>(
+    writer: &'w mut Writer<'_>,
+    connection: u64,
+    stream: u64,
+    offset: u64,
+    fin: bool,
+    length: usize,
+) -> Option<&'w mut [u8]> {
+    if writer.room() < stream_overhead(connection, stream, offset, length) + length {
+        return None;
+    }
+    let offset_bit = if offset == 0 { 0 } else { STREAM_OFFSET };
+    writer.u8(STREAM | STREAM_LENGTH | offset_bit | u8::from(fin))?;
+    writer.varint(connection)?;
+    writer.varint(stream)?;
+    if offset != 0 {
+        writer.varint(offset)?;
+    }
+    writer.varint(length as u64)?;
+    writer.take(length)
+}
+
+fn fields<const N: usize>(writer: &mut Writer<'_>, kind: u8, values: [u64; N]) -> Option<()> {
+    let size: usize = 1 + values.iter().map(|value| varint_len(*value)).sum::<usize>();
+    (writer.room() >= size).then(|| {
+        writer.u8(kind)?;
+        values.iter().try_for_each(|value| writer.varint(*value))
+    })?
+}
+
+fn reasoned(writer: &mut Writer<'_>, kind: u8, connection: Option<u64>, code: u64, reason: &str) -> Option<()> {
+    let reason = cut(reason);
+    let size = 1 + connection.map_or(0, varint_len) + varint_len(code) + varint_len(reason.len() as u64) + reason.len();
+    (writer.room() >= size).then(|| {
+        writer.u8(kind)?;
+        connection.map_or(Some(()), |connection| writer.varint(connection))?;
+        writer.varint(code)?;
+        writer.counted(reason.as_bytes())
+    })?
+}
+
+/// The longest beginning of a reason that may be sent (W5.14).
+pub(crate) fn cut(reason: &str) -> &str {
+    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    &reason[..end]
+}

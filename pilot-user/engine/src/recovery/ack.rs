@@ -1,0 +1,141 @@
+//! What this end owes the peer: which packets arrived, and when to say so (`docs/wire.md` W5.3).
+
+use crate::codec::Writer;
+use crate::frame;
+use crate::limits::{ACK_AFTER_PACKETS, MAX_ACK_DELAY, MAX_ACK_RANGES};
+use crate::range_set::RangeSet;
+use crate::time::Instant;
+
+/// Received packet numbers that the peer may not know were received.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    received: RangeSet,
+    largest_received_at: Instant,
+    /// Ack-eliciting packets since the last ACK.
+    owed: u32,
+    /// When an ACK is due at the latest; `None`: none is owed.
+    due: Option<Instant>,
+}
+
+impl Acks {
+    /// A packet was opened.
+    pub(crate) fn on_received(&mut self, now: Instant, number: u64, ack_eliciting: bool) {
+        let next = self.received.last().map_or(0, |range| range.end);
+        self.received.insert(number..number + 1);
+        if self.received.len() > MAX_ACK_RANGES {
+            self.received.remove_first();
+        }
+        if number >= next {
+            self.largest_received_at = now;
+        }
+        if ack_eliciting {
+            self.owed += 1;
+            let at_once = number != next || self.owed >= ACK_AFTER_PACKETS;
+            let due = if at_once { now } else { now + MAX_ACK_DELAY };
+            self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        }
+    }
+
+    /// When an ACK is due, if one is owed.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether an ACK should go out now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    /// Writes an ACK; returns the largest number it acks. `None`: nothing to ack, or no room.
+    pub(crate) fn write(&mut self, now: Instant, writer: &mut Writer<'_>) -> Option<u64> {
+        let largest = self.received.last()?.end - 1;
+        let delay = now.since(self.largest_received_at);
+        let newest_first = NewestFirst { ranges: &self.received, left: self.received.len() };
+        frame::write_ack(writer, delay, newest_first)?;
+        self.owed = 0;
+        self.due = None;
+        Some(largest)
+    }
+
+    /// The peer got an ACK whose largest number was `largest`: what it said need not be said again.
+    pub(crate) fn on_ack_acked(&mut self, largest: u64) {
+        // The newest range stays, in whole, as the base of the next ACK.
+        let newest = self.received.last().map_or(0, |range| range.start);
+        self.received.remove(0..newest.min(largest + 1));
+    }
+}
+
+/// Inclusive ranges, newest first, with a length that is known.
+struct NewestFirst<'a> {
+    ranges: &'a RangeSet,
+    left: usize,
+}
+
+impl Iterator for NewestFirst<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        self.left = self.left.checked_sub(1)?;
+        self.ranges.get(self.left).map(|range| (range.start, range.end - 1))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for NewestFirst<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Reader;
+    use crate::frame::Frame;
+
+    const T: Instant = Instant::from_nanos(1_000_000_000);
+
+    fn written(acks: &mut Acks, now: Instant) -> Vec<(u64, u64)> {
+        let mut buffer = [0; 700];
+        let mut writer = Writer::new(&mut buffer);
+        acks.write(now, &mut writer).unwrap();
+        let length = writer.len();
+        match Frame::next(&mut Reader::new(&buffer[..length])) {
+            Ok(Some(Frame::Ack(ack))) => ack.ranges().to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// wire.md W5.3
+    #[test]
+    fn due_by_count_by_disorder_and_by_delay() {
+        let mut acks = Acks::default();
+        acks.on_received(T, 0, false);
+        assert_eq!(acks.due(), None, "acks are not acked");
+        (1..8).for_each(|n| acks.on_received(T, n, true));
+        assert_eq!(acks.due(), Some(T + MAX_ACK_DELAY));
+        assert!(!acks.is_due(T));
+        acks.on_received(T, 8, true);
+        assert!(acks.is_due(T), "the eighth");
+        assert_eq!(written(&mut acks, T), [(0, 8)]);
+        assert_eq!(acks.due(), None);
+        acks.on_received(T, 10, true);
+        assert!(acks.is_due(T), "a gap");
+        written(&mut acks, T);
+        acks.on_received(T, 9, true);
+        assert!(acks.is_due(T), "late");
+        assert_eq!(written(&mut acks, T), [(0, 10)]);
+    }
+
+    /// wire.md W5.4
+    #[test]
+    fn ranges_are_bounded_and_newest_first() {
+        let mut acks = Acks::default();
+        (0..100).for_each(|n| acks.on_received(T, 2 * n, true));
+        let ranges = written(&mut acks, T);
+        assert_eq!(ranges.len(), MAX_ACK_RANGES);
+        assert_eq!(ranges[0], (198, 198));
+        assert_eq!(ranges[31], (136, 136));
+        acks.on_ack_acked(190);
+        assert_eq!(written(&mut acks, T), [(198, 198), (196, 196), (194, 194), (192, 192)]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Packets in flight, and what was in them.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::connection::Key;
+use crate::time::Instant;
+
+/// What a packet carried, as far as its loss or its arrival matters. Not the bytes: those stay where they came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum SentFrame {
+    Ack {
+        largest: u64,
+    },
+    Ping,
+    Open(Key),
+    Accept(Key),
+    /// REFUSE or CLOSE_CONNECTION, whichever the connection's state says.
+    End(Key),
+    Credit(Key),
+    StreamCredit(Key, u64),
+    StreamLimit(Key),
+    Message {
+        connection: Key,
+        number: u64,
+    },
+    Stream {
+        connection: Key,
+        stream: u64,
+        offset: u64,
+        length: u32,
+        fin: bool,
+    },
+}
+
+impl SentFrame {
+    /// The connection it is about.
+    pub(crate) fn connection(&self) -> Option<Key> {
+        match *self {
+            Self::Ack { .. } | Self::Ping => None,
+            Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) | Self::StreamLimit(key) => {
+                Some(key)
+            }
+            Self::StreamCredit(key, _) => Some(key),
+            Self::Message { connection, .. } | Self::Stream { connection, .. } => Some(connection),
+        }
+    }
+}
+
+/// Frames of a packet: most carry a few, and then nothing is allocated.
+pub(crate) type SentFrames = SmallVec<[SentFrame; 2]>;
+
+/// An ack-eliciting packet that was sent and neither acked nor given up.
+#[derive(Clone, Debug)]
+pub(crate) struct SentPacket {
+    pub(crate) sent: Instant,
+    pub(crate) bytes: u16,
+    /// A path MTU probe: its loss says nothing about congestion (W6.1).
+    pub(crate) mtu_probe: bool,
+    pub(crate) frames: SentFrames,
+}
+
+/// Sent packets by number. The front is always a packet that is still waited for.
+#[derive(Debug, Default)]
+pub(crate) struct SentPackets {
+    packets: VecDeque<Option<SentPacket>>,
+    /// The number of the front.
+    first: u64,
+}
+
+impl SentPackets {
+    /// The number that the next packet gets. Numbers are used once (W4.2).
+    pub(crate) fn next_number(&self) -> u64 {
+        self.first + self.packets.len() as u64
+    }
+
+    pub(crate) fn push(&mut self, packet: SentPacket) {
+        self.packets.push_back(Some(packet));
+    }
+
+    /// Uses up a number for a packet that nobody waits for. Its loss is of no matter: a later ACK says what it said.
+    pub(crate) fn skip(&mut self) {
+        self.packets.push_back(None);
+        self.drop_gone();
+    }
+
+    /// The oldest packet waited for.
+    pub(crate) fn oldest(&self) -> Option<(u64, &SentPacket)> {
+        Some((self.first, self.packets.front()?.as_ref()?))
+    }
+
+    /// Takes out the oldest packet.
+    pub(crate) fn pop_oldest(&mut self) -> Option<SentPacket> {
+        let packet = self.packets.pop_front()??;
+        self.first += 1;
+        self.drop_gone();
+        Some(packet)
+    }
+
+    /// Takes out the packets waited for with numbers in `smallest..=largest`, lowest first.
+    pub(crate) fn take_range(&mut self, smallest: u64, largest: u64, mut taken: impl FnMut(u64, SentPacket)) {
+        let index = |number: u64| usize::try_from(number.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let from = index(smallest).min(self.packets.len());
+        let to = if largest < self.first { from } else { index(largest + 1).min(self.packets.len()) };
+        let first = self.first;
+        for (at, slot) in self.packets.range_mut(from..to).enumerate() {
+            if let Some(packet) = slot.take() {
+                taken(first + (from + at) as u64, packet);
+            }
+        }
+        self.drop_gone();
+    }
+
+    fn drop_gone(&mut self) {
+        while let Some(None) = self.packets.front() {
+            self.packets.pop_front();
+            self.first += 1;
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the engine counts. Every datagram that comes to nothing is counted under a reason.
+
+use std::time::Duration;
+
+/// Why a datagram came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Shorter than a header.
+    Short,
+    /// Another wire version.
+    Version,
+    /// A reserved type, or one this version does not handle.
+    Type,
+    /// A length its type does not allow.
+    Length,
+    /// mac1 is wrong.
+    Mac,
+    /// Noise could not decrypt a handshake message.
+    HandshakeDecrypt,
+    /// Handshake parameters malformed or missing.
+    Parameters,
+    /// The static key is not certified.
+    Certificate,
+    /// The identity is not among the peers.
+    UnknownPeer,
+    /// An initiation that is not newer than the last one accepted: a replay.
+    StaleTimestamp,
+    /// A crossing initiation that loses to our own.
+    Crossing,
+    /// A response to no attempt of ours.
+    NoAttempt,
+    /// A data packet for a session that is not there.
+    UnknownSession,
+    /// A data packet that does not open.
+    Authentication,
+    /// A packet number seen before, or too old.
+    Replay,
+}
+
+impl DropReason {
+    /// All reasons with their names in metrics.
+    pub const ALL: [(Self, &'static str); 15] = [
+        (Self::Short, "short"),
+        (Self::Version, "version"),
+        (Self::Type, "type"),
+        (Self::Length, "length"),
+        (Self::Mac, "mac1"),
+        (Self::HandshakeDecrypt, "handshake_decrypt"),
+        (Self::Parameters, "parameters"),
+        (Self::Certificate, "certificate"),
+        (Self::UnknownPeer, "unknown_peer"),
+        (Self::StaleTimestamp, "stale_timestamp"),
+        (Self::Crossing, "crossing"),
+        (Self::NoAttempt, "no_attempt"),
+        (Self::UnknownSession, "unknown_session"),
+        (Self::Authentication, "authentication"),
+        (Self::Replay, "replay"),
+    ];
+}
+
+/// Totals of an endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Data packets opened.
+    pub opened: u64,
+    /// Data packets sealed.
+    pub sealed: u64,
+    /// Handshakes finished here, begun by either end.
+    pub handshakes: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Stats {
+    /// Datagrams dropped for a reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    pub(crate) fn count_drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+/// One tunnel, as it is now.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelStats {
+    /// UDP payload bytes of data packets sent.
+    pub sent_bytes: u64,
+    /// Data packets sent.
+    pub sent_packets: u64,
+    /// UDP payload bytes of data packets opened.
+    pub received_bytes: u64,
+    /// Data packets opened.
+    pub received_packets: u64,
+    /// Packets declared lost; what was in them was sent again in new ones.
+    pub lost_packets: u64,
+    /// Probe time-outs.
+    pub probe_timeouts: u64,
+    /// From the initiation to the response; zero at the responder.
+    pub handshake: Duration,
+    /// Smoothed round-trip time.
+    pub smoothed_rtt: Duration,
+    /// Least round-trip time seen.
+    pub min_rtt: Duration,
+    /// Bytes: what the congestion window allows in flight.
+    pub congestion_window: u64,
+    /// Bytes in flight.
+    pub bytes_in_flight: u64,
+    /// Bytes: the largest datagram the path is known to carry.
+    pub max_datagram: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_place_and_name() {
+        for (index, (reason, name)) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{name}");
+        }
+    }
+}

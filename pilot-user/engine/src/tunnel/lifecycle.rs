@@ -1,0 +1,327 @@
+//! How a tunnel comes up and goes down.
+
+use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
+
+use super::{Answer, Attempt, Closing, Context, Path, Session, Transport, Tunnel};
+use crate::connection::PeerLimits;
+use crate::crypto::handshake::{Initiated, Initiation};
+use crate::crypto::parameters::Parameters;
+use crate::crypto::replay::ReplayWindow;
+use crate::error::{CloseReason, Code};
+use crate::event::Event;
+use crate::limits::{
+    CONFIRM_TIMEOUT, CONNECTION_CREDIT_BYTES, INITIATION_RETRY, MAX_ACK_DELAY, MAX_CLOSE_PACKETS, MAX_STREAMS,
+    STREAM_CREDIT_BYTES, UNANSWERED_INITIATIONS,
+};
+use crate::recovery::Recovery;
+use crate::recovery::ack::Acks;
+use crate::recovery::sent::SentFrame;
+use crate::stats::{DropReason, TunnelStats};
+use crate::tunnel::mtu::Mtu;
+
+impl Tunnel {
+    /// Brings the tunnel up if it is not and nothing is under way to that end. `false`: no address to send to is known.
+    pub(crate) fn want(&mut self, ctx: &mut Context<'_>) -> bool {
+        if self.is_up() {
+            return true;
+        }
+        self.waiting_since.get_or_insert(ctx.now);
+        if self.next.is_some() || self.answer.is_some() || self.next_try.is_some() || self.attempt.is_some() {
+            return true;
+        }
+        self.tries = 0;
+        self.next_try = Some(ctx.now);
+        self.destination().is_some()
+    }
+
+    /// Where to send an initiation: in turn where the peer was last, and where the configuration says.
+    fn destination(&self) -> Option<Path> {
+        let configured = self.config.endpoint.map(|remote| Path { remote, local: None });
+        if self.tries % 2 == 0 { self.last_path.or(configured) } else { configured.or(self.last_path) }
+    }
+
+    /// What we say of ourselves in a handshake.
+    fn parameters(
+        &self,
+        ctx: &Context<'_>,
+        session_id: u32,
+        timestamp: Option<u64>,
+        resume: Option<u64>,
+    ) -> Parameters {
+        Parameters {
+            certificate: *ctx.config.identity.certificate(),
+            timestamp,
+            boot_id: ctx.config.boot_id,
+            address: ctx.config.address,
+            aead: crate::crypto::aead::Aead::Aes256Gcm,
+            session_id,
+            connection_credit: CONNECTION_CREDIT_BYTES,
+            stream_credit: STREAM_CREDIT_BYTES,
+            max_datagram: ctx.config.max_datagram,
+            ack_delay: MAX_ACK_DELAY,
+            packet_credit: ctx.config.packet_credit,
+            idle_timeout: ctx.config.idle_timeout,
+            stream_limit: MAX_STREAMS,
+            resume,
+        }
+    }
+
+    /// Writes an initiation into `datagram` (W3.11).
+    pub(super) fn initiate(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
+        let wait = INITIATION_RETRY[(self.tries as usize).min(INITIATION_RETRY.len() - 1)];
+        self.next_try = Some(ctx.now + wait);
+        let Some(path) = self.destination() else {
+            // Nobody to send to: wait for the peer to come.
+            self.next_try = None;
+            return None;
+        };
+        self.tries += 1;
+        self.drop_attempt(ctx);
+        let datagram = datagram.first_chunk_mut::<INITIATION_LEN>()?;
+        let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
+        let resume = self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id);
+        let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
+        let parameters = self.parameters(ctx, session_id, Some(timestamp), resume);
+        let (identity, key) = (&ctx.config.identity, &self.config.key);
+        match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
+            Some(initiation) => {
+                self.attempt = Some(Attempt { initiation, sent: ctx.now, resume });
+                Some((INITIATION_LEN, path))
+            }
+            None => {
+                ctx.sessions.release(session_id);
+                None
+            }
+        }
+    }
+
+    /// An initiation of this peer was read and certified; decides whether to answer it.
+    pub(crate) fn on_initiation(
+        &mut self,
+        ctx: &mut Context<'_>,
+        initiated: Initiated,
+        path: Path,
+    ) -> Result<(), DropReason> {
+        let timestamp = initiated.parameters.timestamp.unwrap_or(0);
+        if timestamp <= self.last_timestamp {
+            return Err(DropReason::StaleTimestamp);
+        }
+        self.last_timestamp = timestamp;
+        // W3.12. That the peer is there is news, though: ours goes out again at once.
+        let ours_wins = ctx.config.identity.public_key().static_key < self.config.key.static_key;
+        if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
+            self.last_path.get_or_insert(path);
+            self.next_try = Some(ctx.now);
+            return Err(DropReason::Crossing);
+        }
+        self.answer = Some(Box::new(Answer { initiated, path }));
+        Ok(())
+    }
+
+    /// Writes the response to an accepted initiation.
+    pub(super) fn respond(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
+        let Answer { initiated, path } = *self.answer.take()?;
+        self.drop_next(ctx);
+        let datagram = datagram.first_chunk_mut::<RESPONSE_MAX_LEN>()?;
+        // W3.14: continued is what both still have, of the same process of the peer.
+        let asked = initiated.parameters.resume;
+        let resumes = self.transport.as_ref().filter(|_| self.closing.is_none()).and_then(|transport| {
+            let same = Some(transport.id) == asked && transport.peer_boot_id == initiated.parameters.boot_id;
+            same.then_some(transport.id)
+        });
+        let local_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
+        let parameters = self.parameters(ctx, local_id, None, resumes);
+        let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
+            ctx.sessions.release(local_id);
+            return None;
+        };
+        self.next = Some(Box::new(Session {
+            local_id,
+            remote_id: secrets.peer.session_id,
+            keys: secrets.keys,
+            aead: secrets.peer.aead,
+            path,
+            is_initiator: false,
+            peer: secrets.peer,
+            resumes,
+            handshake: std::time::Duration::ZERO,
+        }));
+        self.next_since = ctx.now;
+        Some((length, path))
+    }
+
+    /// A response to our attempt.
+    pub(crate) fn on_response(
+        &mut self,
+        ctx: &mut Context<'_>,
+        receiver: u32,
+        datagram: &[u8],
+        path: Path,
+    ) -> Result<(), DropReason> {
+        use crate::crypto::handshake::HandshakeError;
+        let attempt = self.attempt.as_mut().filter(|attempt| attempt.initiation.session_id() == receiver);
+        let attempt = attempt.ok_or(DropReason::NoAttempt)?;
+        let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
+        let secrets =
+            attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram).map_err(|error| {
+                match error {
+                    HandshakeError::Mac => DropReason::Mac,
+                    HandshakeError::Decrypt => DropReason::HandshakeDecrypt,
+                    HandshakeError::Parameters => DropReason::Parameters,
+                    HandshakeError::Certificate => DropReason::Certificate,
+                }
+            })?;
+        let (sent, resume) = (attempt.sent, attempt.resume);
+        // The session takes the attempt's id over.
+        self.attempt = None;
+        let session = Session {
+            local_id: receiver,
+            remote_id: secrets.peer.session_id,
+            keys: secrets.keys,
+            aead: secrets.peer.aead,
+            path,
+            is_initiator: true,
+            resumes: secrets.peer.resume.filter(|id| Some(*id) == resume),
+            peer: secrets.peer,
+            handshake: ctx.now.since(sent),
+        };
+        self.establish(ctx, Box::new(session));
+        // Confirms the key to the responder, which sends nothing before (W3.9).
+        self.table.control.push_back(SentFrame::Ping);
+        Ok(())
+    }
+
+    /// The first packet under the key of `next` was opened: it replaces the session.
+    pub(super) fn confirm_next(&mut self, ctx: &mut Context<'_>) {
+        if let Some(next) = self.next.take() {
+            self.establish(ctx, next);
+        }
+    }
+
+    fn establish(&mut self, ctx: &mut Context<'_>, session: Box<Session>) {
+        ctx.stats.handshakes += 1;
+        self.drop_attempt(ctx);
+        self.drop_next(ctx);
+        self.tries = 0;
+        self.next_try = None;
+        self.waiting_since = None;
+        let resumed = session.resumes.is_some()
+            && self.closing.is_none()
+            && self.transport.as_ref().map(|transport| transport.id) == session.resumes;
+        if !resumed {
+            if self.session.is_some() && self.closing.is_none() {
+                self.on_down(ctx, CloseReason::PeerRestarted);
+            }
+            self.start_transport(ctx, &session);
+        } else if let Some(transport) = &mut self.transport {
+            transport.recovery.forget_backoff();
+            transport.awaiting_since = None;
+            transport.last_received = ctx.now;
+        }
+        self.closing = None;
+        if let Some(old) = self.session.replace(session) {
+            ctx.sessions.release(old.local_id);
+        }
+        ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed });
+    }
+
+    fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
+        let peer = &session.peer;
+        let (first, second) = match session.is_initiator {
+            true => (session.local_id, session.remote_id),
+            false => (session.remote_id, session.local_id),
+        };
+        let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit);
+        if session.is_initiator {
+            recovery.rtt.update(session.handshake, std::time::Duration::ZERO);
+        }
+        self.transport = Some(Box::new(Transport {
+            id: u64::from(first) << 32 | u64::from(second),
+            peer_boot_id: peer.boot_id,
+            recovery,
+            acks: Acks::default(),
+            replay: ReplayWindow::default(),
+            next_received: 0,
+            mtu: Mtu::new(ctx.config.max_datagram.min(peer.max_datagram)),
+            last_received: ctx.now,
+            last_sent: ctx.now,
+            awaiting_since: None,
+            stats: TunnelStats::default(),
+        }));
+        let limits = PeerLimits {
+            connection_credit: peer.connection_credit,
+            stream_credit: peer.stream_credit,
+            streams: peer.stream_limit,
+        };
+        self.table.on_tunnel_up(session.is_initiator, limits, ctx.events);
+    }
+
+    // Going down
+
+    /// Closes the tunnel and tells the peer.
+    pub(crate) fn close(&mut self, ctx: &mut Context<'_>, code: Code, reason: CloseReason) {
+        if !self.is_up() {
+            return;
+        }
+        let text = match &reason {
+            CloseReason::ProtocolViolation(violation) => violation.why.to_owned(),
+            _ => code.to_string(),
+        };
+        self.on_down(ctx, reason);
+        self.closing = Some(Box::new(Closing {
+            code: code as u64,
+            reason: text,
+            due: true,
+            packets_left: MAX_CLOSE_PACKETS,
+            until: ctx.now + CONFIRM_TIMEOUT,
+        }));
+    }
+
+    /// Ends the connections and says so. Those that wait for the next tunnel go on waiting, and it is brought up.
+    pub(super) fn on_down(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
+        self.table.on_tunnel_down(&reason, ctx.events);
+        ctx.events.push_back(Event::TunnelDown { peer: self.peer, reason });
+        if self.table.has_waiting() {
+            self.waiting_since.get_or_insert(ctx.now);
+            self.next_try.get_or_insert(ctx.now);
+        }
+    }
+
+    pub(super) fn give_up_connecting(&mut self, ctx: &mut Context<'_>) {
+        self.waiting_since = None;
+        self.table.give_up_waiting(&CloseReason::TimedOut, ctx.events);
+        if self.transport.is_none() {
+            self.next_try = None;
+            self.drop_attempt(ctx);
+        }
+    }
+
+    /// The peer answered under the session in use: a handshake begun out of suspicion is not needed.
+    pub(super) fn on_heard(&mut self, ctx: &mut Context<'_>) {
+        if self.closing.is_none() && (self.attempt.is_some() || self.next_try.is_some()) {
+            self.drop_attempt(ctx);
+            self.next_try = None;
+            self.tries = 0;
+        }
+    }
+
+    fn drop_attempt(&mut self, ctx: &mut Context<'_>) {
+        if let Some(attempt) = self.attempt.take() {
+            ctx.sessions.release(attempt.initiation.session_id());
+        }
+    }
+
+    pub(super) fn drop_next(&mut self, ctx: &mut Context<'_>) {
+        if let Some(next) = self.next.take() {
+            ctx.sessions.release(next.local_id);
+        }
+    }
+
+    pub(super) fn drop_session(&mut self, ctx: &mut Context<'_>) {
+        if let Some(session) = self.session.take() {
+            ctx.sessions.release(session.local_id);
+        }
+        self.transport = None;
+        self.closing = None;
+    }
+}

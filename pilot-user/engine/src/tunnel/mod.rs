@@ -1,0 +1,295 @@
+//! A tunnel: everything with one peer.
+//!
+//! ```text
+//!            connect, or the peer is suspected dead          initiation of the peer
+//!   idle ───────────────► attempt ── response ──┐       ┌─── answer ──► next (unconfirmed)
+//!    ▲                                          ▼       ▼                 │ first data packet under its key
+//!    └──── idle time-out, CLOSE ──────────── session + transport ◄────────┘
+//! ```
+//!
+//! `session` is keys and ids of one handshake; `transport` is what outlives a handshake: packet numbers, recovery, and
+//! with the table of connections the state that resumption continues (`docs/wire.md` W3.14).
+
+pub(crate) mod lifecycle;
+mod mtu;
+mod receive;
+mod transmit;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::{Config, PeerConfig};
+use crate::connection::table::Table;
+use crate::crypto::aead::{Aead, KeyPair};
+use crate::crypto::handshake::{Initiated, Initiation};
+use crate::crypto::mac::Mac1Key;
+use crate::crypto::parameters::Parameters;
+use crate::crypto::replay::ReplayWindow;
+use crate::crypto::rng::SeededRng;
+use crate::error::CloseReason;
+use crate::event::{Event, PeerId};
+use crate::limits::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, SUSPECT_AFTER};
+use crate::recovery::Recovery;
+use crate::recovery::ack::Acks;
+use crate::recovery::sent::SentFrame;
+use crate::stats::{Stats, TunnelStats};
+use crate::time::Instant;
+use mtu::Mtu;
+
+/// What a tunnel may use of its endpoint during one call.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) config: &'a Config,
+    pub(crate) own_mac1: &'a Mac1Key,
+    pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) sessions: &'a mut Sessions,
+    pub(crate) rng: &'a mut SeededRng,
+    pub(crate) stats: &'a mut Stats,
+}
+
+impl Context<'_> {
+    pub(crate) fn unix_time(&self) -> Duration {
+        self.config.unix_time + self.now.since(Instant::ORIGIN)
+    }
+}
+
+/// Session ids in use, and whose they are (W1.2). Looked up, never iterated.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(HashMap<u32, PeerId>);
+
+impl Sessions {
+    pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
+        self.0.get(&id).copied()
+    }
+
+    /// A new id: the worker, and 24 random bits that make none in use and not 0.
+    fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: PeerId) -> u32 {
+        loop {
+            let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
+            if id != 0 && !self.0.contains_key(&id) {
+                self.0.insert(id, peer);
+                return id;
+            }
+        }
+    }
+
+    fn release(&mut self, id: u32) {
+        self.0.remove(&id);
+    }
+}
+
+/// Where datagrams of a tunnel come from and go to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Path {
+    pub(crate) remote: SocketAddr,
+    /// Our address that the peer uses; `None` until it was heard of.
+    pub(crate) local: Option<IpAddr>,
+}
+
+/// Keys and ids of one handshake.
+struct Session {
+    local_id: u32,
+    remote_id: u32,
+    keys: KeyPair,
+    aead: Aead,
+    path: Path,
+    is_initiator: bool,
+    /// What the peer said of itself.
+    peer: Parameters,
+    /// The tunnel that both ends agreed to continue.
+    resumes: Option<u64>,
+    handshake: Duration,
+}
+
+/// A handshake that we began.
+struct Attempt {
+    initiation: Initiation,
+    sent: Instant,
+    resume: Option<u64>,
+}
+
+/// An initiation that is to be answered.
+struct Answer {
+    initiated: Initiated,
+    path: Path,
+}
+
+/// What outlives a handshake.
+struct Transport {
+    id: u64,
+    /// The peer's process.
+    peer_boot_id: [u8; 16],
+    recovery: Recovery,
+    acks: Acks,
+    replay: ReplayWindow,
+    /// One above the highest packet number opened.
+    next_received: u64,
+    mtu: Mtu,
+    last_received: Instant,
+    last_sent: Instant,
+    /// Since when something was sent that asks for an answer, and nothing was heard.
+    awaiting_since: Option<Instant>,
+    stats: TunnelStats,
+}
+
+/// The tunnel is over here; the peer is told, and told again when it still sends (W5.15).
+struct Closing {
+    code: u64,
+    reason: String,
+    due: bool,
+    packets_left: u8,
+    until: Instant,
+}
+
+/// See the module's head.
+pub(crate) struct Tunnel {
+    peer: PeerId,
+    pub(crate) config: PeerConfig,
+    mac1: Mac1Key,
+    pub(crate) table: Table,
+    attempt: Option<Attempt>,
+    /// Initiations sent since the last success.
+    tries: u32,
+    /// When to send the next one.
+    next_try: Option<Instant>,
+    answer: Option<Box<Answer>>,
+    /// Of the last initiation accepted (W3.5).
+    last_timestamp: u64,
+    next: Option<Box<Session>>,
+    next_since: Instant,
+    session: Option<Box<Session>>,
+    transport: Option<Box<Transport>>,
+    closing: Option<Box<Closing>>,
+    /// Where the peer was last authenticated.
+    last_path: Option<Path>,
+    /// Since when connections wait for a tunnel.
+    waiting_since: Option<Instant>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(peer: PeerId, config: PeerConfig) -> Self {
+        Self {
+            peer,
+            mac1: Mac1Key::to(&config.key.static_key),
+            config,
+            table: Table::new(peer),
+            attempt: None,
+            tries: 0,
+            next_try: None,
+            answer: None,
+            last_timestamp: 0,
+            next: None,
+            next_since: Instant::ORIGIN,
+            session: None,
+            transport: None,
+            closing: None,
+            last_path: None,
+            waiting_since: None,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.session.is_some() && self.closing.is_none()
+    }
+
+    pub(crate) fn aead(&self) -> Option<Aead> {
+        self.session.as_ref().map(|session| session.aead)
+    }
+
+    pub(crate) fn stats(&self) -> Option<TunnelStats> {
+        let transport = self.transport.as_ref()?;
+        let recovery = &transport.recovery;
+        Some(TunnelStats {
+            lost_packets: recovery.lost_packets,
+            probe_timeouts: recovery.probe_timeouts,
+            handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.handshake),
+            smoothed_rtt: recovery.rtt.smoothed,
+            min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
+            congestion_window: recovery.congestion_window(),
+            bytes_in_flight: recovery.bytes_in_flight(),
+            max_datagram: transport.mtu.current(),
+            ..transport.stats.clone()
+        })
+    }
+
+    /// The earliest time at which `handle_timeout` has something to do, and what.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<(Instant, &'static str)> {
+        let mut earliest: Option<(Instant, &'static str)> = None;
+        let mut add = |at: Option<Instant>, why| {
+            if let Some(at) = at
+                && earliest.is_none_or(|(earliest, _)| at < earliest)
+            {
+                earliest = Some((at, why));
+            }
+        };
+        add(self.next_try, "initiation");
+        add(self.next.as_ref().map(|_| self.next_since + CONFIRM_TIMEOUT), "confirmation");
+        add(self.waiting_since.map(|since| since + CONNECT_TIMEOUT), "connect time-out");
+        if let Some(closing) = &self.closing {
+            add(Some(closing.until), "closing");
+        } else if let Some(transport) = &self.transport {
+            if let Some((at, why)) = transport.recovery.deadline() {
+                add(Some(at), why);
+            }
+            add(transport.acks.due(), "ack");
+            add(self.idle_at(config, transport), "idle time-out");
+            add(self.suspect_at(transport), "suspicion");
+            add(self.keep_alive_at(transport), "keep-alive");
+        }
+        earliest
+    }
+
+    fn idle_at(&self, config: &Config, transport: &Transport) -> Option<Instant> {
+        let own = Some(config.idle_timeout).filter(|timeout| !timeout.is_zero());
+        let peer = self.session.as_ref().map(|s| s.peer.idle_timeout).filter(|timeout| !timeout.is_zero());
+        let timeout = own.into_iter().chain(peer).min()?;
+        Some(transport.last_received + timeout)
+    }
+
+    /// A peer that does not answer may have restarted: a handshake beside the tunnel finds out.
+    fn suspect_at(&self, transport: &Transport) -> Option<Instant> {
+        let idle = self.attempt.is_none() && self.next_try.is_none();
+        transport.awaiting_since.filter(|_| idle).map(|since| since + SUSPECT_AFTER)
+    }
+
+    /// W6.2.
+    fn keep_alive_at(&self, transport: &Transport) -> Option<Instant> {
+        (self.table.has_live() && !transport.recovery.has_unacked()).then(|| transport.last_sent + KEEP_ALIVE)
+    }
+
+    /// Does what is due at `ctx.now`. What is to be sent then is asked for by `poll_transmit`.
+    pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
+        let now = ctx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.next.is_some() && due(Some(self.next_since + CONFIRM_TIMEOUT)) {
+            self.drop_next(ctx);
+        }
+        if due(self.waiting_since.map(|since| since + CONNECT_TIMEOUT)) {
+            self.give_up_connecting(ctx);
+        }
+        if let Some(closing) = &self.closing {
+            if due(Some(closing.until)) {
+                self.drop_session(ctx);
+            }
+            return;
+        }
+        let Some(transport) = &self.transport else { return };
+        if due(self.idle_at(ctx.config, transport)) {
+            self.on_down(ctx, CloseReason::TimedOut);
+            return self.drop_session(ctx);
+        }
+        if due(self.suspect_at(transport)) {
+            self.next_try = Some(ctx.now);
+        }
+        if due(self.keep_alive_at(transport)) {
+            self.table.control.push_back(SentFrame::Ping);
+        }
+        if let Some(transport) = &mut self.transport {
+            let table = &mut self.table;
+            transport.recovery.on_timeout(ctx.now, |fate| {
+                receive::apply(fate, table, &mut transport.acks, &mut transport.mtu, ctx.events)
+            });
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A data packet: opened, then its frames one after the other.
+
+use std::collections::VecDeque;
+
+use pilot_common::wire::Header;
+
+use super::mtu::Mtu;
+use super::{Context, Path, Tunnel};
+use crate::codec::Reader;
+use crate::connection::State;
+use crate::connection::table::Table;
+use crate::error::{CloseReason, Code, ProtocolViolation};
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::packet::decode_number;
+use crate::recovery::Fate;
+use crate::recovery::ack::Acks;
+use crate::recovery::sent::SentFrame;
+use crate::stats::DropReason;
+
+impl Tunnel {
+    /// Handles a data packet for one of this tunnel's sessions. `scratch` is where its frames are opened into.
+    pub(crate) fn on_data(
+        &mut self,
+        ctx: &mut Context<'_>,
+        header: Header,
+        datagram: &[u8],
+        path: Path,
+        scratch: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let is_next = self.next.as_ref().is_some_and(|next| next.local_id == header.receiver);
+        let session = if is_next { self.next.as_ref() } else { self.session.as_ref() };
+        let session = session.filter(|session| session.local_id == header.receiver);
+        let session = session.ok_or(DropReason::UnknownSession)?;
+        // A session that is new and continues nothing counts from 0.
+        let transport = self.transport.as_ref().filter(|_| !is_next || session.resumes.is_some());
+        let number = decode_number(header.word, transport.map_or(0, |transport| transport.next_received));
+        if transport.is_some_and(|transport| !transport.replay.check(number)) {
+            return Err(DropReason::Replay);
+        }
+        let length = session.keys.open(number, datagram, scratch).ok_or(DropReason::Authentication)?;
+        let continues = session.resumes;
+        ctx.stats.opened += 1;
+        if is_next {
+            self.confirm_next(ctx);
+            if continues.is_some() && self.transport.as_ref().map(|transport| transport.id) != continues {
+                // What both ends agreed to continue ended here in between.
+                self.close(ctx, Code::Internal, CloseReason::ClosedHere(Code::Internal));
+                return Ok(());
+            }
+        }
+        let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) else {
+            return Err(DropReason::UnknownSession);
+        };
+        transport.replay.mark(number);
+        transport.last_received = ctx.now;
+        transport.awaiting_since = None;
+        transport.stats.received_packets += 1;
+        transport.stats.received_bytes += datagram.len() as u64;
+        if number >= transport.next_received {
+            transport.next_received = number + 1;
+            session.path = path; // W4.5
+            self.last_path = Some(path);
+        }
+        self.on_heard(ctx);
+        if let Some(closing) = &mut self.closing {
+            closing.due = closing.packets_left > 0;
+            return Ok(());
+        }
+        match self.on_frames(ctx, number, &scratch[..length]) {
+            Ok(()) => {}
+            Err(violation) => {
+                tracing::warn!(peer = %self.config.address, %violation, "the peer broke the protocol; tunnel closed");
+                self.close(ctx, violation.code, CloseReason::ProtocolViolation(violation));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_frames(&mut self, ctx: &mut Context<'_>, number: u64, frames: &[u8]) -> Result<(), ProtocolViolation> {
+        let mut reader = Reader::new(frames);
+        let mut ack_eliciting = false;
+        while let Some(frame) =
+            Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
+        {
+            ack_eliciting |= !matches!(frame, Frame::Ack(_) | Frame::Close { .. });
+            if let Frame::Close { code, reason } = frame {
+                self.on_down(ctx, CloseReason::TunnelClosed { code, reason: reason.to_owned() });
+                self.drop_session(ctx);
+                return Ok(());
+            }
+            self.on_frame(ctx, frame)?;
+        }
+        if let Some(transport) = &mut self.transport {
+            transport.acks.on_received(ctx.now, number, ack_eliciting);
+        }
+        Ok(())
+    }
+
+    fn on_frame(&mut self, ctx: &mut Context<'_>, frame: Frame<'_>) -> Result<(), ProtocolViolation> {
+        let (table, events) = (&mut self.table, &mut *ctx.events);
+        match frame {
+            Frame::Ack(ack) => {
+                let Some(transport) = &mut self.transport else { return Ok(()) };
+                let (acks, mtu) = (&mut transport.acks, &mut transport.mtu);
+                transport.recovery.on_ack(ctx.now, &ack, |fate| apply(fate, table, acks, mtu, events))?;
+                transport.recovery.set_datagram(transport.mtu.current());
+            }
+            Frame::Open { connection, port } => table.on_open(connection, port, events)?,
+            Frame::Accept { connection } => {
+                if let Some(connection) = table.by_wire_id(connection)? {
+                    accepted(connection, events);
+                    let key = connection.handle.key;
+                    table.queue(key);
+                }
+            }
+            Frame::Refuse { connection, code, reason } => {
+                let reason = CloseReason::Refused { code, reason: reason.to_owned() };
+                on_ended(table, connection, reason, events)?;
+            }
+            Frame::CloseConnection { connection, code, reason } => {
+                let reason = CloseReason::ByPeer { code, reason: reason.to_owned() };
+                on_ended(table, connection, reason, events)?;
+            }
+            Frame::Credit { connection, total } => {
+                with(table, connection, events, |connection, _| {
+                    connection.on_credit(total);
+                    Ok(())
+                })?;
+            }
+            Frame::StreamCredit { connection, stream, offset } => {
+                with(table, connection, events, |connection, _| connection.on_stream_credit(stream, offset))?;
+            }
+            Frame::StreamLimit { connection, total } => {
+                with(table, connection, events, |connection, _| {
+                    connection.on_stream_limit(total);
+                    Ok(())
+                })?;
+            }
+            Frame::Message { connection, number, payload } => {
+                with(table, connection, events, |connection, events| connection.on_message(number, payload, events))?;
+            }
+            Frame::Stream { connection, stream, offset, fin, payload } => {
+                with(table, connection, events, |connection, events| {
+                    connection.on_stream(stream, offset, fin, payload, events)
+                })?;
+            }
+            Frame::Ping | Frame::Close { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+/// Runs `handle` on the connection a frame is for; nothing if it is closed (W5.8). Data on a connection that was opened here
+/// says that it was accepted, even if ACCEPT itself is late.
+fn with(
+    table: &mut Table,
+    id: u64,
+    events: &mut VecDeque<Event>,
+    handle: impl FnOnce(&mut crate::connection::Connection, &mut VecDeque<Event>) -> Result<(), ProtocolViolation>,
+) -> Result<(), ProtocolViolation> {
+    let Some(connection) = table.by_wire_id(id)? else { return Ok(()) };
+    match connection.state {
+        State::Closed(_) => return Ok(()),
+        State::Offered => {
+            return Err(ProtocolViolation::new(Code::ConnectionState, "sent data before its connection was accepted"));
+        }
+        State::Opening => accepted(connection, events),
+        State::Waiting | State::Open => {}
+    }
+    handle(connection, events)?;
+    let key = connection.handle.key;
+    table.queue(key);
+    Ok(())
+}
+
+fn accepted(connection: &mut crate::connection::Connection, events: &mut VecDeque<Event>) {
+    if connection.state == State::Opening {
+        connection.state = State::Open;
+        events.push_back(Event::Connected { connection: connection.handle });
+    }
+}
+
+fn on_ended(
+    table: &mut Table,
+    id: u64,
+    reason: CloseReason,
+    events: &mut VecDeque<Event>,
+) -> Result<(), ProtocolViolation> {
+    if let Some(connection) = table.by_wire_id(id)? {
+        connection.close(reason, events);
+        let key = connection.handle.key;
+        table.free_if_over(key);
+    }
+    Ok(())
+}
+
+/// What became of a sent frame or path MTU probe, told to whom it concerns.
+pub(super) fn apply(fate: Fate, table: &mut Table, acks: &mut Acks, mtu: &mut Mtu, events: &mut VecDeque<Event>) {
+    match fate {
+        Fate::Acked(SentFrame::Ack { largest }) => acks.on_ack_acked(largest),
+        Fate::Acked(frame) => table.on_acked(&frame, events),
+        Fate::Lost(frame) => table.on_lost(frame),
+        Fate::MtuProbe { bytes, arrived } => mtu.on_probe_fate(bytes, arrived),
+    }
+}

@@ -1,0 +1,193 @@
+//! Two endpoints and a path between them, in virtual time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::Identity;
+use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
+
+/// One end: an endpoint, its peer, and the events it has told.
+pub struct End {
+    pub endpoint: Endpoint,
+    pub peer: PeerId,
+    pub address: SocketAddr,
+    pub events: Vec<Event>,
+    /// Every datagram this end sent, as it was.
+    pub sent: Vec<Vec<u8>>,
+}
+
+/// What the path does with a datagram: the number of copies that arrive, and how much later than the delay each does.
+pub type Fate = Box<dyn FnMut(&mut Vec<u8>) -> Vec<Duration>>;
+
+pub struct Pair {
+    pub ends: [End; 2],
+    pub now: Instant,
+    pub delay: Duration,
+    pub fate: Fate,
+    in_flight: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    sequence: u64,
+}
+
+pub fn identity(n: u8) -> Identity {
+    Identity::from_secrets([n; 32], [n + 100; 32]).unwrap()
+}
+
+pub fn config(n: u8, boot: u8) -> Config {
+    let address = OverlayAddress { network: 0, node: u32::from(n) };
+    let mut config =
+        Config::new(identity(n), address, [boot; 16], Duration::from_secs(1_700_000_000 + u64::from(boot)));
+    config.max_datagram = 1472;
+    config
+}
+
+pub fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 4242))
+}
+
+pub fn end(own: u8, other: u8, boot: u8) -> End {
+    let mut endpoint = Endpoint::new(config(own, boot), [own ^ boot; 32]);
+    let peer = endpoint.add_peer(PeerConfig {
+        key: identity(other).public_key(),
+        address: OverlayAddress { network: 0, node: u32::from(other) },
+        endpoint: Some(address(other)),
+    });
+    End { endpoint, peer, address: address(own), events: Vec::new(), sent: Vec::new() }
+}
+
+impl Pair {
+    /// Nodes 1 and 2, 50 µs apart, on a perfect path.
+    pub fn new() -> Self {
+        Self {
+            ends: [end(1, 2, 11), end(2, 1, 12)],
+            now: Instant::from_nanos(1),
+            delay: Duration::from_micros(50),
+            fate: Box::new(|_| vec![Duration::ZERO]),
+            in_flight: BinaryHeap::new(),
+            sequence: 0,
+        }
+    }
+
+    fn transmit(&mut self) {
+        for from in 0..2 {
+            let mut buffer = [0; 1472];
+            while let Some(transmit) = self.ends[from].endpoint.poll_transmit(self.now, &mut buffer) {
+                let mut datagram = buffer[..transmit.len].to_vec();
+                self.ends[from].sent.push(datagram.clone());
+                for late in (self.fate)(&mut datagram) {
+                    self.sequence += 1;
+                    let at = self.now + self.delay + late;
+                    self.in_flight.push(Reverse((at, self.sequence, 1 - from, datagram.clone())));
+                }
+            }
+            while let Some(event) = self.ends[from].endpoint.poll_event() {
+                self.ends[from].events.push(event);
+            }
+        }
+    }
+
+    /// Delivers what was sent and goes to the next thing that happens; `false` when nothing will before `until`.
+    pub fn step(&mut self, until: Instant) -> bool {
+        self.transmit();
+        let arrival = self.in_flight.peek().map(|Reverse((at, ..))| *at);
+        let timers = self.ends.iter().filter_map(|end| end.endpoint.poll_timeout());
+        let Some(next) = timers.chain(arrival).min().filter(|next| *next <= until) else { return false };
+        self.now = self.now.max(next);
+        while let Some(Reverse((at, _, to, datagram))) = self.in_flight.pop() {
+            if at > self.now {
+                self.in_flight.push(Reverse((at, 0, to, datagram)));
+                break;
+            }
+            self.deliver(to, &datagram);
+        }
+        for end in &mut self.ends {
+            end.endpoint.handle_timeout(self.now);
+        }
+        true
+    }
+
+    /// Hands a datagram to an end, as from the other.
+    pub fn deliver(&mut self, to: usize, datagram: &[u8]) -> Received {
+        let (source, local) = (self.ends[1 - to].address, self.ends[to].address.ip());
+        self.ends[to].endpoint.handle_datagram(self.now, source, local, datagram)
+    }
+
+    /// Runs for `time`.
+    pub fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.step(until) {}
+        self.now = until;
+        self.transmit();
+    }
+
+    /// Runs until `done`, at most for `limit`.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+        let until = self.now + limit;
+        loop {
+            if done(self) {
+                return;
+            }
+            assert!(
+                self.step(until),
+                "nothing more happens before {until:?}; events: {:?}",
+                self.ends.each_ref().map(|end| &end.events)
+            );
+        }
+    }
+
+    /// A connection from end 0 to port 7 of end 1, accepted.
+    pub fn connected(&mut self) -> [ConnectionHandle; 2] {
+        let ours = self.ends[0].endpoint.connect(self.now, self.ends[0].peer, 7).unwrap();
+        let mut theirs = None;
+        self.run_until(Duration::from_secs(30), |pair| {
+            if let Some(Event::Offered { connection, port }) = pair.ends[1].take(|e| matches!(e, Event::Offered { .. }))
+            {
+                assert_eq!(port, 7);
+                pair.ends[1].endpoint.accept(pair.now, connection).unwrap();
+                theirs = Some(connection);
+            }
+            pair.ends[0].take(|e| matches!(e, Event::Connected { .. })).is_some()
+        });
+        [ours, theirs.unwrap()]
+    }
+
+    pub fn messages(&mut self, end: usize, connection: ConnectionHandle) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut message = Vec::new();
+        while let Ok(Some(_)) = self.ends[end].endpoint.receive_message(self.now, connection, &mut message) {
+            all.push(std::mem::take(&mut message));
+        }
+        all
+    }
+}
+
+impl End {
+    /// Takes the first event that `which` names.
+    pub fn take(&mut self, which: impl Fn(&Event) -> bool) -> Option<Event> {
+        let at = self.events.iter().position(which)?;
+        Some(self.events.remove(at))
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+}
+
+/// A small generator for tests: SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.next() % 1000 < per_mille
+    }
+}

@@ -1,0 +1,174 @@
+//! Data between two endpoints: everything once, in order, whole, over good and bad paths.
+
+mod common;
+
+use common::{Pair, Random};
+use pilot_engine::{Event, Read};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_delta_is_echoed_and_costs_at_most_50_bytes() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let delta = *b"anomalies: 47 -> 48";
+    assert_eq!(delta.len(), 19);
+    for _ in 0..100 {
+        let before = pair.ends[0].sent.len();
+        pair.ends[0].endpoint.send_message(pair.now, ours, &delta).unwrap();
+        pair.run_until(SECOND, |pair| {
+            for message in pair.messages(1, theirs) {
+                pair.ends[1].endpoint.send_message(pair.now, theirs, &message).unwrap();
+            }
+            pair.messages(0, ours) == [delta]
+        });
+        let largest = pair.ends[0].sent[before..].iter().map(Vec::len).max();
+        assert!(largest <= Some(50 + 12), "with an ack: {largest:?}");
+        assert_eq!(pair.ends[0].sent[before].len().min(50), 48.min(pair.ends[0].sent[before].len()));
+    }
+    let bytes: usize = pair.ends[0].sent[pair.ends[0].sent.len() - 100..].iter().map(Vec::len).sum();
+    assert!(bytes <= 100 * 50, "{bytes} bytes for 100 deltas, acks of the answers included");
+}
+
+/// Streams both ways over a path that loses, repeats, delays and damages: the bytes arrive, in order, and then it is quiet.
+#[test]
+fn streams_survive_a_bad_path() {
+    for seed in 0..20 {
+        let mut pair = Pair::new();
+        let mut random = Random(seed);
+        let per_mille = [0, 50, 150, 300][seed as usize % 4];
+        pair.fate = Box::new(move |datagram| {
+            if random.chance(10) {
+                let at = random.next() as usize % datagram.len();
+                datagram[at] ^= 1 << (random.next() % 8);
+            }
+            let copies = if random.chance(per_mille) { 0 } else { 1 + usize::from(random.chance(20)) };
+            (0..copies)
+                .map(|_| Duration::from_micros(if random.chance(100) { random.next() % 500 } else { 0 }))
+                .collect()
+        });
+        let [ours, theirs] = pair.connected();
+        let mut random = Random(seed + 1000);
+        let text: Vec<u8> = (0..300_000).map(|_| random.next() as u8).collect();
+        let stream = pair.ends[0].endpoint.open_stream(pair.now, ours).unwrap();
+        let (mut written, mut back, mut received, mut returned) = (0, 0, Vec::new(), Vec::new());
+        let mut finished = [false; 2];
+        pair.run_until(600 * SECOND, |pair| {
+            let now = pair.now;
+            let [a, b] = &mut pair.ends;
+            if written < text.len() {
+                written += a.endpoint.write(now, ours, stream, &text[written..]).unwrap_or(0);
+                if written == text.len() {
+                    a.endpoint.finish(now, ours, stream).unwrap();
+                }
+            }
+            let mut buffer = [0; 5000];
+            while let Ok(Read::Bytes(n)) = b.endpoint.read(now, theirs, stream, &mut buffer) {
+                received.extend_from_slice(&buffer[..n]);
+            }
+            if back < received.len() {
+                back += b.endpoint.write(now, theirs, stream, &received[back..]).unwrap_or(0);
+                if back == text.len() {
+                    b.endpoint.finish(now, theirs, stream).unwrap();
+                    finished[1] = true;
+                }
+            }
+            loop {
+                match a.endpoint.read(now, ours, stream, &mut buffer) {
+                    Ok(Read::Bytes(n)) => returned.extend_from_slice(&buffer[..n]),
+                    Ok(Read::End) => {
+                        finished[0] = true;
+                        break;
+                    }
+                    _ => break,
+                }
+            }
+            finished == [true; 2]
+        });
+        assert!(received == text && returned == text, "seed {seed}");
+        // wire.md W5.15: at rest, only keep-alives.
+        pair.fate = Box::new(|_| vec![Duration::ZERO]);
+        pair.run(20 * SECOND);
+        let sent = [0, 1].map(|end| pair.ends[end].sent.len());
+        pair.run(25 * SECOND);
+        for end in 0..2 {
+            let at_rest = pair.ends[end].sent.len() - sent[end];
+            assert!(at_rest <= 10, "seed {seed}: end {end} sent {at_rest} datagrams in 25 s at rest");
+        }
+    }
+}
+
+#[test]
+fn messages_survive_a_bad_path() {
+    for seed in 0..20 {
+        let mut pair = Pair::new();
+        let mut random = Random(seed);
+        pair.fate = Box::new(move |_| {
+            let copies = if random.chance(200) { 0 } else { 1 + usize::from(random.chance(50)) };
+            (0..copies).map(|_| Duration::from_micros(random.next() % 200)).collect()
+        });
+        let [ours, theirs] = pair.connected();
+        let mut random = Random(seed + 1);
+        let messages: Vec<Vec<u8>> =
+            (0..10_000u32).map(|n| [&n.to_be_bytes()[..], &vec![7; random.next() as usize % 100]].concat()).collect();
+        let (mut sent, mut received) = (0, Vec::new());
+        pair.run_until(600 * SECOND, |pair| {
+            while sent < messages.len() && pair.ends[0].endpoint.send_message(pair.now, ours, &messages[sent]).is_ok() {
+                sent += 1;
+            }
+            received.extend(pair.messages(1, theirs));
+            received.len() >= messages.len()
+        });
+        assert!(received == messages, "seed {seed}");
+    }
+}
+
+/// wire.md W5.9: a reader that stops holds its own connection back, and no other.
+#[test]
+fn a_reader_that_stops_delays_nobody_else() {
+    let mut pair = Pair::new();
+    let [slow, slow_theirs] = pair.connected();
+    let [fast, fast_theirs] = pair.connected();
+    let stream = pair.ends[0].endpoint.open_stream(pair.now, slow).unwrap();
+    let mut written = 0;
+    for _ in 0..100 {
+        while let Ok(n) = pair.ends[0].endpoint.write(pair.now, slow, stream, &[5; 50_000]) {
+            written += n;
+        }
+        pair.run(Duration::from_millis(10));
+    }
+    // Its stream's credit and the sender's buffer, and not a byte more.
+    let bound = (pilot_engine::limits::STREAM_CREDIT_BYTES as usize) + pilot_engine::limits::STREAM_SEND_BUFFER_BYTES;
+    assert_eq!(written, bound);
+    let before = pair.now;
+    pair.ends[0].endpoint.send_message(pair.now, fast, b"hello").unwrap();
+    pair.run_until(SECOND, |pair| pair.messages(1, fast_theirs) == [b"hello"]);
+    assert_eq!(pair.now.since(before), pair.delay);
+
+    let mut read = 0;
+    pair.run_until(60 * SECOND, |pair| {
+        let mut buffer = [0; 10_000];
+        while let Ok(Read::Bytes(n)) = pair.ends[1].endpoint.read(pair.now, slow_theirs, stream, &mut buffer) {
+            read += n;
+        }
+        read == written
+    });
+    assert!(pair.ends[0].take(|e| matches!(e, Event::StreamWritable { .. })).is_some());
+}
+
+/// wire.md W6.1: the probe finds the size that both ends take; a path that carries less is left at 1200.
+#[test]
+fn datagrams_grow_only_as_far_as_the_path_carries() {
+    for (carries, expected) in [(1500, 1472), (1400, 1200)] {
+        let mut pair = Pair::new();
+        pair.fate = Box::new(move |d| if d.len() > carries { vec![] } else { vec![Duration::ZERO] });
+        let [ours, _] = pair.connected();
+        pair.run(5 * SECOND);
+        for end in &pair.ends {
+            assert_eq!(end.endpoint.tunnel_stats(end.peer).unwrap().max_datagram, expected);
+        }
+        assert!(pair.ends[0].endpoint.is_open(ours));
+    }
+}
