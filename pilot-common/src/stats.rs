@@ -12,6 +12,9 @@ pub enum Verdict {
 }
 
 /// Why a frame is left to the kernel: it is not surely ours (wire.md W2.2).
+///
+/// As wide as a word, because a narrower error would share bytes with a word of the parser's results, which the compiler
+/// for BPF then takes apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum PassReason {

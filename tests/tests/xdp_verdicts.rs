@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd as _;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, XskMap};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, include_bytes_aligned};
 use pilot_common::address::{Address, Prefix};
 use pilot_common::datagram::{Headers, MAX_HEADERS_LEN};
@@ -391,6 +391,28 @@ fn allow_from_knows_the_families_apart() {
         let mut program = program.open_socket();
         assert_eq!([program.run(&outside[0]), program.run(&outside[1])], expected, "kernel: {allow_from:?}");
     }
+}
+
+/// Generic and native, on a device whose frames take several buffers: without `frags`, native would be refused.
+#[test]
+fn attaches_in_both_modes_at_a_jumbo_mtu() {
+    let Some(mut program) = Program::load("attaches_in_both_modes_at_a_jumbo_mtu", Rules::new(9000)) else { return };
+    // The thread's own namespace, which ends with it, and the veth pair with that.
+    let attached = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may");
+        let added = std::process::Command::new("ip")
+            .args("link add pilot0 mtu 9000 type veth peer name pilot1 mtu 9000".split(' '))
+            .status()
+            .expect("iproute2 is installed");
+        assert!(added.success());
+        let program: &mut Xdp =
+            program.ebpf.program_mut(maps::PROGRAM).expect("loaded").try_into().expect("an XDP program");
+        for mode in [XdpMode::Skb, XdpMode::Driver] {
+            let link = program.attach("pilot0", mode).expect("attaches");
+            program.detach(link).expect("detaches");
+        }
+    });
+    attached.join().expect("no assertion failed");
 }
 
 /// A case's frame with some bytes changed and its end moved, or bytes that are no frame at all.

@@ -21,7 +21,7 @@ const RUST_SRC: &str = "PILOT_RUST_SRC";
 
 /// Builds the object and writes it, with the versions that made it, to `pilot-ebpf/dist`. With `check`, builds it from
 /// nothing in a temporary folder and fails unless the bytes are those of `dist`.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
     let dist = root.join("pilot-ebpf/dist");
     let (object, versions) = (dist.join("pilot.bpf.o"), dist.join("TOOLCHAIN"));
@@ -38,7 +38,11 @@ pub fn run(check: bool) -> Result<()> {
     }
 
     let recorded = fs::read_to_string(&versions).with_context(|| format!("cannot read {}", versions.display()))?;
-    ensure!(recorded == toolchain, "another toolchain than that of {}, recorded:\n{recorded}here:\n{toolchain}", object.display());
+    ensure!(
+        recorded == toolchain,
+        "another toolchain than that of {}, recorded:\n{recorded}here:\n{toolchain}",
+        object.display()
+    );
     let target = std::env::temp_dir().join(format!("pilot-ebpf-{}", std::process::id()));
     let built = build(root, &target);
     fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
@@ -53,7 +57,8 @@ fn build(root: &Path, target_dir: &Path) -> Result<Vec<u8>> {
     let library = rust_src()?;
     // Paths that could get into the object, and what to call them everywhere.
     let home = || std::env::home_dir().map(|home| home.join(".cargo"));
-    let crates = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("no CARGO_HOME and no home")?;
+    let crates =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("no CARGO_HOME and no home")?;
     let flags = [
         format!("-Ctarget-cpu={CPU}"),
         format!("--remap-path-prefix={}=/pilot", root.display()),
