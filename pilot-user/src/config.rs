@@ -130,8 +130,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, in words.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text =
-            std::fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
+        let text = std::fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
         Self::parse(&text, file.parent().unwrap_or(Path::new("")))
     }
 

@@ -80,12 +80,13 @@ pub fn create(file: &Path) -> Result<Identity, Error> {
         *Zeroizing::new(STANDARD.encode(*secret)),
     ));
     // create_new is O_EXCL: neither an old key nor the target of a planted symbolic link is overwritten.
-    let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|source| {
-        match source.kind() {
-            io::ErrorKind::AlreadyExists => Error::Exists(file.to_owned()),
-            _ => Error::Io { file: file.to_owned(), source },
-        }
-    })?;
+    let mut new =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|source| {
+            match source.kind() {
+                io::ErrorKind::AlreadyExists => Error::Exists(file.to_owned()),
+                _ => Error::Io { file: file.to_owned(), source },
+            }
+        })?;
     if let Err(source) = new.write_all(text.as_bytes()).and_then(|()| new.sync_all()) {
         // Half a key is of no use, and would be in the way of the next try.
         let _ = std::fs::remove_file(file);

@@ -107,12 +107,7 @@ impl Attachment {
     ///
     /// # Errors
     /// See [`AttachError`]. [`AttachError::Foreign`] is for [`foreign`] to find: here the kernel only says EBUSY.
-    pub fn attach(
-        interface: &str,
-        index: u32,
-        mode: AttachMode,
-        steering: &Steering<'_>,
-    ) -> Result<Self, AttachError> {
+    pub fn attach(interface: &str, index: u32, mode: AttachMode, steering: &Steering<'_>) -> Result<Self, AttachError> {
         let mut ebpf = Ebpf::load(OBJECT).map_err(program_error("load the XDP object"))?;
         fill(&mut ebpf, steering)?;
         let program: &mut Xdp = ebpf

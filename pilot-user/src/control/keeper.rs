@@ -70,7 +70,9 @@ impl Obstacle {
     fn is_permanent(&self) -> bool {
         match self {
             Self::Attach(error) => error.is_permanent(),
-            Self::Open(error) => matches!(error, OpenError::NotPermitted | OpenError::Unsupported | OpenError::Option { .. }),
+            Self::Open(error) => {
+                matches!(error, OpenError::NotPermitted | OpenError::Unsupported | OpenError::Option { .. })
+            }
             _ => false,
         }
     }
@@ -281,7 +283,8 @@ impl Keeper {
         let Some(attached) = &mut self.attached else { return Err(Obstacle::WorkerBusy) };
         // Opened after attaching, because some drivers rebuild their queues for a program. While the queue is busy the
         // program stays: without a socket it passes everything to the kernel.
-        let options = pilot_xsk::Options { mode: socket_mode(&device, attached.mode), ..pilot_xsk::Options::for_mtu(device.mtu) };
+        let options =
+            pilot_xsk::Options { mode: socket_mode(&device, attached.mode), ..pilot_xsk::Options::for_mtu(device.mtu) };
         let mut xsk = Xsk::try_open(device.ifindex, queue, &options)?;
         let datapath = Datapath::xdp(&device, attached.mode, xsk.is_zero_copy(), attached.refused.clone());
         // Chunks to receive into come before the first frame: XDP drops what finds none.
@@ -289,12 +292,7 @@ impl Keeper {
         attached.program.set_socket(queue, xsk.fd())?;
         let link = XdpLink::new(
             xsk,
-            Device {
-                index: device.ifindex,
-                mac: device.mac,
-                mtu: device.mtu as usize,
-                local: self.options.listen,
-            },
+            Device { index: device.ifindex, mac: device.mac, mtu: device.mtu as usize, local: self.options.listen },
         )?;
         match self.links[0].send(Order::Attach(Box::new(link))) {
             Ok(()) => Ok(datapath),

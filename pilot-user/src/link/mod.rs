@@ -11,6 +11,7 @@ pub mod counters;
 pub mod doorbell;
 pub mod next_hops;
 pub mod orders;
+mod outbound;
 pub mod pair;
 pub mod udp;
 pub mod xdp;

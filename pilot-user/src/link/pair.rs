@@ -90,10 +90,11 @@ impl PairLink {
 
     /// Goes on over UDP alone. What the kernel has not finished sending is counted as lost.
     pub fn detach(&mut self) -> Option<Box<XdpLink>> {
-        let link = self.xdp.take()?;
+        let mut link = self.xdp.take()?;
+        let unfinished = link.unfinished();
         self.former += link.counters();
-        self.former.lost.device_gone += link.unfinished();
-        self.former.sent = self.former.sent.saturating_sub(link.unfinished());
+        self.former.lost.device_gone += unfinished;
+        self.former.sent = self.former.sent.saturating_sub(unfinished);
         self.state = XdpState::Absent;
         Some(link)
     }

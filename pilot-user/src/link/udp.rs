@@ -8,13 +8,14 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use pilot_common::address::Prefix;
 use pilot_common::maps::Config;
-use pilot_common::{ipv4, ipv6};
 use pilot_common::steer::{Lists, Verdict, admit};
+use pilot_common::{ipv4, ipv6};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::counters::{Counters, Lost};
+use super::counters::Counters;
 use super::doorbell::Doorbell;
+use super::outbound::Outbound;
 use super::{Ecn, Envelope, Link, RECV_BATCH, Received, Slot, Trust, Via};
 
 /// Bytes the kernel may queue for us: 20 ms at 3 Gb/s, so that a worker that was descheduled for a few time slices
@@ -27,12 +28,6 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 
 /// Bytes of one receive buffer: UDP_GRO hands up to 64 KB of one flow over at once.
 const RECEIVE_LEN: usize = 65_536;
-
-/// Datagrams that may be committed between two flushes, or wait for a send buffer that is full.
-const SEND_BATCH: usize = 64;
-
-/// Most bytes of one GSO send: what an IPv4 length field can say, less the headers. One more is EMSGSIZE for all of it.
-const GSO_BYTES: usize = 65_507;
 
 /// Most segments of one GSO send that every supported kernel takes (UDP_MAX_SEGMENTS was 64 until Linux 6.9).
 const GSO_SEGMENTS: usize = 64;
@@ -163,11 +158,8 @@ impl UdpLink {
 
     /// Hands out what is left of the datagrams received last, at most `limit`.
     fn drain(&mut self, limit: usize, sink: &mut impl FnMut(Received<'_>) -> Trust) -> usize {
-        let config = Config {
-            port: self.local.port(),
-            mtu: self.max_payload as u32,
-            allow_all: self.allow_from.is_empty(),
-        };
+        let config =
+            Config { port: self.local.port(), mtu: self.max_payload as u32, allow_all: self.allow_from.is_empty() };
         let lists = Lists { local: &[], allow_from: &self.allow_from };
         let mut handed = 0;
         while handed < limit {
@@ -301,95 +293,6 @@ impl Inbound {
     }
 }
 
-/// Committed datagrams, one after the other without gaps, so that a run of equal ones can leave as one super-packet.
-struct Outbound {
-    arena: Box<[u8]>,
-    used: usize,
-    entries: Vec<Envelope>,
-    blocked: bool,
-}
-
-impl Outbound {
-    fn new(max_payload: usize) -> Self {
-        Self {
-            arena: vec![0; SEND_BATCH * max_payload].into_boxed_slice(),
-            used: 0,
-            entries: Vec::with_capacity(SEND_BATCH),
-            blocked: false,
-        }
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.blocked
-    }
-
-    fn has_room(&self, max_payload: usize) -> bool {
-        self.entries.len() < SEND_BATCH && self.arena.len() - self.used >= max_payload
-    }
-
-    fn room(&mut self, max_payload: usize) -> &mut [u8] {
-        &mut self.arena[self.used..self.used + max_payload]
-    }
-
-    fn commit(&mut self, envelope: &Envelope) {
-        let envelope = Envelope { len: envelope.len.min(self.arena.len() - self.used), ..*envelope };
-        self.used += envelope.len;
-        self.entries.push(envelope);
-    }
-
-    /// Sends all; what the send buffer has no room for stays, in order.
-    fn flush(
-        &mut self,
-        segments: usize,
-        counters: &mut Counters,
-        send: impl Fn(&Envelope, &[u8], Option<usize>) -> io::Result<()>,
-    ) {
-        let (mut first, mut offset, mut segments) = (0, 0, segments);
-        self.blocked = false;
-        while let Some(envelope) = self.entries.get(first) {
-            let run = equal_run(&self.entries[first..], segments);
-            let bytes: usize = self.entries[first..first + run].iter().map(|entry| entry.len).sum();
-            let contents = &self.arena[offset..offset + bytes];
-            match send(envelope, contents, (run > 1).then_some(envelope.len)) {
-                Ok(()) => counters.sent += run as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    break;
-                }
-                // The super-packet was refused, perhaps for being one: the rest of this flush goes one by one.
-                Err(_) if run > 1 => {
-                    segments = 1;
-                    continue;
-                }
-                Err(error) => count_loss(&mut counters.lost, &error),
-            }
-            first += run;
-            offset += bytes;
-        }
-        self.arena.copy_within(offset..self.used, 0);
-        self.used -= offset;
-        self.entries.drain(..first);
-    }
-}
-
-/// Entries from the first that may leave as one super-packet: all as long as the first, the last possibly shorter.
-fn equal_run(entries: &[Envelope], segments: usize) -> usize {
-    let Some(first) = entries.first() else { return 0 };
-    let (mut run, mut bytes) = (1, first.len);
-    for entry in entries[1..].iter().take(segments.saturating_sub(1)) {
-        let same_way = (entry.destination, entry.source, entry.ecn) == (first.destination, first.source, first.ecn);
-        if !same_way || entry.len > first.len || entry.len == 0 || bytes + entry.len > GSO_BYTES {
-            break;
-        }
-        run += 1;
-        bytes += entry.len;
-        if entry.len < first.len {
-            break;
-        }
-    }
-    run
-}
-
 fn transmit<'a>(envelope: &Envelope, contents: &'a [u8], segment_size: Option<usize>, v6: bool) -> Transmit<'a> {
     // A dual-stack socket names IPv4 hosts by their mapped addresses.
     let mapped = |ip: IpAddr| match ip {
@@ -408,19 +311,6 @@ fn transmit<'a>(envelope: &Envelope, contents: &'a [u8], segment_size: Option<us
         segment_size,
         src_ip: envelope.source.filter(|ip| !ip.is_unspecified()).map(mapped),
     }
-}
-
-fn count_loss(lost: &mut Lost, error: &io::Error) {
-    use nix::errno::Errno;
-    *match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EMSGSIZE) => &mut lost.too_big,
-        Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL) => {
-            &mut lost.unreachable
-        }
-        Some(Errno::EPERM | Errno::EACCES) => &mut lost.denied,
-        Some(Errno::ENOBUFS | Errno::ENOMEM) => &mut lost.no_room,
-        _ => &mut lost.other,
-    } += 1;
 }
 
 fn ecn_from(ecn: Option<EcnCodepoint>) -> Ecn {

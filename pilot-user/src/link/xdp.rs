@@ -94,8 +94,9 @@ impl XdpLink {
         &self.xsk
     }
 
-    /// What is lost if the socket goes now: frames that the kernel has not finished with.
-    pub(super) fn unfinished(&self) -> u64 {
+    /// What may be lost if the socket goes now: frames that the kernel has not finished with.
+    pub(super) fn unfinished(&mut self) -> u64 {
+        self.xsk.reap();
         u64::from(self.xsk.chunks().sending)
     }
 
