@@ -16,10 +16,6 @@ impl SendCredit {
         self.limit - self.used
     }
 
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Uses credit; the caller asked [`SendCredit::left`] before, and more than that is not used.
     pub(crate) fn take(&mut self, bytes: u64) {
         self.used += bytes.min(self.left());

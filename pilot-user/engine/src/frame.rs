@@ -27,6 +27,7 @@ const STREAM_OFFSET: u8 = 0x04;
 
 /// One decoded frame; its bytes are lent by the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; a box would allocate for every ACK")]
 pub(crate) enum Frame<'a> {
     Ping,
     Ack(Ack),

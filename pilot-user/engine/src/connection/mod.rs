@@ -385,7 +385,8 @@ impl Connection {
     pub(crate) fn on_acked(&mut self, frame: &SentFrame, events: &mut VecDeque<Event>) {
         match *frame {
             SentFrame::Message { number, .. } => {
-                if self.messages_out.on_acked(number) && std::mem::take(&mut self.messages_blocked) {
+                let freed = self.messages_out.on_acked(number);
+                if freed && std::mem::take(&mut self.messages_blocked) {
                     events.push_back(Event::MessagesWritable { connection: self.handle });
                 }
             }

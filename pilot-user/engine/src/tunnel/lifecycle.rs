@@ -37,7 +37,7 @@ impl Tunnel {
     /// Where to send an initiation: in turn where the peer was last, and where the configuration says.
     fn destination(&self) -> Option<Path> {
         let configured = self.config.endpoint.map(|remote| Path { remote, local: None });
-        if self.tries % 2 == 0 { self.last_path.or(configured) } else { configured.or(self.last_path) }
+        if self.tries.is_multiple_of(2) { self.last_path.or(configured) } else { configured.or(self.last_path) }
     }
 
     /// What we say of ourselves in a handshake.

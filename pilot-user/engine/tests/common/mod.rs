@@ -1,4 +1,6 @@
 //! Two endpoints and a path between them, in virtual time.
+#![allow(clippy::unwrap_used, reason = "a test's helper: a failure is the test's")]
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,32 +12,35 @@ use pilot_engine::identity::Identity;
 use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
 
 /// One end: an endpoint, its peer, and the events it has told.
-pub struct End {
-    pub endpoint: Endpoint,
-    pub peer: PeerId,
-    pub address: SocketAddr,
-    pub events: Vec<Event>,
+pub(crate) struct End {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peer: PeerId,
+    pub(crate) address: SocketAddr,
+    pub(crate) events: Vec<Event>,
     /// Every datagram this end sent, as it was.
-    pub sent: Vec<Vec<u8>>,
+    pub(crate) sent: Vec<Vec<u8>>,
 }
 
 /// What the path does with a datagram: the number of copies that arrive, and how much later than the delay each does.
-pub type Fate = Box<dyn FnMut(&mut Vec<u8>) -> Vec<Duration>>;
+pub(crate) type Fate = Box<dyn FnMut(&mut Vec<u8>) -> Vec<Duration>>;
 
-pub struct Pair {
-    pub ends: [End; 2],
-    pub now: Instant,
-    pub delay: Duration,
-    pub fate: Fate,
-    in_flight: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+type Flying = (Instant, u64, usize, Vec<u8>);
+
+pub(crate) struct Pair {
+    pub(crate) ends: [End; 2],
+    pub(crate) now: Instant,
+    pub(crate) delay: Duration,
+    pub(crate) fate: Fate,
+    /// By arrival, then in the order of sending; with the end it goes to.
+    in_flight: BinaryHeap<Reverse<Flying>>,
     sequence: u64,
 }
 
-pub fn identity(n: u8) -> Identity {
+pub(crate) fn identity(n: u8) -> Identity {
     Identity::from_secrets([n; 32], [n + 100; 32]).unwrap()
 }
 
-pub fn config(n: u8, boot: u8) -> Config {
+pub(crate) fn config(n: u8, boot: u8) -> Config {
     let address = OverlayAddress { network: 0, node: u32::from(n) };
     let mut config =
         Config::new(identity(n), address, [boot; 16], Duration::from_secs(1_700_000_000 + u64::from(boot)));
@@ -43,11 +48,11 @@ pub fn config(n: u8, boot: u8) -> Config {
     config
 }
 
-pub fn address(n: u8) -> SocketAddr {
+pub(crate) fn address(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 4242))
 }
 
-pub fn end(own: u8, other: u8, boot: u8) -> End {
+pub(crate) fn end(own: u8, other: u8, boot: u8) -> End {
     let mut endpoint = Endpoint::new(config(own, boot), [own ^ boot; 32]);
     let peer = endpoint.add_peer(PeerConfig {
         key: identity(other).public_key(),
@@ -59,7 +64,7 @@ pub fn end(own: u8, other: u8, boot: u8) -> End {
 
 impl Pair {
     /// Nodes 1 and 2, 50 µs apart, on a perfect path.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             ends: [end(1, 2, 11), end(2, 1, 12)],
             now: Instant::from_nanos(1),
@@ -89,15 +94,15 @@ impl Pair {
     }
 
     /// Delivers what was sent and goes to the next thing that happens; `false` when nothing will before `until`.
-    pub fn step(&mut self, until: Instant) -> bool {
+    pub(crate) fn step(&mut self, until: Instant) -> bool {
         self.transmit();
         let arrival = self.in_flight.peek().map(|Reverse((at, ..))| *at);
         let timers = self.ends.iter().filter_map(|end| end.endpoint.poll_timeout());
         let Some(next) = timers.chain(arrival).min().filter(|next| *next <= until) else { return false };
         self.now = self.now.max(next);
-        while let Some(Reverse((at, _, to, datagram))) = self.in_flight.pop() {
+        while let Some(Reverse((at, sequence, to, datagram))) = self.in_flight.pop() {
             if at > self.now {
-                self.in_flight.push(Reverse((at, 0, to, datagram)));
+                self.in_flight.push(Reverse((at, sequence, to, datagram)));
                 break;
             }
             self.deliver(to, &datagram);
@@ -109,13 +114,13 @@ impl Pair {
     }
 
     /// Hands a datagram to an end, as from the other.
-    pub fn deliver(&mut self, to: usize, datagram: &[u8]) -> Received {
+    pub(crate) fn deliver(&mut self, to: usize, datagram: &[u8]) -> Received {
         let (source, local) = (self.ends[1 - to].address, self.ends[to].address.ip());
         self.ends[to].endpoint.handle_datagram(self.now, source, local, datagram)
     }
 
     /// Runs for `time`.
-    pub fn run(&mut self, time: Duration) {
+    pub(crate) fn run(&mut self, time: Duration) {
         let until = self.now + time;
         while self.step(until) {}
         self.now = until;
@@ -123,22 +128,23 @@ impl Pair {
     }
 
     /// Runs until `done`, at most for `limit`.
-    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let until = self.now + limit;
         loop {
             if done(self) {
                 return;
             }
-            assert!(
-                self.step(until),
-                "nothing more happens before {until:?}; events: {:?}",
-                self.ends.each_ref().map(|end| &end.events)
-            );
+            if !self.step(until) {
+                // The last step may have been what was waited for.
+                let told = self.ends.each_ref().map(|end| &end.events);
+                let told = format!("nothing more happens before {until:?}; events: {told:?}");
+                return assert!(done(self), "{told}");
+            }
         }
     }
 
     /// A connection from end 0 to port 7 of end 1, accepted.
-    pub fn connected(&mut self) -> [ConnectionHandle; 2] {
+    pub(crate) fn connected(&mut self) -> [ConnectionHandle; 2] {
         let ours = self.ends[0].endpoint.connect(self.now, self.ends[0].peer, 7).unwrap();
         let mut theirs = None;
         self.run_until(Duration::from_secs(30), |pair| {
@@ -153,7 +159,7 @@ impl Pair {
         [ours, theirs.unwrap()]
     }
 
-    pub fn messages(&mut self, end: usize, connection: ConnectionHandle) -> Vec<Vec<u8>> {
+    pub(crate) fn messages(&mut self, end: usize, connection: ConnectionHandle) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         let mut message = Vec::new();
         while let Ok(Some(_)) = self.ends[end].endpoint.receive_message(self.now, connection, &mut message) {
@@ -165,21 +171,21 @@ impl Pair {
 
 impl End {
     /// Takes the first event that `which` names.
-    pub fn take(&mut self, which: impl Fn(&Event) -> bool) -> Option<Event> {
+    pub(crate) fn take(&mut self, which: impl Fn(&Event) -> bool) -> Option<Event> {
         let at = self.events.iter().position(which)?;
         Some(self.events.remove(at))
     }
 
-    pub fn ip(&self) -> IpAddr {
+    pub(crate) fn ip(&self) -> IpAddr {
         self.address.ip()
     }
 }
 
 /// A small generator for tests: SplitMix64.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -187,7 +193,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn chance(&mut self, per_mille: u64) -> bool {
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.next() % 1000 < per_mille
     }
 }
