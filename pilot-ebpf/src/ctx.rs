@@ -29,14 +29,19 @@ impl Cursor for Frame<'_> {
         if start + N > self.ctx.data_end() {
             return None;
         }
-        // SAFETY: `data..data_end` is readable while the program runs, and `start..start + N` lies within it as just
-        // checked (offsets are those of headers, so nothing wraps). The verifier proves both for every path before it
-        // lets the program run. Drivers place a frame at an even address, and headers begin at even offsets; where they
-        // did not, the load would still be one that the verifier allows only if the machine can do it.
-        Some(unsafe { &*(start as *const Even<N>) }.0)
+        if N % 2 == 1 {
+            // SAFETY: `data..data_end` is readable while the program runs, and `start..start + N` lies within it as just
+            // checked; offsets are those of headers, so nothing wraps. The verifier proves both for every path before it
+            // lets the program run. An array of bytes has no alignment.
+            return Some(unsafe { (start as *const [u8; N]).read() });
+        }
+        // SAFETY: as above, and `Even` adds no padding to an even size. Drivers place frames at even addresses and every
+        // header begins at an even offset. Were one odd, the load would be one that the verifier allows only on machines
+        // which can do it.
+        Some(unsafe { (start as *const Even<N>).read() }.0)
     }
 }
 
-/// Bytes at an even address: without that, every field would be loaded byte by byte.
+/// Bytes at an even address: not knowing that, the compiler would load every field byte by byte.
 #[repr(C, align(2))]
 struct Even<const N: usize>([u8; N]);

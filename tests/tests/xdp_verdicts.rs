@@ -3,6 +3,7 @@
 //! The committed object is loaded and run on single frames with BPF_PROG_TEST_RUN, which needs root and touches no
 //! interface. The kernel runs no frame that is shorter than an Ethernet header; below that the pure function is alone.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
@@ -69,7 +70,9 @@ impl Program {
     /// Loads it, or says why it cannot be.
     fn load(test: &str, rules: Rules) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: {test}: loading an XDP program needs root");
+            // One write, which no other test's output can split.
+            let line = format!("skipped: {test}: loading an XDP program needs root\n");
+            std::io::stderr().write_all(line.as_bytes()).expect("stderr is open");
             return None;
         }
         let mut ebpf = Ebpf::load(OBJECT).expect("the object is one that aya reads");
