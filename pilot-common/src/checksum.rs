@@ -47,7 +47,19 @@ mod tests {
     #[test]
     fn the_example_of_rfc_1071() {
         assert_eq!(!finish(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
-        assert_eq!(finish(sum(&[1])), finish(sum(&[1, 0, 0])), "odd ends are zero-padded");
+    }
+
+    /// RFC 1071 §1, word by word: pairs of bytes, an odd one padded with zero on its right.
+    #[test]
+    fn every_length_as_the_definition_has_it() {
+        let bytes: Vec<u8> = (0..1500_u32).map(|i| (i * 167 + 91) as u8).collect();
+        for len in 0..bytes.len() {
+            let words = bytes[..len].chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
+            let total: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
+            let once = (total & 0xffff) + (total >> 16);
+            let folded = (once & 0xffff) + (once >> 16);
+            assert_eq!(u32::from(!finish(sum(&bytes[..len]))), folded, "{len} bytes");
+        }
     }
 
     #[test]
