@@ -134,8 +134,8 @@ mod tests {
         datagram(wire::VERSION, PacketType::Data as u8, 46)
     }
 
-    /// wire.md W2.1 to W2.3. The frames that other parsers' corners need are in tests/tests/xdp_verdicts.rs, where the
-    /// kernel gets them too.
+    /// wire.md W2.1 to W2.3, for what comes after the headers. Frames with odd headers are in tests/tests/xdp_verdicts,
+    /// where the kernel gets them too.
     #[test]
     fn each_reason_after_the_headers() {
         let to_us = |payload: &[u8]| verdict(CONFIG, &frame("192.0.2.1", "192.0.2.2", payload));

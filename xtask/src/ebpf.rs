@@ -29,7 +29,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
 
     if !check {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let built = build(root, &target.join("ebpf"))?;
+        let built = build(root, &std::path::absolute(target.join("ebpf"))?)?;
         fs::create_dir_all(&dist)?;
         fs::write(&object, &built).with_context(|| format!("cannot write {}", object.display()))?;
         fs::write(&versions, toolchain).with_context(|| format!("cannot write {}", versions.display()))?;
@@ -45,9 +45,12 @@ pub(crate) fn run(check: bool) -> Result<()> {
     );
     let target = std::env::temp_dir().join(format!("pilot-ebpf-{}", std::process::id()));
     let built = build(root, &target);
-    fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+    if target.exists() {
+        fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+    }
+    let built = built?;
     let committed = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-    ensure!(built? == committed, "{} is not what the sources give: run `cargo xtask ebpf`", object.display());
+    ensure!(built == committed, "{} is not what the sources give: run `cargo xtask ebpf`", object.display());
     println!("{}: as the sources give it", object.display());
     Ok(())
 }
