@@ -33,9 +33,13 @@ const SOON: Duration = Duration::from_secs(3);
 /// Pause between later tries: what they wait for is an operator's doing, of which netlink tells only part.
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
-/// Least time between two looks at the kernel's tables: on a busy host they change all the time. A look costs a few
-/// milliseconds with thousands of neighbours; a peer whose way changed is reached over UDP or not at all for as long.
+/// Least time between two looks at the kernel's tables: on a busy host they change all the time. A peer whose way changed is
+/// reached over UDP or not at all for as long.
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+
+/// The pause is also at least so many times what the last look took, which with thousands of peers is tens of milliseconds:
+/// so looking takes at most a tenth of a core.
+const REFRESH_REST: u32 = 9;
 
 /// Most time between two looks, for notices that the kernel dropped because we were slow.
 const REFRESH_ALWAYS: Duration = Duration::from_secs(10);
@@ -118,17 +122,23 @@ impl Keeper {
         datapath: Arc<ArcSwap<Datapath>>,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        Ok(Self {
+        let mut keeper = Self {
             interface,
             links,
             datapath,
             netlink: Netlink::open()?,
-            peers: options.peers.iter().map(|ip| ip.to_canonical()).take(NEXT_HOPS_MAX).collect(),
+            peers: BTreeSet::new(),
             options,
             attached: None,
             socket: Socket::Closed { retry: Some(now), since: now },
             former: Verdicts::default(),
-        })
+        };
+        keeper.peers = keeper.configured();
+        Ok(keeper)
+    }
+
+    fn configured(&self) -> BTreeSet<IpAddr> {
+        self.options.peers.iter().map(IpAddr::to_canonical).take(NEXT_HOPS_MAX / 2).collect()
     }
 
     /// Runs until it is told to stop, or its owner or all workers are gone.
@@ -137,8 +147,9 @@ impl Keeper {
         mut commands: mpsc::UnboundedReceiver<Command>,
         mut reports: mpsc::Receiver<Numbered>,
     ) {
+        // When to look at the kernel's tables at the latest, and at the earliest.
         let mut refresh = Instant::now();
-        let mut refreshed = refresh;
+        let mut earliest = refresh;
         loop {
             let next = match self.socket {
                 Socket::Closed { retry: Some(retry), .. } => retry.min(refresh),
@@ -155,27 +166,33 @@ impl Keeper {
                 report = reports.recv() => match report {
                     Some((_, Report::Resolve(ip))) => {
                         if self.peers.len() < NEXT_HOPS_MAX && self.peers.insert(ip) {
-                            refresh = refresh.min(refreshed + REFRESH_PAUSE);
+                            refresh = refresh.min(earliest);
                         }
                     }
                     Some((_, Report::Detached(link))) => self.on_detached(link),
                     None => break,
                 },
-                () = self.netlink.changed() => refresh = refresh.min(refreshed + REFRESH_PAUSE),
+                () = self.netlink.changed() => refresh = refresh.min(earliest),
                 () = sleep_until(next) => {}
             }
             let now = Instant::now();
             if now >= refresh {
+                // Once full, the set is made up anew of those that are asked for from now on; only when nothing calls for
+                // haste, so that more peers than it holds do not turn it over all the time.
+                if self.peers.len() == NEXT_HOPS_MAX && refresh > earliest {
+                    self.peers = self.configured();
+                }
                 self.refresh().await;
-                refreshed = Instant::now();
-                refresh = refreshed + REFRESH_ALWAYS;
+                let done = Instant::now();
+                earliest = done + REFRESH_PAUSE.max((done - now) * REFRESH_REST);
+                refresh = done + REFRESH_ALWAYS;
             }
             if let Socket::Closed { retry: Some(retry), since } = self.socket
                 && now >= retry
             {
                 self.try_attach(since).await;
                 // The workers must know the ways before the first datagram.
-                refresh = refresh.min(refreshed + REFRESH_PAUSE);
+                refresh = refresh.min(earliest);
             }
         }
         self.stop(reports).await;

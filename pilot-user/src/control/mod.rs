@@ -80,7 +80,7 @@ impl Control {
         let udp = UdpLink::open(UdpOptions {
             listen: options.listen,
             mtu: mtu(&options),
-            gso: options.datapath == DatapathChoice::Udp,
+            gso: options.datapath == DatapathChoice::Udp || options.interface.is_none(),
             allow_from: options.allow_from.clone(),
         })?;
         // The kernel may have chosen the port.

@@ -44,9 +44,8 @@ impl Outbound {
     }
 
     pub(super) fn commit(&mut self, envelope: &Envelope) {
-        let envelope = Envelope { len: envelope.len.min(self.arena.len() - self.used), ..*envelope };
         self.used += envelope.len;
-        self.entries.push(envelope);
+        self.entries.push(*envelope);
     }
 
     /// Sends all; what the send buffer has no room for stays, in order.

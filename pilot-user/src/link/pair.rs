@@ -20,6 +20,10 @@ use super::{Envelope, Link, Received, Slot, Trust};
 /// though never beyond a sleep, which ends when the socket becomes readable.
 const UDP_EVERY_PASSES: u32 = 8;
 
+/// Part of a pass that the UDP socket gets when it is looked at: one in so many datagrams. Lower, and strangers who send
+/// what XDP passes up slow the peers down; higher, and a burst of handshakes takes more passes.
+const UDP_SHARE: usize = 4;
+
 /// Whether datagrams can go through AF_XDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,21 +191,22 @@ impl Link for PairLink {
         self.take_orders();
         let Some(xdp) = &mut self.xdp else { return self.udp.recv(limit, sink) };
         let mut taken = 0;
-        match xdp.recv(limit, &mut sink) {
+        // First, because under load AF_XDP takes all the rest of every pass.
+        self.udp_due = self.udp_due.saturating_sub(1);
+        if self.udp_due == 0 {
+            let share = (limit / UDP_SHARE).max(1).min(limit);
+            taken = self.udp.recv(share, &mut sink)?;
+            // More may wait: then look again in the next pass.
+            self.udp_due = if taken == share { 0 } else { UDP_EVERY_PASSES };
+        }
+        match xdp.recv(limit - taken, sink) {
             Ok(0) => {}
             Ok(count) => {
-                taken = count;
+                taken += count;
                 // A device that receives is not down.
                 self.state = XdpState::Up;
             }
             Err(error) => self.on_xdp_error(error)?,
-        }
-        self.udp_due = self.udp_due.saturating_sub(1);
-        if taken < limit && self.udp_due == 0 {
-            let received = self.udp.recv(limit - taken, sink)?;
-            // More may wait: then look again in the next pass.
-            self.udp_due = if received > 0 { 0 } else { UDP_EVERY_PASSES };
-            taken += received;
         }
         Ok(taken)
     }

@@ -121,7 +121,11 @@ impl UdpLink {
 
     /// Hands over what was written to [`UdpLink::room`].
     pub(super) fn commit_room(&mut self, envelope: &Envelope) {
-        self.outbound.commit(envelope);
+        if envelope.len > self.max_payload {
+            self.counters.lost.too_big += 1;
+        } else {
+            self.outbound.commit(envelope);
+        }
     }
 
     /// Copies `payload` in as if it had been written to a slot. When the batch is full, that leaves first; what then still

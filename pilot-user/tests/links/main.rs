@@ -1,4 +1,5 @@
 //! The links and the control thread: over rings in memory, over loopback, and as root over veth pairs in namespaces.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
 mod control;
 mod netlink;

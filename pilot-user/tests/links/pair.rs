@@ -241,3 +241,34 @@ fn the_smaller_payload_counts() {
     link.detach();
     assert_eq!(link.max_payload(), 8972);
 }
+
+/// A peer that fills every pass must not keep handshakes of others away.
+#[test]
+fn a_full_ring_does_not_starve_the_udp_socket() {
+    let mut pair = Pair::new();
+    let to = pair.link.local_addr();
+    let headers = pilot_common::datagram::Headers {
+        destination_mac: [2; 6],
+        source_mac: [4; 6],
+        tag: None,
+        source: pair.to_peer(),
+        destination: to,
+        ecn: 0,
+    };
+    let mut frame = vec![0; headers.len()];
+    headers.write_back(&mut frame, &data(1, 60)).unwrap();
+    frame.extend(data(1, 60));
+    let mut kept = Vec::new();
+    pair.link.recv(64, keep(&mut kept, Trust::Unproven)).unwrap();
+    assert!(send(&mut pair.peer, to, &data(2, 60)));
+    pair.peer.flush().unwrap();
+    for _ in 0..64 {
+        while pair.kernel.deliver(&frame) {}
+        kept.clear();
+        assert_eq!(pair.link.recv(64, keep(&mut kept, Trust::Unproven)).unwrap(), 64);
+        if kept.iter().any(|kept| kept.via == Via::Udp) {
+            return;
+        }
+    }
+    panic!("never looked at");
+}

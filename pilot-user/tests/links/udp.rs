@@ -89,9 +89,9 @@ fn gso_and_gro_keep_datagrams_apart_and_limits_hold() {
 fn a_slot_dropped_uncommitted_sends_nothing() {
     let (mut a, mut b) = (open("127.0.0.1:0", false, &[]), open("127.0.0.1:0", false, &[]));
     let to_b = b.local_addr();
-    drop(a.slot().unwrap());
+    assert!(a.slot().is_some());
     assert!(send(&mut a, to_b, &data(7, 50)));
-    drop(a.slot().unwrap());
+    assert!(a.slot().is_some());
     a.flush().unwrap();
     assert_eq!(receive(&mut b, 1)[0].payload, data(7, 50));
     assert_eq!(a.counters().sent, 1);
@@ -150,6 +150,16 @@ fn a_datagram_without_a_route_is_a_counted_loss() {
     assert!(send(&mut link, "192.0.2.1:9".parse().unwrap(), &data(0, 60)));
     link.flush().unwrap();
     assert_eq!((link.counters().sent, link.counters().lost.total()), (0, 1));
+}
+
+#[test]
+fn a_datagram_longer_than_its_slot_is_a_counted_loss() {
+    let mut link = open("127.0.0.1:0", false, &[]);
+    let len = link.max_payload() + 1;
+    let destination = link.local_addr();
+    link.slot().unwrap().commit(&Envelope { destination, source: None, ecn: Ecn::NotEct, len });
+    link.flush().unwrap();
+    assert_eq!((link.counters().sent, link.counters().lost.too_big), (0, 1));
 }
 
 #[test]
