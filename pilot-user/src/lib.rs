@@ -1,7 +1,10 @@
 //! Pilot's node: links, workers, control and the `pilot` command.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod identity_file;
 pub mod link;
+pub mod node;
+pub mod service;
 pub mod worker;

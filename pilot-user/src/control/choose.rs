@@ -36,12 +36,15 @@ pub struct Datapath {
     pub attach: Option<AttachMode>,
     /// Why it is so, and what would make it better.
     pub reason: String,
+    /// AF_XDP is likely to come within seconds.
+    #[serde(skip)]
+    pub pending: bool,
 }
 
 impl Datapath {
     /// UDP, because of `reason`.
     pub(super) fn udp(reason: impl ToString) -> Self {
-        Self { kind: Kind::Udp, mode: None, attach: None, reason: reason.to_string() }
+        Self { kind: Kind::Udp, mode: None, attach: None, reason: reason.to_string(), pending: false }
     }
 
     /// AF_XDP on this device; `refused` says why native mode was not to be had where it was tried.
@@ -59,7 +62,7 @@ impl Datapath {
             (AttachMode::Generic, _, Some(refused)) => format!("generic, because native was refused: {refused}"),
         };
         let mode = if zero_copy { Mode::ZeroCopy } else { Mode::Copy };
-        Self { kind: Kind::Xdp, mode: Some(mode), attach: Some(attach), reason }
+        Self { kind: Kind::Xdp, mode: Some(mode), attach: Some(attach), reason, pending: false }
     }
 }
 

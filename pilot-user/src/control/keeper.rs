@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pilot_common::maps::Config;
+use pilot_xsk::Xsk;
 use pilot_xsk::nic::Facts;
-use pilot_xsk::{OpenError, Xsk};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
 use super::choose::{Datapath, Kind, prefers_native, socket_mode};
 use super::netlink::{Interface, Netlink};
+use super::obstacle::Obstacle;
 use super::{Command, Numbered, Options, Order, Report};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
@@ -46,41 +47,6 @@ const REFRESH_ALWAYS: Duration = Duration::from_secs(10);
 
 /// How long a stopping worker may take to give its socket back before the thread ends without it.
 const STOP_PATIENCE: Duration = Duration::from_millis(200);
-
-/// Why there is no AF_XDP, in words that name a fix.
-#[derive(Debug, thiserror::Error)]
-enum Obstacle {
-    #[error("there is no interface `{0}`: `ip link` lists those there are")]
-    NoInterface(String),
-    #[error("{0} is down: `ip link set {0} up`")]
-    Down(String),
-    #[error("{0} has no Ethernet address")]
-    NotEthernet(String),
-    #[error("{interface} has {active} receive queues, and queue {queue} was configured: `ethtool -l {interface}`")]
-    NoQueue { interface: String, active: u32, queue: u32 },
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("the kernel's device tables cannot be read: {0}")]
-    Netlink(#[from] rtnetlink::Error),
-    #[error("{0}")]
-    Os(#[from] io::Error),
-    #[error("the worker has not taken its last orders yet")]
-    WorkerBusy,
-}
-
-impl Obstacle {
-    fn is_permanent(&self) -> bool {
-        match self {
-            Self::Attach(error) => error.is_permanent(),
-            Self::Open(error) => {
-                matches!(error, OpenError::NotPermitted | OpenError::Unsupported | OpenError::Option { .. })
-            }
-            _ => false,
-        }
-    }
-}
 
 /// The program on its device, with what was true of both when it was attached.
 struct Attached {
@@ -269,10 +235,10 @@ impl Keeper {
             }
             Err(obstacle) => {
                 let now = Instant::now();
-                let pause = if now < since + SOON { RETRY_SOON } else { RETRY_LATER };
-                let retry = (!obstacle.is_permanent()).then_some(now + pause);
+                let soon = now < since + SOON;
+                let retry = (!obstacle.is_permanent()).then_some(now + if soon { RETRY_SOON } else { RETRY_LATER });
                 self.socket = Socket::Closed { retry, since };
-                self.publish(Datapath::udp(obstacle));
+                self.publish(Datapath { pending: soon && retry.is_some(), ..Datapath::udp(obstacle) });
             }
         }
     }

@@ -24,6 +24,7 @@ pub mod attach;
 pub mod choose;
 mod keeper;
 pub mod netlink;
+mod obstacle;
 
 pub use choose::Datapath;
 use keeper::Keeper;
@@ -33,6 +34,10 @@ const REPORTS_MAX: usize = 256;
 
 /// MTU where no interface is configured to ask: Ethernet's.
 const DEFAULT_MTU: usize = 1500;
+
+/// Largest MTU whose frames fit one chunk of packet memory: 4096 bytes, less the 256 that the kernel keeps and a tagged
+/// Ethernet header. With a larger one, peers would probe for sizes that AF_XDP drops on arrival.
+const XDP_MTU_MAX: usize = 4096 - 256 - 18;
 
 /// MTU of Linux's loopback device.
 const LOOPBACK_MTU: usize = 65_536;
@@ -91,7 +96,7 @@ impl Control {
             (None, _) => (None, "no `interface` is configured: name the device that peers are reached through"),
             (Some(name), _) => (Some(name.clone()), "AF_XDP is not attached yet"),
         };
-        let datapath = Arc::new(ArcSwap::from_pointee(Datapath::udp(reason)));
+        let datapath = Arc::new(ArcSwap::from_pointee(Datapath { pending: kept.is_some(), ..Datapath::udp(reason) }));
         tracing::info!(kind = "udp", reason, "datapath");
         let Some(interface) = kept else { return Ok((Self { datapath, thread: None }, vec![link])) };
 
@@ -148,7 +153,8 @@ impl Drop for Control {
 fn mtu(options: &Options) -> usize {
     let facts = options.interface.as_deref().and_then(|name| Facts::read(name).ok());
     match facts {
-        Some(facts) => facts.mtu as usize,
+        Some(facts) if options.datapath == DatapathChoice::Udp => facts.mtu as usize,
+        Some(facts) => (facts.mtu as usize).min(XDP_MTU_MAX),
         None if options.listen.ip().is_loopback() => LOOPBACK_MTU,
         None => DEFAULT_MTU,
     }

@@ -276,6 +276,32 @@ fn a_device_that_changes_goes_and_comes_back() {
     until_by_xdp(&mut b, &mut a);
 }
 
+/// Peers probe up to what we say we can receive, and AF_XDP drops what does not fit a chunk.
+#[test]
+fn jumbo_frames_are_used_as_far_as_a_chunk_goes() {
+    let Some(world) = World::new("jumbo") else { return };
+    for (end, device) in [(End::A, "va"), (End::B, "vb")] {
+        world.ip(end, &["link", "set", device, "mtu", "9000"]);
+    }
+    let (mut a, mut b) = (Node::start(&world, End::A), Node::start(&world, End::B));
+    let before = a.link.max_payload();
+    a.until_xdp();
+    b.until_xdp();
+    assert_eq!(before, a.link.max_payload());
+    until_by_xdp(&mut a, &mut b);
+    let payload = data(1, a.link.max_payload());
+    assert!(send(&mut a.link, b.address(), &payload));
+    a.link.flush().unwrap();
+    let kept = receive(&mut b.link, 1).remove(0);
+    assert!(kept.via == Via::Xdp && kept.payload == payload, "{} bytes {:?}", kept.payload.len(), kept.via);
+    let udp = Node::with(
+        &world,
+        End::A,
+        Options { listen: "10.77.0.1:1".parse().unwrap(), ..options(End::A, DatapathChoice::Udp) },
+    );
+    assert_eq!(udp.link.max_payload(), 8972);
+}
+
 #[test]
 fn a_device_that_is_down_is_named_and_waited_for() {
     let Some(world) = World::new("down") else { return };

@@ -1,0 +1,119 @@
+//! The `pilot` command: arguments, and what a command's end means.
+
+mod keygen;
+mod listen;
+mod output;
+mod ping;
+mod send;
+mod session;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use output::Output;
+
+/// A transport for agents: encrypted tunnels that remember, over AF_XDP where there is one.
+#[derive(Parser, Debug)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    /// One JSON object a line, instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make a node's keys and print its public key.
+    Keygen {
+        /// The file to write the secret keys to; it must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Run a node with the echo service until it is told to stop.
+    Up(NodeArgs),
+    /// Run a node that also receives files.
+    Listen {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Where to put the files.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        files: PathBuf,
+    },
+    /// Send messages to a peer's echo service and time the answers.
+    Ping {
+        /// The peer's name in the configuration.
+        peer: String,
+        #[command(flatten)]
+        node: NodeArgs,
+        /// How many messages.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
+        count: u64,
+        /// What to send.
+        #[arg(long, default_value = "are you there, node?")]
+        payload: String,
+        /// Milliseconds between messages; 0: the next as soon as the last was answered.
+        #[arg(long, value_name = "MS", default_value_t = 1000)]
+        interval: u64,
+    },
+    /// Send a file to a peer.
+    Send {
+        /// The file.
+        file: PathBuf,
+        /// The peer's name in the configuration.
+        peer: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+struct NodeArgs {
+    /// The node's configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// How a command ends, when not well.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments or the configuration are wrong: exit code 2.
+    Usage(anyhow::Error),
+    /// The network, the peer or this machine: exit code 1.
+    Failed(anyhow::Error),
+    /// Told to stop before it was done: exit code 130.
+    Interrupted,
+}
+
+impl Failure {
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    let result = match cli.command {
+        Command::Keygen { out } => keygen::run(&out, &output),
+        Command::Up(node) => listen::run(&node, None, &output),
+        Command::Listen { node, files } => listen::run(&node, Some(files), &output),
+        Command::Ping { peer, node, count, payload, interval } => {
+            let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
+            ping::run(&node, &peer, wanted, &output)
+        }
+        Command::Send { file, peer, node } => send::run(&node, &file, &peer, &output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failure(&failure),
+    }
+}

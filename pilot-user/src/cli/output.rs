@@ -1,0 +1,47 @@
+//! What a command prints: text for people, or JSON lines.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::Failure;
+
+/// Standard output, in one of both forms.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints an event: as JSON, or the text that `text` makes of it. A reader that has gone away is no reason to fail: the
+    /// node goes on.
+    pub(super) fn event(&self, event: &impl Serialize, text: impl FnOnce() -> Option<String>) {
+        let line = if self.json { serde_json::to_string(event).ok() } else { text() };
+        if let Some(line) = line {
+            let mut out = std::io::stdout().lock();
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        }
+    }
+
+    pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
+        let (code, text) = match failure {
+            Failure::Usage(error) => (2, format!("{error:#}")),
+            Failure::Failed(error) => (1, format!("{error:#}")),
+            Failure::Interrupted => (130, "interrupted".to_owned()),
+        };
+        if self.json {
+            self.event(&serde_json::json!({"event": "error", "error": text, "exit_code": code}), || None);
+        }
+        eprintln!("pilot: {text}");
+        ExitCode::from(code)
+    }
+}

@@ -1,0 +1,213 @@
+//! `pilot ping`: messages to a peer's echo service, on the caller's thread.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use hdrhistogram::Histogram;
+use pilot_engine::limits::MAX_MESSAGE_BYTES;
+use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, PeerId};
+use serde_json::json;
+
+use super::listen::words;
+use super::session::{self, Progress, Stop};
+use super::{Failure, NodeArgs, Output};
+use crate::service::ECHO_PORT;
+use crate::worker::Application;
+use crate::worker::pin::pin_to_core;
+
+pub(super) struct Wanted {
+    pub(super) count: u64,
+    pub(super) payload: Vec<u8>,
+    pub(super) interval_ms: u64,
+}
+
+pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) -> Result<(), Failure> {
+    if wanted.payload.len() > MAX_MESSAGE_BYTES {
+        let given = wanted.payload.len();
+        return Err(Failure::Usage(anyhow!("--payload: given {given} bytes, allowed: at most {MAX_MESSAGE_BYTES}")));
+    }
+    let stop = Stop::on_signals()?;
+    let (config, node) = session::start(args)?;
+    let peer = session::peer(&node.peers, name)?;
+    let (running, mut worker) = node.with(Pinger::new(wanted).map_err(Failure::Failed)?);
+    if let Some(core) = config.cores.first() {
+        pin_to_core(*core).map_err(Failure::failed)?;
+    }
+    stop.ring(running.doorbell.clone());
+    let datapath = session::settle(&mut worker, &running.control, &stop)?;
+    let now = worker.now();
+    worker.application.begin(&mut worker.endpoint, now, peer).map_err(Failure::Failed)?;
+
+    let mut progress = Progress::new();
+    let text = !output.is_json() && worker.application.wanted.interval_ms > 0;
+    let mut printed = 0;
+    let mut passes = 0u32;
+    let ended = worker.run_until(|worker| {
+        passes = passes.wrapping_add(1);
+        // Output is looked at now and then only: it must not be part of what is timed.
+        if passes.is_multiple_of(1024) || worker.application.wanted.interval_ms > 0 {
+            progress.at(worker.application.answered, output);
+        }
+        if text && worker.application.answered > printed {
+            printed = worker.application.answered;
+            let us = worker.application.last_us;
+            output.event(&json!({}), || Some(format!("{name}: answer {printed}, {us:.1} µs")));
+        }
+        stop.is_set() || worker.application.is_over()
+    });
+    ended.context("link").map_err(Failure::Failed)?;
+
+    let stats = worker.endpoint.tunnel_stats(peer).unwrap_or_default();
+    let aead = worker.endpoint.aead(peer);
+    let now = worker.now();
+    worker.endpoint.close_tunnel(now, peer, pilot_engine::Code::NoError);
+    worker.run_once().context("link").map_err(Failure::Failed)?;
+    let pinger = &worker.application;
+    let us = |quantile| pinger.latencies.value_at_quantile(quantile) as f64 / 1000.0;
+    let sent = stats.sent_bytes - pinger.sent_bytes_at_start;
+    let (count, lost) = (pinger.wanted.count, pinger.wanted.count - pinger.answered);
+    let event = json!({
+        "event": "ping",
+        "count": count,
+        "lost": lost,
+        "payload_bytes": pinger.wanted.payload.len(),
+        "wire_bytes": sent as f64 / pinger.answered.max(1) as f64,
+        "handshake_us": stats.handshake.as_secs_f64() * 1e6,
+        "p50_us": us(0.5),
+        "p99_us": us(0.99),
+        "aead": aead.map(pilot_engine::Aead::name),
+        "datapath": *datapath,
+        "retransmitted": stats.lost_packets,
+        "opened_from_xdp": worker.opened.xdp,
+        "opened_from_udp": worker.opened.udp,
+    });
+    if pinger.answered > 0 {
+        output.event(&event, || {
+            Some(format!(
+                "{count} messages of {} bytes, {lost} lost; p50 {:.1} µs, p99 {:.1} µs; {:.1} bytes of UDP payload each; {}",
+                pinger.wanted.payload.len(),
+                us(0.5),
+                us(0.99),
+                sent as f64 / pinger.answered as f64,
+                words(&datapath),
+            ))
+        });
+    }
+    match &worker.application.failed {
+        _ if lost == 0 => Ok(()),
+        Some(reason) => Err(Failure::Failed(anyhow!("{name}: {reason}"))),
+        None => Err(Failure::Interrupted),
+    }
+}
+
+/// Sends one message after the other and times the answers.
+struct Pinger {
+    wanted: Wanted,
+    connection: Option<ConnectionHandle>,
+    peer: Option<PeerId>,
+    connected: bool,
+    sent_at: Option<std::time::Instant>,
+    /// When to send the next one.
+    next: Option<Instant>,
+    answered: u64,
+    last_us: f64,
+    latencies: Histogram<u64>,
+    sent_bytes_at_start: u64,
+    failed: Option<CloseReason>,
+    buffer: Vec<u8>,
+}
+
+impl Pinger {
+    fn new(wanted: Wanted) -> anyhow::Result<Self> {
+        Ok(Self {
+            wanted,
+            connection: None,
+            peer: None,
+            connected: false,
+            sent_at: None,
+            next: None,
+            answered: 0,
+            last_us: 0.0,
+            // Nanoseconds, three digits.
+            latencies: Histogram::new(3)?,
+            sent_bytes_at_start: 0,
+            failed: None,
+            buffer: Vec::new(),
+        })
+    }
+
+    fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) -> anyhow::Result<()> {
+        self.peer = Some(peer);
+        self.connection = Some(endpoint.connect(now, peer, ECHO_PORT)?);
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed.is_some() || self.answered == self.wanted.count
+    }
+
+    fn send(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let Some(connection) = self.connection else { return };
+        self.next = None;
+        // The application's own clock: the pass's is a little older.
+        self.sent_at = Some(std::time::Instant::now());
+        // One message is under way at a time, so that there is room; an end is told by its event.
+        let _ = endpoint.send_message(now, connection, &self.wanted.payload);
+    }
+
+    fn receive(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let Some(connection) = self.connection else { return };
+        self.buffer.clear();
+        while let Ok(Some(length)) = endpoint.receive_message(now, connection, &mut self.buffer) {
+            let (Some(sent), true) = (self.sent_at.take(), self.buffer[..] == self.wanted.payload) else {
+                let given = length;
+                tracing::warn!(given, "the peer's echo service sent something else");
+                self.buffer.clear();
+                continue;
+            };
+            let elapsed = sent.elapsed();
+            self.last_us = elapsed.as_secs_f64() * 1e6;
+            self.latencies.saturating_record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+            self.answered += 1;
+            self.buffer.clear();
+            if self.answered == self.wanted.count {
+                return;
+            }
+            match self.wanted.interval_ms {
+                0 => self.send(endpoint, now),
+                pause => self.next = Some(now + Duration::from_millis(pause)),
+            }
+        }
+    }
+}
+
+impl Application for Pinger {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        match event {
+            Event::Connected { .. } if !self.connected => {
+                self.connected = true;
+                self.sent_bytes_at_start =
+                    self.peer.and_then(|peer| endpoint.tunnel_stats(peer)).map_or(0, |stats| stats.sent_bytes);
+                self.send(endpoint, now);
+            }
+            Event::MessagesReadable { .. } => self.receive(endpoint, now),
+            Event::Closed { reason, .. } => self.failed = Some(reason),
+            Event::Offered { connection, .. } => {
+                endpoint.refuse(now, connection, pilot_engine::RefuseCode::NoListener as u64, "this is `pilot ping`");
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let due = self.next.is_some_and(|at| at <= now);
+        if due {
+            self.send(endpoint, now);
+        }
+        due
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+}

@@ -1,0 +1,220 @@
+//! `pilot send`: a file to a peer's file service, on the caller's thread.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use aws_lc_rs::digest::{Context as Digest, SHA256};
+use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId, Read, StreamId};
+use serde_json::json;
+
+use super::listen::words;
+use super::session::{self, Progress, Stop};
+use super::{Failure, NodeArgs, Output};
+use crate::service::FILES_PORT;
+use crate::service::disk::hex;
+use crate::service::files::{Answer, Head, MAX_HEAD_BYTES, decode, encode};
+use crate::worker::Application;
+use crate::worker::pin::pin_to_core;
+
+/// Bytes read from the file at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> Result<(), Failure> {
+    let sender = FileSender::open(file).map_err(Failure::Usage)?;
+    let stop = Stop::on_signals()?;
+    let (config, node) = session::start(args)?;
+    let peer = session::peer(&node.peers, name)?;
+    let (running, mut worker) = node.with(sender);
+    if let Some(core) = config.cores.first() {
+        pin_to_core(*core).map_err(Failure::failed)?;
+    }
+    stop.ring(running.doorbell.clone());
+    let datapath = session::settle(&mut worker, &running.control, &stop)?;
+    let now = worker.now();
+    worker.application.begin(&mut worker.endpoint, now, peer).map_err(Failure::Failed)?;
+
+    let mut progress = Progress::new();
+    let ended = worker.run_until(|worker| {
+        progress.at(worker.application.sent, output);
+        stop.is_set() || worker.application.result.is_some()
+    });
+    ended.context("link").map_err(Failure::Failed)?;
+
+    let stats = worker.endpoint.tunnel_stats(peer).unwrap_or_default();
+    let now = worker.now();
+    worker.endpoint.close_tunnel(now, peer, pilot_engine::Code::NoError);
+    worker.run_once().context("link").map_err(Failure::Failed)?;
+    let sender = worker.application;
+    let (received, answered) = match sender.result {
+        Some(Ok(Answer::Received { bytes, sha256 })) => ((bytes, sha256), sender.answered),
+        Some(Ok(Answer::Refused { reason })) => {
+            return Err(Failure::Failed(anyhow!("{name} refused the file: {reason}")));
+        }
+        Some(Err(error)) => return Err(Failure::Failed(anyhow!("{name}: {error}"))),
+        None => return Err(Failure::Interrupted),
+    };
+    let sha256 = hex(sender.digest.finish().as_ref());
+    let sha256_ok = received == (sender.head.bytes, sha256.clone());
+    let seconds = match (sender.started, answered) {
+        (Some(started), Some(answered)) => answered.duration_since(started).as_secs_f64(),
+        _ => 0.0,
+    };
+    let gbit_s = sender.head.bytes as f64 * 8.0 / 1e9 / seconds.max(1e-9);
+    let event = json!({
+        "event": "send",
+        "bytes": sender.head.bytes,
+        "seconds": seconds,
+        "gbit_s": gbit_s,
+        "sha256": sha256,
+        "sha256_ok": sha256_ok,
+        "retransmitted": stats.lost_packets,
+        "packets": stats.sent_packets,
+        "max_datagram": stats.max_datagram,
+        "smoothed_rtt_us": stats.smoothed_rtt.as_secs_f64() * 1e6,
+        "datapath": *datapath,
+    });
+    output.event(&event, || {
+        Some(format!(
+            "{} bytes in {seconds:.3} s, {gbit_s:.2} Gbit/s, {} packets sent again; sha256 {}; {}",
+            sender.head.bytes,
+            stats.lost_packets,
+            if sha256_ok { "the same on both sides" } else { "DIFFERS" },
+            words(&datapath),
+        ))
+    });
+    if sha256_ok {
+        Ok(())
+    } else {
+        Err(Failure::Failed(anyhow!("{name} has {} bytes with sha256 {}", received.0, received.1)))
+    }
+}
+
+/// Sends a file and waits for the answer.
+struct FileSender {
+    file: File,
+    head: Head,
+    digest: Digest,
+    target: Option<(ConnectionHandle, Option<StreamId>)>,
+    /// Read from the file, or the head, and not yet taken by the stream: from `taken` on.
+    piece: Vec<u8>,
+    taken: usize,
+    end_of_file: bool,
+    finished: bool,
+    /// Bytes of the file that the stream took.
+    sent: u64,
+    answer: Vec<u8>,
+    result: Option<anyhow::Result<Answer>>,
+    started: Option<std::time::Instant>,
+    answered: Option<std::time::Instant>,
+}
+
+impl FileSender {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        let (Some(name), true) = (name, metadata.is_file()) else {
+            bail!("{}: given something else, allowed: a regular file with a name in UTF-8", path.display());
+        };
+        let head = Head { name: name.to_owned(), bytes: metadata.len() };
+        Ok(Self {
+            file,
+            piece: encode(&head),
+            head,
+            digest: Digest::new(&SHA256),
+            target: None,
+            taken: 0,
+            end_of_file: false,
+            finished: false,
+            sent: 0,
+            answer: Vec::new(),
+            result: None,
+            started: None,
+            answered: None,
+        })
+    }
+
+    fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) -> anyhow::Result<()> {
+        self.target = Some((endpoint.connect(now, peer, FILES_PORT)?, None));
+        Ok(())
+    }
+
+    /// Writes until the stream takes no more.
+    fn send(&mut self, endpoint: &mut Endpoint, now: Instant) -> anyhow::Result<()> {
+        let Some((connection, Some(stream))) = self.target else { return Ok(()) };
+        while !self.finished {
+            if self.taken == self.piece.len() {
+                self.fill()?;
+            }
+            if self.end_of_file {
+                endpoint.finish(now, connection, stream)?;
+                self.finished = true;
+                break;
+            }
+            match endpoint.write(now, connection, stream, &self.piece[self.taken..]) {
+                Ok(length) => {
+                    self.taken += length;
+                    self.sent += length as u64;
+                }
+                // Room, or the end, is told by an event.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> anyhow::Result<()> {
+        self.piece.resize(PIECE_BYTES, 0);
+        let length = self.file.read(&mut self.piece).context("cannot read the file")?;
+        self.piece.truncate(length);
+        self.taken = 0;
+        self.digest.update(&self.piece);
+        self.end_of_file = length == 0;
+        Ok(())
+    }
+
+    fn receive(&mut self, endpoint: &mut Endpoint, now: Instant) -> anyhow::Result<()> {
+        let Some((connection, Some(stream))) = self.target else { return Ok(()) };
+        let mut buffer = [0; MAX_HEAD_BYTES];
+        while let Read::Bytes(length) = endpoint.read(now, connection, stream, &mut buffer)? {
+            self.answer.extend_from_slice(&buffer[..length]);
+            if let Some((answer, _)) = decode(&self.answer).map_err(|reason| anyhow!("its answer: {reason}"))? {
+                self.answered = Some(std::time::Instant::now());
+                self.result = Some(Ok(answer));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Application for FileSender {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        let done = match event {
+            Event::Connected { connection } => {
+                self.started = Some(std::time::Instant::now());
+                endpoint.open_stream(now, connection).map_err(Into::into).and_then(|stream| {
+                    self.target = Some((connection, Some(stream)));
+                    self.send(endpoint, now)
+                })
+            }
+            Event::StreamWritable { .. } => self.send(endpoint, now),
+            Event::StreamReadable { .. } => self.receive(endpoint, now),
+            Event::Closed { reason, .. } => Err(reason.into()),
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            self.result.get_or_insert(Err(error));
+        }
+    }
+
+    fn poll(&mut self, _: &mut Endpoint, _: Instant) -> bool {
+        false
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}

@@ -1,0 +1,113 @@
+//! What the commands that run a node have in common: configuration, signals, and the wait for the datapath.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use pilot_engine::PeerId;
+use serde_json::json;
+
+use super::{Failure, NodeArgs, Output};
+use crate::config::Config;
+use crate::control::{Control, Datapath};
+use crate::link::doorbell::Doorbell;
+use crate::link::pair::PairLink;
+use crate::node::Node;
+use crate::worker::Application;
+use crate::worker::drivers::Worker;
+
+/// How long a command waits for AF_XDP before it begins over UDP. A queue that was just closed is busy for 40 ms on veth
+/// and up to 2 s with some drivers.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Set when the process was told to stop.
+#[derive(Clone, Debug)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Listens to SIGINT and SIGTERM.
+    pub(super) fn on_signals() -> Result<Self, Failure> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // A second signal ends the process at once: what stops it may be what hangs.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+                .context("cannot listen to signals")
+                .map_err(Failure::Failed)?;
+        }
+        Ok(Self(flag))
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Rings a doorbell when it is set, so that a sleeping worker looks. The thread ends with the process.
+    pub(super) fn ring(&self, doorbell: Doorbell) {
+        let stop = self.clone();
+        std::thread::spawn(move || {
+            while !stop.is_set() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            doorbell.ring();
+        });
+    }
+}
+
+/// Reads the configuration and starts a node.
+pub(super) fn start(args: &NodeArgs) -> Result<(Config, Node), Failure> {
+    let config = Config::read(&args.config).map_err(Failure::usage)?;
+    let node = Node::start(&config).map_err(Failure::failed)?;
+    Ok((config, node))
+}
+
+/// A configured peer by name.
+pub(super) fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
+    let known = || peers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    peers
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, id)| *id)
+        .ok_or_else(|| Failure::Usage(anyhow::anyhow!("peer: given `{name}`, configured: {}", known())))
+}
+
+/// Runs the worker until the datapath is decided, at most [`SETTLE`]; the datapath then.
+pub(super) fn settle<A: Application>(
+    worker: &mut Worker<PairLink, A>,
+    control: &Control,
+    stop: &Stop,
+) -> Result<Arc<Datapath>, Failure> {
+    let until = Instant::now() + SETTLE;
+    let done = |_: &mut Worker<PairLink, A>| !control.datapath().pending || Instant::now() >= until || stop.is_set();
+    // A short nap between passes, because the control thread does not ring when it gives up.
+    while !done(worker) {
+        worker.run_once().context("link").map_err(Failure::Failed)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if stop.is_set() {
+        return Err(Failure::Interrupted);
+    }
+    Ok(control.datapath())
+}
+
+/// Prints how far a command is, five times a second.
+#[derive(Debug)]
+pub(super) struct Progress {
+    next: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { next: Instant::now() }
+    }
+
+    pub(super) fn at(&mut self, done: u64, output: &Output) {
+        const PAUSE: Duration = Duration::from_millis(200);
+        let now = Instant::now();
+        if output.is_json() && now >= self.next {
+            self.next = now + PAUSE;
+            output.event(&json!({"event": "progress", "done": done}), || None);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a node offers to its peers by itself, on well-known ports.
+
+pub mod disk;
+pub mod echo;
+pub mod files;
+
+use std::path::PathBuf;
+
+use crossbeam_channel::Sender;
+use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, RefuseCode};
+
+use crate::link::doorbell::Doorbell;
+use crate::worker::Application;
+use disk::Disk;
+use echo::Echo;
+use files::{FileReceiver, ReceivedFile};
+
+/// Port of the echo service: every message comes back.
+pub const ECHO_PORT: u16 = 7;
+/// Port of the file service.
+pub const FILES_PORT: u16 = 1001;
+
+/// What happens on a node that its operator may want to see.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A tunnel is up.
+    TunnelUp {
+        /// The peer, by its place in the configuration.
+        peer: pilot_engine::PeerId,
+    },
+    /// A tunnel is over.
+    TunnelDown {
+        /// The peer, by its place in the configuration.
+        peer: pilot_engine::PeerId,
+        /// Why.
+        reason: String,
+    },
+    /// A file arrived, whole.
+    File(ReceivedFile),
+}
+
+/// The services of one worker.
+pub struct Services {
+    echo: Echo,
+    files: Option<FileReceiver>,
+    notices: Sender<Notice>,
+}
+
+impl Services {
+    /// Echo, and files into a directory if one is given. Notices that nobody takes are dropped.
+    ///
+    /// # Errors
+    /// When the thread that writes files cannot be started.
+    pub fn new(files: Option<PathBuf>, notices: Sender<Notice>, doorbell: Doorbell) -> std::io::Result<Self> {
+        let files = files.map(|directory| Disk::start(directory, doorbell)).transpose()?.map(FileReceiver::new);
+        Ok(Self { echo: Echo::default(), files, notices })
+    }
+
+    fn notice(&self, notice: Notice) {
+        // Bounded: an operator's terminal that does not read must not hold a worker back.
+        let _ = self.notices.try_send(notice);
+    }
+
+    fn on_offered(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, port: u16) {
+        let served = match port {
+            ECHO_PORT => true,
+            FILES_PORT => self.files.is_some(),
+            _ => false,
+        };
+        if served {
+            // An error means that it is closed already, which its own event tells.
+            let _ = endpoint.accept(now, connection);
+        } else {
+            let reason = format!("nobody listens on port {port}");
+            endpoint.refuse(now, connection, RefuseCode::NoListener as u64, &reason);
+        }
+    }
+}
+
+impl Application for Services {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        match event {
+            Event::Offered { connection, port } => self.on_offered(endpoint, now, connection, port),
+            Event::MessagesReadable { connection } | Event::MessagesWritable { connection } => {
+                if endpoint.port(connection) == Some(ECHO_PORT) {
+                    self.echo.serve(endpoint, now, connection);
+                }
+            }
+            Event::StreamReadable { connection, stream } | Event::StreamWritable { connection, stream } => {
+                if let Some(files) = &mut self.files
+                    && endpoint.port(connection) == Some(FILES_PORT)
+                {
+                    files.serve(endpoint, now, (connection, stream));
+                }
+            }
+            Event::Closed { connection, .. } => {
+                self.echo.forget(connection);
+                if let Some(files) = &mut self.files {
+                    files.forget(connection);
+                }
+                endpoint.close(now, connection, 0, "");
+            }
+            Event::TunnelUp { peer, .. } => self.notice(Notice::TunnelUp { peer }),
+            Event::TunnelDown { peer, reason } => {
+                self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
+            }
+            Event::Connected { .. } | Event::StreamOpened { .. } => {}
+        }
+    }
+
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(files) = &mut self.files {
+            let (did, file) = files.poll(endpoint, now);
+            if let Some(file) = file {
+                self.notice(Notice::File(file));
+            }
+            if !did {
+                break;
+            }
+            any = true;
+        }
+        any
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}

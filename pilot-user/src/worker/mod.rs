@@ -1,0 +1,106 @@
+//! The one loop that moves data. A worker owns an endpoint, a link and an application; who calls its turns is a driver's
+//! business (`drivers`), and over which link they go the link's. The simulator runs the same [`turn`].
+
+pub mod drivers;
+pub mod pin;
+
+use std::io;
+
+use pilot_engine::{Endpoint, Event, Instant, Received};
+
+use crate::link::{Ecn, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
+
+/// What runs on a transport, on the worker's own thread. Its methods must not block: whoever needs to wait, as for a
+/// disk, hands the work to a thread of its own.
+pub trait Application {
+    /// Handles an event.
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event);
+
+    /// Called once a pass: does what is due by time or by news from other threads. Whether it did anything.
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool;
+
+    /// When [`Application::poll`] has something to do by time.
+    fn deadline(&self) -> Option<Instant>;
+}
+
+/// Datagrams that were authenticated, and those that came to nothing, by the way they came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Opened {
+    /// From AF_XDP rings.
+    pub xdp: u64,
+    /// From a kernel socket.
+    pub udp: u64,
+    /// From a network in memory.
+    pub memory: u64,
+    /// Dropped, each counted under its reason by the endpoint.
+    pub dropped: u64,
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Something was received, sent or done: another pass at once may find more.
+    pub progress: bool,
+    /// When the next pass is needed at the latest, if nothing arrives.
+    pub deadline: Option<Instant>,
+}
+
+/// One pass: receive, open, frames, timers, application, seal into slots, one kick.
+///
+/// # Errors
+/// The link's own, which are not about a datagram: the worker cannot go on with it.
+pub fn turn<L: Link>(
+    endpoint: &mut Endpoint,
+    link: &mut L,
+    application: &mut impl Application,
+    now: Instant,
+    opened: &mut Opened,
+) -> io::Result<Turn> {
+    let received = link.recv(RECV_BATCH, |datagram| {
+        match endpoint.handle_datagram(now, datagram.source, datagram.destination.ip(), datagram.payload) {
+            Received::Data | Received::Handshake => {
+                *match datagram.via {
+                    Via::Xdp => &mut opened.xdp,
+                    Via::Udp => &mut opened.udp,
+                    Via::Memory => &mut opened.memory,
+                } += 1;
+                Trust::Authentic
+            }
+            Received::Dropped(_) => {
+                opened.dropped += 1;
+                Trust::Unproven
+            }
+        }
+    })?;
+    if endpoint.poll_timeout().is_some_and(|at| at <= now) {
+        endpoint.handle_timeout(now);
+    }
+    let mut progress = received > 0;
+    progress |= application.poll(endpoint, now);
+    while let Some(event) = endpoint.poll_event() {
+        application.on_event(endpoint, now, event);
+        progress = true;
+    }
+    progress |= transmit(endpoint, link, now)?;
+    let deadline = endpoint.poll_timeout().into_iter().chain(application.deadline()).min();
+    Ok(Turn { progress, deadline })
+}
+
+/// Sends what there is to send, at most a batch, so that a long queue of ours does not keep us from receiving.
+fn transmit<L: Link>(endpoint: &mut Endpoint, link: &mut L, now: Instant) -> io::Result<bool> {
+    let mut sent = 0;
+    while sent < RECV_BATCH
+        && let Some(mut slot) = link.slot()
+        && let Some(transmit) = endpoint.poll_transmit(now, slot.payload())
+    {
+        slot.commit(&Envelope {
+            destination: transmit.destination,
+            source: transmit.source,
+            ecn: Ecn::NotEct,
+            len: transmit.len,
+        });
+        sent += 1;
+    }
+    link.flush()?;
+    Ok(sent > 0)
+}
