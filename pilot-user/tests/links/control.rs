@@ -138,6 +138,48 @@ fn two_nodes_reach_each_other_through_af_xdp_and_leave_nothing() {
     assert_eq!(programs(&world, End::A) + &programs(&world, End::B), "");
 }
 
+/// wire.md W2.6: what goes through AF_XDP has checksums that a kernel accepts, and what a kernel sends is accepted.
+#[test]
+fn af_xdp_and_a_kernel_socket_understand_each_other_over_ipv4_and_ipv6() {
+    let Some(world) = World::new("mixed") else { return };
+    world.ip(End::A, &["addr", "add", "2001:db8::1/64", "dev", "va", "nodad"]);
+    world.ip(End::B, &["addr", "add", "2001:db8::2/64", "dev", "vb", "nodad"]);
+    for (listen_a, listen_b) in [
+        ("10.77.0.1:4242", "10.77.0.2:4242"),
+        ("[2001:db8::1]:4243", "[2001:db8::2]:4243"),
+        // Dual-stack: our addresses, and the source of each datagram, come from the kernel's tables.
+        ("[::]:4244", "[2001:db8::2]:4244"),
+    ] {
+        let listening =
+            |listen: &str, end, datapath| Options { listen: listen.parse().unwrap(), ..options(end, datapath) };
+        let mut a = Node::with(&world, End::A, listening(listen_a, End::A, DatapathChoice::Auto));
+        let mut b = Node::with(&world, End::B, listening(listen_b, End::B, DatapathChoice::Udp));
+        a.until_xdp();
+        let (to_b, mut to_a) = (b.address(), None);
+        for number in 0..TRIES {
+            let by_xdp = a.link.counters().xdp.sent;
+            assert!(send(&mut a.link, to_b, &data(number, 100)));
+            a.link.flush().unwrap();
+            let kept = receive(&mut b.link, 1).remove(0);
+            assert_eq!(kept.payload, data(number, 100));
+            assert!(to_a.replace(kept.source).is_none_or(|before| before == kept.source), "one source address");
+            // A pass, in which the ways to peers are taken over.
+            a.link.recv(64, |_| Trust::Unproven).unwrap();
+            if a.link.counters().xdp.sent > by_xdp {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let to_a = to_a.unwrap();
+        assert!(a.link.counters().xdp.sent == 1, "{listen_a}: {:?}", a.link.counters());
+        assert!(send(&mut b.link, to_a, &data(9, 100)));
+        b.link.flush().unwrap();
+        let kept = receive(&mut a.link, 1).remove(0);
+        assert_eq!((kept.via, kept.source, kept.destination), (Via::Xdp, to_b, to_a));
+        assert_eq!(kept.payload, data(9, 100));
+    }
+}
+
 /// wire.md W2.3, in the program.
 #[test]
 fn strangers_are_dropped_in_the_kernel() {
