@@ -204,7 +204,8 @@ impl Keeper {
 
     /// Takes the program off and the socket back; both are tried again.
     fn recall(&mut self, reason: &str) {
-        self.publish(Datapath::udp(format!("{}: {reason}; it is being attached again", self.interface)));
+        let reason = format!("{}: {reason}; it is being attached again", self.interface);
+        self.publish(Datapath { pending: true, ..Datapath::udp(reason) });
         self.detach_program();
         let now = Instant::now();
         self.socket = match self.socket {

@@ -105,12 +105,16 @@ impl Control {
         link.follow(link_end);
         let (commands, from_owner) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let published = Arc::clone(&datapath);
+        let (published, unfit) = (Arc::clone(&datapath), Arc::clone(&datapath));
         let thread = std::thread::Builder::new().name("pilot-control".into()).spawn(move || {
             runtime.block_on(async {
                 match Keeper::new(interface, options, vec![to_link], published) {
                     Ok(keeper) => keeper.run(from_owner, from_links).await,
-                    Err(error) => tracing::warn!(%error, "no netlink socket: AF_XDP cannot be used"),
+                    Err(error) => {
+                        let reason = format!("no netlink socket, without which AF_XDP cannot be used: {error}");
+                        tracing::warn!(kind = "udp", reason, "datapath");
+                        unfit.store(Arc::new(Datapath::udp(reason)));
+                    }
                 }
             });
         })?;

@@ -6,10 +6,9 @@ use std::net::IpAddr;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use pilot_common::eth::Mac;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, LinkXdp};
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
@@ -240,15 +239,9 @@ impl Route {
     }
 }
 
-/// A neighbour whose Ethernet address can be used. In every other state the datagram goes over UDP, and the kernel resolves
-/// the address while it sends it.
+/// A neighbour with its Ethernet address. The kernel names none for one that it has not resolved (NUD_INCOMPLETE,
+/// NUD_FAILED): to those datagrams go over UDP, and the kernel resolves them while it sends.
 fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Mac)> {
-    use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
-    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent)
-        || !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6)
-    {
-        return None;
-    }
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -280,7 +280,7 @@ fn a_program_that_somebody_detached_is_attached_again() {
     let id = |text: &str| text.split("id ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
     let output = Command::new("bpftool").args(["link", "show"]).output();
     let Ok(output) = output else {
-        eprintln!("skipped: a_program_that_somebody_detached_is_attached_again: bpftool is not installed");
+        eprintln!("skipped: control::a_program_that_somebody_detached_is_attached_again: bpftool is not installed");
         return;
     };
     let text = String::from_utf8(output.stdout).unwrap();
@@ -352,6 +352,27 @@ fn a_device_that_is_down_is_named_and_waited_for() {
     a.until("named", |datapath, _| datapath.reason.contains("va is down: `ip link set va up`"));
     world.ip(End::A, &["link", "set", "va", "up"]);
     a.until_xdp();
+
+    // And while it is in use: nothing is made anew, and nothing is lost uncounted.
+    let mut b = Node::start(&world, End::B);
+    b.until_xdp();
+    until_by_xdp(&mut a, &mut b);
+    let before = programs(&world, End::A);
+    world.ip(End::A, &["link", "set", "va", "down"]);
+    let committed = |node: &Node| {
+        let (udp, xdp) = (node.link.counters().udp, node.link.counters().xdp);
+        udp.sent + udp.lost.total() + xdp.sent + xdp.lost.total()
+    };
+    let count = committed(&a);
+    for number in 0..10 {
+        assert!(send(&mut a.link, b.address(), &data(number, 60)));
+        a.link.flush().unwrap();
+        a.link.recv(64, |_| Trust::Unproven).unwrap();
+    }
+    assert_eq!(committed(&a), count + 10);
+    world.ip(End::A, &["link", "set", "va", "up"]);
+    until_by_xdp(&mut a, &mut b);
+    assert_eq!(programs(&world, End::A), before);
 }
 
 #[test]

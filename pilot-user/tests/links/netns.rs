@@ -19,7 +19,8 @@ impl World {
     /// `None`, and a line on stderr, when there is no right to make namespaces.
     pub(crate) fn new(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: {test}: needs root, to make network namespaces");
+            let thread = std::thread::current();
+            eprintln!("skipped: {}: needs root, to make network namespaces", thread.name().unwrap_or(test));
             return None;
         }
         let world = Self { tag: format!("pu{}{test}", std::process::id()) };
