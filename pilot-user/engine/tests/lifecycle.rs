@@ -1,5 +1,7 @@
 //! How tunnels come up, go down and come back, and what an attacker on the path cannot do.
 
+#![allow(clippy::unwrap_used, reason = "also in the helpers of these tests")]
+
 mod common;
 
 use common::{Pair, config, end, identity};

@@ -93,8 +93,8 @@ fn streams_survive_a_bad_path() {
         pair.run(20 * SECOND);
         let sent = [0, 1].map(|end| pair.ends[end].sent.len());
         pair.run(25 * SECOND);
-        for end in 0..2 {
-            let at_rest = pair.ends[end].sent.len() - sent[end];
+        for (end, before) in sent.into_iter().enumerate() {
+            let at_rest = pair.ends[end].sent.len() - before;
             assert!(at_rest <= 10, "seed {seed}: end {end} sent {at_rest} datagrams in 25 s at rest");
         }
     }

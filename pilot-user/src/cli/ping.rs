@@ -128,8 +128,8 @@ impl Pinger {
             next: None,
             answered: 0,
             last_us: 0.0,
-            // Nanoseconds, three digits.
-            latencies: Histogram::new(3)?,
+            // Nanoseconds up to a minute, three digits.
+            latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
             sent_bytes_at_start: 0,
             failed: None,
             buffer: Vec::new(),

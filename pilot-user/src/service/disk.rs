@@ -23,8 +23,8 @@ pub enum Job {
     Create(FileId, String),
     /// The next bytes of a file.
     Write(FileId, Vec<u8>),
-    /// The file is complete.
-    Finish(FileId),
+    /// The file is complete with these bytes.
+    Finish(FileId, Vec<u8>),
     /// The file will not be completed.
     Abandon(FileId),
 }
@@ -131,7 +131,7 @@ impl Files {
         let (id, result) = match job {
             Job::Create(id, name) => (id, self.create(id, &name).map(|()| None)),
             Job::Write(id, bytes) => (id, self.write(id, &bytes).map(|()| None)),
-            Job::Finish(id) => (id, self.finish(id)),
+            Job::Finish(id, last) => (id, self.write(id, &last).and_then(|()| self.finish(id))),
             Job::Abandon(id) => {
                 self.abandon(id);
                 return None;
@@ -227,12 +227,12 @@ mod tests {
         send(&disk, Job::Create(2, "abc".into()));
         send(&disk, Job::Write(1, b"bc".to_vec()));
         assert!(!directory.join("abc").exists(), "not before it is whole");
-        send(&disk, Job::Finish(1));
+        send(&disk, Job::Finish(1, vec![]));
         let written = wait(&disk).result.unwrap();
         // FIPS 180-2 B.1.
         assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(std::fs::read(&written.path).unwrap(), b"abc");
-        send(&disk, Job::Finish(2));
+        send(&disk, Job::Finish(2, vec![]));
         assert!(wait(&disk).result.is_err(), "the name was taken meanwhile");
         send(&disk, Job::Create(3, "abc".into()));
         assert!(wait(&disk).result.unwrap_err().contains("abc"));

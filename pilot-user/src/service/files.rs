@@ -89,12 +89,26 @@ type Key = (ConnectionHandle, StreamId);
 enum Transfer {
     /// The head's bytes so far.
     Head(Vec<u8>),
-    /// Under way; `received` bytes so far.
-    Body { id: FileId, head: Head, received: u64 },
+    /// Under way.
+    Body(Body),
+    /// Everything came; the last piece is not yet with the disk.
+    Finishing { id: FileId, head: Head, last: Vec<u8> },
     /// Everything is with the disk.
-    Finishing { id: FileId, head: Head },
+    Waiting { id: FileId, head: Head },
     /// What is left of the answer.
     Answering(Vec<u8>),
+}
+
+/// A file whose bytes come.
+struct Body {
+    id: FileId,
+    head: Head,
+    /// Bytes read from the stream so far.
+    received: u64,
+    /// The last of them, not yet with the disk: its first `filled` bytes. A datagram's worth at a time would cost the disk
+    /// a system call each.
+    piece: Vec<u8>,
+    filled: usize,
 }
 
 /// What became of a step.
@@ -120,9 +134,10 @@ impl FileReceiver {
         loop {
             let next = match transfer {
                 Transfer::Head(bytes) => self.read_head(endpoint, now, key, bytes),
-                Transfer::Body { id, head, received } => self.read_body(endpoint, now, key, id, head, received),
+                Transfer::Body(body) => self.read_body(endpoint, now, key, body),
                 Transfer::Answering(rest) => answer(endpoint, now, key, rest),
-                finishing @ Transfer::Finishing { .. } => Next::Wait(finishing),
+                Transfer::Finishing { id, head, last } => self.finish(id, head, last),
+                waiting @ Transfer::Waiting { .. } => Next::Wait(waiting),
             };
             match next {
                 Next::Go(next) => transfer = next,
@@ -154,7 +169,13 @@ impl FileReceiver {
                     }
                     self.next_id += 1;
                     return match self.disk.try_send(Job::Create(self.next_id, head.name.clone())) {
-                        Ok(()) => Next::Go(Transfer::Body { id: self.next_id, head, received: 0 }),
+                        Ok(()) => Next::Go(Transfer::Body(Body {
+                            id: self.next_id,
+                            head,
+                            received: 0,
+                            piece: vec![0; PIECE_BYTES],
+                            filled: 0,
+                        })),
                         Err(_) => refuse("the disk thread is gone".into()),
                     };
                 }
@@ -174,46 +195,50 @@ impl FileReceiver {
         }
     }
 
-    fn read_body(
-        &mut self,
-        endpoint: &mut Endpoint,
-        now: Instant,
-        key: Key,
-        id: FileId,
-        head: Head,
-        mut received: u64,
-    ) -> Next {
+    fn read_body(&mut self, endpoint: &mut Endpoint, now: Instant, key: Key, mut body: Body) -> Next {
         loop {
-            if !self.disk.has_room() {
-                // What is not read stays in the stream, and its sender runs out of credit.
-                return Next::Stuck(Transfer::Body { id, head, received });
-            }
-            let mut piece = vec![0; PIECE_BYTES];
-            let job = match endpoint.read(now, key.0, key.1, &mut piece) {
-                Ok(Read::Bytes(length)) => {
-                    received += length as u64;
-                    piece.truncate(length);
-                    Job::Write(id, piece)
+            if body.filled == PIECE_BYTES {
+                if !self.disk.has_room() {
+                    // What is not read stays in the stream, and its sender runs out of credit.
+                    return Next::Stuck(Transfer::Body(body));
                 }
-                Ok(Read::Blocked) => return Next::Wait(Transfer::Body { id, head, received }),
-                Ok(Read::End) if received == head.bytes => Job::Finish(id),
+                let piece = std::mem::replace(&mut body.piece, vec![0; PIECE_BYTES]);
+                body.filled = 0;
+                // There was room, and nobody else sends.
+                if self.disk.try_send(Job::Write(body.id, piece)).is_err() {
+                    return refuse("the disk thread is gone".into());
+                }
+            }
+            match endpoint.read(now, key.0, key.1, &mut body.piece[body.filled..]) {
+                Ok(Read::Bytes(length)) => {
+                    body.received += length as u64;
+                    body.filled += length;
+                }
+                Ok(Read::Blocked) => return Next::Wait(Transfer::Body(body)),
+                Ok(Read::End) if body.received == body.head.bytes => {
+                    body.piece.truncate(body.filled);
+                    return Next::Go(Transfer::Finishing { id: body.id, head: body.head, last: body.piece });
+                }
                 Ok(Read::End) => {
-                    self.abandon(id);
-                    return refuse(format!("{received} bytes came of {} announced", head.bytes));
+                    self.abandon(body.id);
+                    return refuse(format!("{} bytes came of {} announced", body.received, body.head.bytes));
                 }
                 Err(_) => {
-                    self.abandon(id);
+                    self.abandon(body.id);
                     return Next::Over;
                 }
-            };
-            let finishing = matches!(job, Job::Finish(_));
-            // There was room, and nobody else sends: an error means that the thread is gone.
-            if self.disk.try_send(job).is_err() {
-                return refuse("the disk thread is gone".into());
             }
-            if finishing {
-                return Next::Go(Transfer::Finishing { id, head });
-            }
+        }
+    }
+
+    /// Hands the last piece and the end to the disk.
+    fn finish(&mut self, id: FileId, head: Head, last: Vec<u8>) -> Next {
+        if !self.disk.has_room() {
+            return Next::Stuck(Transfer::Finishing { id, head, last });
+        }
+        match self.disk.try_send(Job::Finish(id, last)) {
+            Ok(()) => Next::Wait(Transfer::Waiting { id, head }),
+            Err(_) => refuse("the disk thread is gone".into()),
         }
     }
 
@@ -242,8 +267,11 @@ impl FileReceiver {
         let of_it = |transfer: &Transfer| transfer.file_id() == Some(outcome.id);
         // `None`: its connection is over.
         let key = self.transfers.iter().find(|(_, transfer)| of_it(transfer)).map(|(key, _)| *key)?;
-        let (Transfer::Body { head, .. } | Transfer::Finishing { head, .. }) = self.transfers.remove(&key)? else {
-            return None;
+        let head = match self.transfers.remove(&key)? {
+            Transfer::Body(Body { head, .. }) | Transfer::Finishing { head, .. } | Transfer::Waiting { head, .. } => {
+                head
+            }
+            Transfer::Head(_) | Transfer::Answering(_) => return None,
         };
         let (answer, file) = match outcome.result {
             Ok(written) => {
@@ -277,7 +305,7 @@ impl FileReceiver {
 impl Transfer {
     fn file_id(&self) -> Option<FileId> {
         match self {
-            Self::Body { id, .. } | Self::Finishing { id, .. } => Some(*id),
+            Self::Body(Body { id, .. }) | Self::Finishing { id, .. } | Self::Waiting { id, .. } => Some(*id),
             Self::Head(_) | Self::Answering(_) => None,
         }
     }

@@ -82,14 +82,6 @@ pub(crate) struct Connection {
     /// Streams the peer opened, and how many it may open in all.
     peer_opened: u64,
     peer_limit: u64,
-    /// Streams told about, with flags for events.
-    told: BTreeMap<StreamId, Told>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    readable: bool,
-    blocked: bool,
 }
 
 impl Connection {
@@ -119,7 +111,6 @@ impl Connection {
             peer_stream_credit: 0,
             peer_opened: 0,
             peer_limit: MAX_STREAMS,
-            told: BTreeMap::new(),
         }
     }
 
@@ -204,10 +195,9 @@ impl Connection {
 
     pub(crate) fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, OperationError> {
         self.check()?;
-        let written = self.stream(id)?.send.write(bytes).ok_or(OperationError::Finished)?;
-        if written < bytes.len() {
-            self.told.entry(id).or_default().blocked = true;
-        }
+        let stream = self.stream(id)?;
+        let written = stream.send.write(bytes).ok_or(OperationError::Finished)?;
+        stream.write_blocked |= written < bytes.len();
         self.queue_stream(id);
         if written == 0 && !bytes.is_empty() { Err(OperationError::Blocked) } else { Ok(written) }
     }
@@ -236,7 +226,7 @@ impl Connection {
         let consumed = match read {
             Read::Bytes(length) => length as u64,
             Read::Blocked => {
-                self.told.entry(id).or_default().readable = false;
+                stream.readable_told = false;
                 self.check()?;
                 0
             }
@@ -288,15 +278,12 @@ impl Connection {
             return Ok(()); // over, and this is a repetition
         };
         let grown = stream.recv.on_piece(offset, payload, fin)?;
-        let readable = stream.recv.is_readable();
+        if stream.recv.is_readable() && !std::mem::replace(&mut stream.readable_told, true) {
+            events.push_back(Event::StreamReadable { connection: self.handle, stream: id });
+        }
         self.receive_credit
             .on_received(grown)
             .ok_or(ProtocolViolation::new(Code::CreditExceeded, "sent stream bytes beyond the connection's credit"))?;
-        let told = self.told.entry(id).or_default();
-        if readable && !told.readable {
-            told.readable = true;
-            events.push_back(Event::StreamReadable { connection: self.handle, stream: id });
-        }
         Ok(())
     }
 
@@ -312,8 +299,7 @@ impl Connection {
 
     pub(crate) fn on_credit(&mut self, limit: u64) {
         if self.send_credit.raise(limit) {
-            let all: Vec<StreamId> = self.streams.keys().copied().collect();
-            all.into_iter().for_each(|id| self.queue_stream(id));
+            self.queue_all_streams();
         }
     }
 
@@ -351,7 +337,6 @@ impl Connection {
     fn forget_if_over(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(Stream::is_over) {
             self.streams.remove(&id);
-            self.told.remove(&id);
             if id.is_by_opener() != self.is_opener {
                 self.peer_limit += 1;
                 self.stream_limit_queued = true;
@@ -394,11 +379,7 @@ impl Connection {
                 let id = StreamId(id);
                 let Some(stream) = self.streams.get_mut(&id) else { return };
                 let freed = stream.send.on_acked(offset, length, fin);
-                if freed
-                    && stream.send.has_room()
-                    && let Some(told) = self.told.get_mut(&id)
-                    && std::mem::take(&mut told.blocked)
-                {
+                if freed && stream.send.has_room() && std::mem::take(&mut stream.write_blocked) {
                     events.push_back(Event::StreamWritable { connection: self.handle, stream: id });
                 }
                 self.forget_if_over(id);

@@ -20,6 +20,17 @@ impl Connection {
         }
     }
 
+    /// There is more connection credit: any stream may have waited for it.
+    pub(super) fn queue_all_streams(&mut self) {
+        let credit = self.send_credit.left();
+        for (id, stream) in &mut self.streams {
+            if !stream.queued && stream.send.wants_to_send(credit) {
+                stream.queued = true;
+                self.sendable.push_back(*id);
+            }
+        }
+    }
+
     pub(crate) fn has_messages_to_send(&self) -> bool {
         self.is_open() && self.messages_out.peek(self.send_credit.left()).is_some()
     }

@@ -15,6 +15,8 @@ pub(crate) struct Table {
     peer: PeerId,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Connections that are not closed.
+    live: usize,
     /// Looked up, never iterated: its order is not that of anything.
     by_wire_id: HashMap<u64, Key>,
     /// Connections this end opened in the tunnel. Their ids are `2 n + parity`.
@@ -43,6 +45,7 @@ impl Table {
             peer,
             slots: Vec::new(),
             free: Vec::new(),
+            live: 0,
             by_wire_id: HashMap::new(),
             opened: 0,
             parity: 0,
@@ -70,16 +73,13 @@ impl Table {
     }
 
     pub(crate) fn has_waiting(&self) -> bool {
-        self.connections().any(|connection| connection.state == State::Waiting)
+        let mut connections = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
+        connections.any(|connection| connection.state == State::Waiting)
     }
 
-    /// Connections that are not over.
+    /// Whether there are connections that are not closed.
     pub(crate) fn has_live(&self) -> bool {
-        self.connections().any(|connection| !matches!(connection.state, State::Closed(_)))
-    }
-
-    fn connections(&self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter().filter_map(|slot| slot.connection.as_deref())
+        self.live > 0
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -98,7 +98,16 @@ impl Table {
         let key = Key { slot, generation: at.generation };
         let handle = ConnectionHandle { peer: self.peer, key };
         at.connection = Some(Box::new(Connection::new(handle, port, is_opener, state)));
+        self.live += 1;
         key
+    }
+
+    /// Closes a connection and tells the application, unless it is closed already. Whether it was not.
+    pub(crate) fn shut(&mut self, key: Key, reason: CloseReason, events: &mut VecDeque<Event>) -> bool {
+        let news = self.get_mut(key).is_some_and(|connection| connection.close(reason, events));
+        self.live -= usize::from(news);
+        self.free_if_over(key);
+        news
     }
 
     /// Frees the slot of a connection that is over.
@@ -165,19 +174,17 @@ impl Table {
                 State::Opening => connection.state = State::Waiting,
                 State::Waiting => {}
                 _ => {
-                    connection.close(reason.clone(), events);
+                    self.shut(key, reason.clone(), events);
                 }
             }
-            self.free_if_over(key);
         }
     }
 
     /// Ends the connections that wait for a tunnel which does not come.
     pub(crate) fn give_up_waiting(&mut self, reason: &CloseReason, events: &mut VecDeque<Event>) {
         for key in self.keys() {
-            if let Some(connection) = self.get_mut(key).filter(|connection| connection.state == State::Waiting) {
-                connection.close(reason.clone(), events);
-                self.free_if_over(key);
+            if self.get(key).is_some_and(|connection| connection.state == State::Waiting) {
+                self.shut(key, reason.clone(), events);
             }
         }
     }
@@ -260,12 +267,12 @@ impl Table {
     fn end(&mut self, key: Key, end: End) {
         let Some(connection) = self.get_mut(key) else { return };
         connection.released = true;
-        let was_live = connection.close(CloseReason::ClosedHere(Code::NoError), &mut VecDeque::new());
-        if was_live && connection.wire_id.is_some() {
+        // Set before `shut`, which would free it; and only where the peer does not know.
+        if connection.wire_id.is_some() && !matches!(connection.state, State::Closed(_)) {
             connection.end = Some(end);
             self.control.push_back(SentFrame::End(key));
         }
-        self.free_if_over(key);
+        self.shut(key, CloseReason::ClosedHere(Code::NoError), &mut VecDeque::new());
     }
 
     // Queues

@@ -38,6 +38,10 @@ pub(crate) struct Stream {
     pub(crate) queued: bool,
     /// A STREAM_CREDIT is waiting to be sent.
     pub(crate) credit_queued: bool,
+    /// The application was told that there is something to read, and has not yet read it all.
+    pub(crate) readable_told: bool,
+    /// A write took less than everything: the application is told when there is room.
+    pub(crate) write_blocked: bool,
 }
 
 impl Stream {
@@ -47,6 +51,8 @@ impl Stream {
             recv: RecvStream::new(receive_window),
             queued: false,
             credit_queued: false,
+            readable_told: false,
+            write_blocked: false,
         }
     }
 

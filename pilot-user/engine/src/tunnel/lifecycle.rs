@@ -112,7 +112,9 @@ impl Tunnel {
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
             self.last_path.get_or_insert(path);
             self.next_try = Some(ctx.now);
-            return Err(DropReason::Crossing);
+            // Authentic, and so no drop to whoever brought it.
+            ctx.stats.count_drop(DropReason::Crossing);
+            return Ok(());
         }
         self.answer = Some(Box::new(Answer { initiated, path }));
         Ok(())

@@ -187,10 +187,8 @@ fn on_ended(
     reason: CloseReason,
     events: &mut VecDeque<Event>,
 ) -> Result<(), ProtocolViolation> {
-    if let Some(connection) = table.by_wire_id(id)? {
-        connection.close(reason, events);
-        let key = connection.handle.key;
-        table.free_if_over(key);
+    if let Some(key) = table.by_wire_id(id)?.map(|connection| connection.handle.key) {
+        table.shut(key, reason, events);
     }
     Ok(())
 }
