@@ -310,3 +310,6 @@ pub(crate) fn cut(reason: &str) -> &str {
     let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     &reason[..end]
 }
+
+#[cfg(test)]
+mod tests;

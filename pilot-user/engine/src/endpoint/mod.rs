@@ -227,3 +227,6 @@ impl Endpoint {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

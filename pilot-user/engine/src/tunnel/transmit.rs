@@ -209,3 +209,28 @@ fn write_end(connection: &Connection, w: &mut Writer<'_>, id: u64) -> Option<()>
         None => Some(()),
     }
 }
+
+#[cfg(test)]
+impl Tunnel {
+    /// A packet with frames that this end would not send.
+    pub(crate) fn seal_for_test(&mut self, frames: &[u8]) -> Vec<u8> {
+        let (transport, session) = (self.transport.as_mut().unwrap(), self.session.as_mut().unwrap());
+        let number = transport.recovery.next_number();
+        transport.recovery.on_sent_unacked();
+        let header =
+            Header { packet_type: PacketType::Data, epoch: 0, receiver: session.remote_id, word: number as u32 };
+        let mut packet = [&header.to_bytes()[..], frames, &[0; TAG_LEN]].concat();
+        session.keys.seal(number, &mut packet).unwrap();
+        packet
+    }
+
+    /// The frames of a packet that came from the peer.
+    pub(crate) fn open_for_test(&mut self, packet: &[u8]) -> Vec<u8> {
+        let header = Header::parse(packet).unwrap();
+        let next = self.transport.as_ref().unwrap().next_received;
+        let number = crate::packet::decode_number(header.word, next);
+        let mut frames = vec![0; packet.len()];
+        let length = self.session.as_ref().unwrap().keys.open(number, packet, &mut frames).unwrap();
+        frames[..length].to_vec()
+    }
+}

@@ -1,0 +1,193 @@
+//! What an authenticated peer may not do: frames sealed under the tunnel's own key.
+
+use super::*;
+use crate::codec::Writer;
+use crate::error::{CloseReason, Code, RefuseCode};
+use crate::event::ConnectionHandle;
+use crate::frame;
+use crate::identity::Identity;
+use crate::limits::*;
+use std::time::Duration;
+
+const NOW: Instant = Instant::from_nanos(1_000_000);
+
+struct Pair {
+    ends: [Endpoint; 2],
+}
+
+fn identity(n: u8) -> Identity {
+    Identity::from_secrets([n; 32], [n + 100; 32]).unwrap()
+}
+
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n as u8 + 1], 4242))
+}
+
+impl Pair {
+    /// A tunnel that end 0 began, with one accepted connection, id 0.
+    fn connected() -> (Self, [ConnectionHandle; 2]) {
+        let ends = [1, 2].map(|n| {
+            let config = Config::new(identity(n), Default::default(), [n; 16], Duration::from_secs(1 << 30));
+            Endpoint::new(config, [n; 32])
+        });
+        let mut pair = Self { ends };
+        for n in 0..2 {
+            let key = identity(2 - n as u8).public_key();
+            pair.ends[n].add_peer(PeerConfig { key, address: Default::default(), endpoint: Some(address(1 - n)) });
+        }
+        let ours = pair.ends[0].connect(NOW, PeerId(0), 7).unwrap();
+        pair.exchange();
+        let theirs = pair.events(1).into_iter().find_map(|event| match event {
+            Event::Offered { connection, port: 7 } => Some(connection),
+            _ => None,
+        });
+        pair.ends[1].accept(NOW, theirs.unwrap()).unwrap();
+        pair.exchange();
+        assert!(pair.ends[0].is_open(ours));
+        pair.events(0);
+        (pair, [ours, theirs.unwrap()])
+    }
+
+    fn events(&mut self, end: usize) -> Vec<Event> {
+        std::iter::from_fn(|| self.ends[end].poll_event()).collect()
+    }
+
+    /// Delivers until both are silent.
+    fn exchange(&mut self) {
+        let mut buffer = [0; 1500];
+        loop {
+            let mut any = false;
+            for from in 0..2 {
+                while let Some(transmit) = self.ends[from].poll_transmit(NOW, &mut buffer) {
+                    any = true;
+                    self.ends[1 - from].handle_datagram(
+                        NOW,
+                        address(from),
+                        address(1 - from).ip(),
+                        &buffer[..transmit.len],
+                    );
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// Sends frames from end 0 to end 1 that end 0's engine would not send.
+    fn inject(&mut self, frames: &[u8]) -> Received {
+        let packet = self.ends[0].tunnels[0].seal_for_test(frames);
+        self.ends[1].handle_datagram(NOW, address(0), address(1).ip(), &packet)
+    }
+}
+
+fn bytes(write: impl FnOnce(&mut Writer<'_>) -> Option<()>) -> Vec<u8> {
+    let mut buffer = [0; 1400];
+    let mut writer = Writer::new(&mut buffer);
+    write(&mut writer).unwrap();
+    let length = writer.len();
+    buffer[..length].to_vec()
+}
+
+fn stream(connection: u64, id: u64, offset: u64, fin: bool, length: usize) -> Vec<u8> {
+    bytes(|w| frame::write_stream(w, connection, id, offset, fin, length).map(|_| ()))
+}
+
+/// wire.md W5.1, W5.4, W5.8, W5.9, W5.11, W5.12: each closes the tunnel with its code, and says so to the application.
+#[test]
+fn violations_close_the_tunnel_with_their_code() {
+    let message = |connection, number, length: usize| {
+        let payload = vec![0; length];
+        bytes(move |w| frame::write_message(w, connection, number, [&payload, &[]]))
+    };
+    let table: [(&str, Vec<u8>, Code); 15] = [
+        ("an unknown frame", vec![0x3e], Code::UnknownFrame),
+        ("a cut frame", vec![0x04, 0], Code::FrameEncoding),
+        ("an ack of what was not sent", vec![0x02, 0x40, 99, 0, 0, 0], Code::AckOfUnsent),
+        ("an id of ours", bytes(|w| frame::write_open(w, 1, 7)), Code::ConnectionState),
+        ("ids left out", bytes(|w| frame::write_open(w, 1 << 20, 7)), Code::LimitExceeded),
+        ("a connection never opened", message(2, 0, 1), Code::ConnectionState),
+        ("our connection never opened", bytes(|w| frame::write_accept(w, 1)), Code::ConnectionState),
+        ("a message beyond the window", message(0, 5000, 1), Code::LimitExceeded),
+        ("a message too long", message(0, 0, MAX_MESSAGE_BYTES + 1), Code::LimitExceeded),
+        ("a stream beyond its credit", stream(0, 0, STREAM_CREDIT_BYTES, false, 1), Code::CreditExceeded),
+        ("a stream of a kind there is not", stream(0, 2, 0, false, 1), Code::StreamState),
+        ("a stream of ours never opened", stream(0, 1, 0, false, 1), Code::StreamState),
+        ("too many streams", stream(0, MAX_STREAMS << 2, 0, false, 1), Code::LimitExceeded),
+        ("an end that moves", [stream(0, 0, 0, true, 5), stream(0, 0, 0, true, 4)].concat(), Code::StreamState),
+        (
+            "credit for a stream of ours never opened",
+            bytes(|w| frame::write_stream_credit(w, 0, 1, 9)),
+            Code::StreamState,
+        ),
+    ];
+    for (what, frames, code) in table {
+        let (mut pair, [ours, theirs]) = Pair::connected();
+        assert_eq!(pair.inject(&frames), Received::Data, "{what}: it was authentic");
+        let closed = pair.events(1).into_iter().find_map(|event| match event {
+            Event::Closed { connection, reason: CloseReason::ProtocolViolation(violation) } if connection == theirs => {
+                Some(violation.code)
+            }
+            _ => None,
+        });
+        assert_eq!(closed, Some(code), "{what}");
+        pair.exchange();
+        let told = pair.events(0).into_iter().find_map(|event| match event {
+            Event::Closed { connection, reason: CloseReason::TunnelClosed { code, .. } } if connection == ours => {
+                Some(code)
+            }
+            _ => None,
+        });
+        assert_eq!(told, Some(code as u64), "{what}: the peer is told");
+    }
+}
+
+/// What may come late or twice is no violation (wire.md W5.8, W5.10).
+#[test]
+fn late_and_repeated_frames_are_ignored() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    let open = bytes(|w| frame::write_open(w, 0, 7));
+    pair.inject(&open);
+    pair.inject(&bytes(|w| frame::write_credit(w, 0, 1)));
+    pair.inject(&stream(0, 0, 0, true, 5));
+    pair.inject(&stream(0, 0, 0, true, 5));
+    pair.ends[1].close(NOW, theirs, 0, "");
+    pair.inject(&stream(0, 0, 0, true, 5));
+    pair.inject(&open);
+    assert!(pair.ends[1].is_up(PeerId(0)));
+}
+
+/// wire.md W5.9: streams share their connection's credit; all of it may be used, and not a byte more.
+#[test]
+fn connection_credit_holds_over_streams() {
+    let (mut pair, _) = Pair::connected();
+    let window = CONNECTION_CREDIT_BYTES / STREAM_CREDIT_BYTES;
+    for id in 0..window {
+        pair.inject(&stream(0, id << 2, STREAM_CREDIT_BYTES - 1, false, 1));
+        assert!(pair.ends[1].is_up(PeerId(0)));
+    }
+    pair.inject(&stream(0, window << 2, 0, false, 1));
+    let violation = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::ProtocolViolation(v), .. } if v.code == Code::CreditExceeded);
+    assert!(pair.events(1).iter().any(violation));
+}
+
+/// More connections than there may be are refused, and those that are there go on.
+#[test]
+fn connections_are_bounded() {
+    let (mut pair, [ours, theirs]) = Pair::connected();
+    for id in 1..=MAX_CONNECTIONS as u64 {
+        pair.inject(&bytes(|w| frame::write_open(w, 2 * id, 7)));
+    }
+    let offered = pair.events(1).iter().filter(|event| matches!(event, Event::Offered { .. })).count();
+    assert_eq!(offered, MAX_CONNECTIONS - 1);
+    assert!(pair.ends[1].is_open(theirs) && pair.ends[0].is_open(ours));
+    let refused = bytes(|w| {
+        frame::write_refuse(w, 2 * MAX_CONNECTIONS as u64, RefuseCode::TooMany as u64, "too many connections")
+    });
+    let mut sent = Vec::new();
+    let mut buffer = [0; 1500];
+    while let Some(transmit) = pair.ends[1].poll_transmit(NOW, &mut buffer) {
+        sent.extend(pair.ends[0].tunnels[0].open_for_test(&buffer[..transmit.len]));
+    }
+    assert!(sent.windows(refused.len()).any(|window| window == refused));
+}

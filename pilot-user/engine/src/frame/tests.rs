@@ -1,0 +1,149 @@
+use super::*;
+use proptest::prelude::*;
+
+fn decode_all(bytes: &[u8]) -> Result<Vec<Frame<'_>>, FrameError> {
+    let mut reader = Reader::new(bytes);
+    std::iter::from_fn(|| Frame::next(&mut reader).transpose()).collect()
+}
+
+fn written(write: impl FnOnce(&mut Writer<'_>) -> Option<()>) -> Vec<u8> {
+    let mut buffer = [0; 1200];
+    let mut writer = Writer::new(&mut buffer);
+    write(&mut writer).unwrap();
+    let length = writer.len();
+    buffer[..length].to_vec()
+}
+
+/// Every frame that is written, with what it reads as.
+fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
+    let ack = Ack { delay: Duration::from_micros(300), ranges: ranges(&[(9, 12), (3, 5), (0, 0)]), len: 3 };
+    let newest_first = [(9, 12), (3, 5), (0, 0)];
+    vec![
+        (written(write_ping), Frame::Ping),
+        (written(|w| write_ack(w, Duration::from_micros(300), newest_first.into_iter())), Frame::Ack(ack)),
+        (written(|w| write_open(w, 64, 1001)), Frame::Open { connection: 64, port: 1001 }),
+        (written(|w| write_accept(w, 1 << 40)), Frame::Accept { connection: 1 << 40 }),
+        (written(|w| write_refuse(w, 2, 1, "no")), Frame::Refuse { connection: 2, code: 1, reason: "no" }),
+        (
+            written(|w| write_close_connection(w, 2, 0, "")),
+            Frame::CloseConnection { connection: 2, code: 0, reason: "" },
+        ),
+        (written(|w| write_close(w, 10, "späť")), Frame::Close { code: 10, reason: "späť" }),
+        (written(|w| write_credit(w, 3, 1 << 20)), Frame::Credit { connection: 3, total: 1 << 20 }),
+        (
+            written(|w| write_stream_credit(w, 3, 8, 1 << 30)),
+            Frame::StreamCredit { connection: 3, stream: 8, offset: 1 << 30 },
+        ),
+        (written(|w| write_stream_limit(w, 3, 129)), Frame::StreamLimit { connection: 3, total: 129 }),
+        (
+            written(|w| write_message(w, 0, 7, [b"one ", b"message"])),
+            Frame::Message { connection: 0, number: 7, payload: b"one message" },
+        ),
+        (
+            written(|w| write_stream(w, 5, 4, 1000, true, 3).map(|room| room.copy_from_slice(b"end"))),
+            Frame::Stream { connection: 5, stream: 4, offset: 1000, fin: true, payload: b"end" },
+        ),
+        (
+            written(|w| write_stream(w, 5, 4, 0, false, 0).map(|_| ())),
+            Frame::Stream { connection: 5, stream: 4, offset: 0, fin: false, payload: b"" },
+        ),
+    ]
+}
+
+fn ranges(list: &[(u64, u64)]) -> [(u64, u64); MAX_ACK_RANGES] {
+    std::array::from_fn(|index| list.get(index).copied().unwrap_or_default())
+}
+
+/// wire.md §5, W1.6, W5.1: each reads as it was written; cut anywhere, it is an error, never something else.
+#[test]
+fn frames_round_trip_and_do_not_survive_truncation() {
+    for (bytes, frame) in samples() {
+        assert_eq!(decode_all(&bytes), Ok(vec![frame.clone()]));
+        for cut in 1..bytes.len() {
+            assert_eq!(decode_all(&bytes[..cut]), Err(Code::FrameEncoding), "{frame:?} cut to {cut}");
+        }
+    }
+    let together: Vec<u8> = samples().into_iter().flat_map(|(bytes, _)| [bytes, vec![PADDING; 3]].concat()).collect();
+    let frames: Vec<Frame<'_>> = samples().into_iter().map(|(_, frame)| frame).collect();
+    assert_eq!(decode_all(&together), Ok(frames), "one behind the other, with padding");
+}
+
+/// Room that is too small by a byte is refused, and nothing is written.
+#[test]
+fn a_frame_is_written_whole_or_not_at_all() {
+    for length in 0..40 {
+        let mut buffer = [0xee; 40];
+        let mut writer = Writer::new(&mut buffer[..length]);
+        let fits = write_message(&mut writer, 0, 7, [&[1; 10], &[2; 10]]).is_some();
+        assert_eq!((fits, writer.len()), (length >= 25, if length >= 25 { 25 } else { 0 }));
+        let mut writer = Writer::new(&mut buffer[..length]);
+        let fits = write_close(&mut writer, 1, "reason").is_some();
+        assert_eq!((fits, writer.len()), (length >= 9, if length >= 9 { 9 } else { 0 }));
+    }
+}
+
+#[test]
+fn a_last_message_says_the_same_without_its_length() {
+    for payload in [&b""[..], &[5; 19], &[6; 63], &[7; 64], &[8; 1000]] {
+        for connection in [0, 63, 64, 20_000] {
+            let mut bytes = written(|w| write_message(w, connection, 9, [payload, &[]]));
+            let saved = elide_message_length(&mut bytes);
+            assert_eq!(saved, varint_len(payload.len() as u64));
+            bytes.truncate(bytes.len() - saved);
+            assert_eq!(decode_all(&bytes), Ok(vec![Frame::Message { connection, number: 9, payload }]));
+        }
+    }
+    let mut delta = written(|w| write_message(w, 0, 9, [&[1; 19], &[]]));
+    assert_eq!(delta.len() - elide_message_length(&mut delta) + 9 + 16, 48, "what a 19-byte delta costs");
+}
+
+/// wire.md W5.4
+#[test]
+fn acks_are_bounded() {
+    let many = written(|w| {
+        write_ack(w, Duration::ZERO, (0..100u32).map(|n| (u64::from(1000 - 2 * n), u64::from(1000 - 2 * n))))
+    });
+    match decode_all(&many).unwrap().as_slice() {
+        [Frame::Ack(ack)] => assert_eq!((ack.ranges().len(), ack.largest()), (MAX_ACK_RANGES, 1000)),
+        other => panic!("{other:?}"),
+    }
+    // 33 ranges, and ranges below zero.
+    let mut too_many = vec![ACK, 0x43, 0xe8, 0, 32, 0];
+    too_many.extend([0; 64]);
+    assert_eq!(decode_all(&too_many), Err(Code::FrameEncoding));
+    assert_eq!(decode_all(&[ACK, 5, 0, 0, 6]), Err(Code::FrameEncoding));
+    assert_eq!(decode_all(&[ACK, 5, 0, 1, 4, 0, 0]), Err(Code::FrameEncoding));
+}
+
+/// wire.md W5.1, W5.14
+#[test]
+fn what_cannot_be_is_refused() {
+    for kind in [0x03, 0x0b, 0x10, 0x13, 0x18, 0x1c, 0x28, 0x3f, 0xff] {
+        assert_eq!(decode_all(&[kind, 0, 0, 0, 0]), Err(Code::UnknownFrame), "{kind:#x}");
+    }
+    assert_eq!(decode_all(&[CLOSE, 0, 2, 0xff, 0xff]), Err(Code::FrameEncoding), "a reason that is not UTF-8");
+    let mut long = vec![CLOSE, 0, 0x41, 0x01];
+    long.extend([b'x'; 257]);
+    assert_eq!(decode_all(&long), Err(Code::FrameEncoding), "a reason of 257 bytes");
+    let far = [&[STREAM | STREAM_OFFSET, 0, 0][..], &[0xff; 8], &[1]].concat();
+    assert_eq!(decode_all(&far), Err(Code::FrameEncoding), "a byte beyond what an offset can say");
+    assert_eq!(cut(&"ä".repeat(200)).len(), 256);
+    assert_eq!(cut(&format!("x{}", "ä".repeat(200))).len(), 255, "never through a character");
+}
+
+proptest! {
+    /// wire.md W1.6: any bytes are frames or an error.
+    #[test]
+    fn any_bytes_are_frames_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_all(&bytes);
+    }
+
+    /// Real frames, damaged.
+    #[test]
+    fn damaged_frames_are_frames_or_an_error(which in 0usize..13, at in any::<prop::sample::Index>(), value: u8) {
+        let mut bytes = samples().swap_remove(which).0;
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        let _ = decode_all(&bytes);
+    }
+}
