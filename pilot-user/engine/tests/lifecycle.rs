@@ -287,3 +287,63 @@ fn no_endpoint_is_said_at_once() {
     assert_eq!(result, Err(OperationError::Closed(CloseReason::NoEndpoint)));
     assert_eq!(endpoint.poll_transmit(Instant::from_nanos(5), &mut [0; 1472]), None);
 }
+
+/// wire.md W3.9: the responder sends data on a new key only after it opened a packet under it.
+#[test]
+fn a_responder_waits_for_proof() {
+    let mut pair = Pair::new();
+    // Handshakes get through, and no data.
+    pair.fate = Box::new(|datagram| if datagram[0] >> 2 & 7 == 4 { vec![] } else { vec![Duration::ZERO] });
+    pair.ends[0].endpoint.open_tunnel(pair.now, pair.ends[0].peer);
+    pair.run(SECOND / 10);
+    assert!(pair.ends[0].endpoint.is_up(pair.ends[0].peer));
+    assert!(!pair.ends[1].endpoint.is_up(pair.ends[1].peer));
+    pair.ends[1].endpoint.connect(pair.now, pair.ends[1].peer, 7).unwrap();
+    pair.run(SECOND / 10);
+    assert!(pair.ends[1].sent.iter().all(|datagram| datagram[0] >> 2 & 7 == 2), "responses alone");
+}
+
+/// wire.md W1.2, W1.3
+#[test]
+fn session_ids_name_the_worker_and_epochs_are_zero_in_handshakes() {
+    let mut seen = std::collections::BTreeSet::new();
+    for boot in 0..50 {
+        let mut config = config(1, boot);
+        config.worker = 9;
+        let mut endpoint = Endpoint::new(config, [boot; 32]);
+        let address = OverlayAddress { network: 0, node: 2 };
+        let peer = endpoint.add_peer(PeerConfig {
+            key: identity(2).public_key(),
+            address,
+            endpoint: Some(common::address(2)),
+        });
+        endpoint.open_tunnel(Instant::from_nanos(1), peer);
+        let mut datagram = [0; 1472];
+        let sent = endpoint.poll_transmit(Instant::from_nanos(1), &mut datagram).unwrap();
+        assert_eq!(sent.len, 1200, "wire.md W3.1");
+        assert_eq!(datagram[0], 1 << 5 | 1 << 2);
+        assert_eq!(datagram[1..5], [0; 4]);
+        assert_eq!(datagram[5], 9);
+        assert!(seen.insert(datagram[5..9].to_vec()), "drawn from the seed");
+    }
+}
+
+/// wire.md W5.7: what is written at once leaves when the peer has accepted, and not before.
+#[test]
+fn data_waits_for_acceptance() {
+    let mut pair = Pair::new();
+    let ours = pair.ends[0].endpoint.connect(pair.now, pair.ends[0].peer, 7).unwrap();
+    pair.ends[0].endpoint.send_message(pair.now, ours, b"early").unwrap();
+    let stream = pair.ends[0].endpoint.open_stream(pair.now, ours).unwrap();
+    assert_eq!(pair.ends[0].endpoint.write(pair.now, ours, stream, b"early too"), Ok(9));
+    pair.run(SECOND);
+    let offered = pair.ends[1].take(|e| matches!(e, Event::Offered { .. }));
+    let Some(Event::Offered { connection, .. }) = offered else { panic!("{offered:?}") };
+    assert_eq!(pair.messages(1, connection), Vec::<Vec<u8>>::new());
+    pair.ends[1].endpoint.accept(pair.now, connection).unwrap();
+    pair.run(SECOND);
+    assert_eq!(pair.messages(1, connection), [b"early"]);
+    let mut buffer = [0; 20];
+    let read = pair.ends[1].endpoint.read(pair.now, connection, stream, &mut buffer);
+    assert_eq!(read, Ok(pilot_engine::Read::Bytes(9)));
+}

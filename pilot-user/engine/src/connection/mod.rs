@@ -114,7 +114,7 @@ impl Connection {
         }
     }
 
-    /// The tunnel is up: this is what the peer allows. Streams opened while waiting get their credit.
+    /// The tunnel is up: this is what the peer allows. Streams written while waiting get their credit, and their turn.
     pub(crate) fn set_peer_limits(&mut self, limits: &PeerLimits) {
         self.send_credit.raise(limits.connection_credit);
         self.peer_stream_credit = limits.stream_credit;
@@ -122,6 +122,7 @@ impl Connection {
         for stream in self.streams.values_mut() {
             stream.send.raise_credit(limits.stream_credit);
         }
+        self.queue_all_streams();
     }
 
     /// Whether data may be sent: only once accepted (W5.7).

@@ -232,3 +232,6 @@ impl Recovery {
         self.pto_count = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+use super::*;
+use crate::codec::{Reader, Writer};
+use crate::frame::{self, Frame};
+use crate::limits::TIMER_GRANULARITY;
+
+const ACK_DELAY: Duration = Duration::from_millis(1);
+const RTT: Duration = Duration::from_micros(100);
+
+fn recovery() -> Recovery {
+    Recovery::new(ACK_DELAY, 128)
+}
+
+fn at(micros: u64) -> Instant {
+    Instant::from_nanos(micros * 1000)
+}
+
+/// Sends a packet that carries message `n`, where `n` is also its number.
+fn send(recovery: &mut Recovery, now: Instant) {
+    let connection = crate::connection::Key { slot: 0, generation: 0 };
+    let number = recovery.next_number();
+    let frames = [SentFrame::Message { connection, number }].into_iter().collect();
+    recovery.on_sent(SentPacket { sent: now, bytes: 1000, mtu_probe: false, frames });
+}
+
+fn ack(ranges: &[(u64, u64)]) -> Ack {
+    let mut buffer = [0; 600];
+    let mut writer = Writer::new(&mut buffer);
+    frame::write_ack(&mut writer, Duration::ZERO, ranges.iter().copied()).unwrap();
+    let length = writer.len();
+    match Frame::next(&mut Reader::new(&buffer[..length])) {
+        Ok(Some(Frame::Ack(ack))) => ack,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Numbers acked and lost.
+#[derive(Default, PartialEq, Debug)]
+struct Fates(Vec<u64>, Vec<u64>);
+
+impl Fates {
+    fn take(&mut self, fate: Fate) {
+        match fate {
+            Fate::Acked(SentFrame::Message { number, .. }) => self.0.push(number),
+            Fate::Lost(SentFrame::Message { number, .. }) => self.1.push(number),
+            _ => {}
+        }
+    }
+}
+
+fn acked(recovery: &mut Recovery, now: Instant, ranges: &[(u64, u64)]) -> Fates {
+    let mut fates = Fates::default();
+    recovery.on_ack(now, &ack(ranges), |fate| fates.take(fate)).unwrap();
+    fates
+}
+
+fn timed_out(recovery: &mut Recovery, now: Instant) -> Fates {
+    let mut fates = Fates::default();
+    recovery.on_timeout(now, |fate| fates.take(fate));
+    fates
+}
+
+/// wire.md W5.5, W5.2: by three later numbers, and by age when a later one was acked.
+#[test]
+fn lost_by_number_and_by_age() {
+    let mut r = recovery();
+    (0..5).for_each(|n| send(&mut r, at(n)));
+    assert_eq!(acked(&mut r, at(100), &[(2, 2)]), Fates(vec![2], vec![]), "two below is reordering");
+    assert_eq!(acked(&mut r, at(101), &[(2, 3)]), Fates(vec![3], vec![0]), "three below is loss");
+    let (due, why) = r.deadline().unwrap();
+    assert_eq!(
+        (due, why),
+        (at(1) + TIMER_GRANULARITY, "loss"),
+        "by age: 9/8 of the round trip, at least the granularity"
+    );
+    assert_eq!(timed_out(&mut r, at(500)), Fates::default());
+    assert_eq!(timed_out(&mut r, due), Fates(vec![], vec![1]));
+    assert_eq!(acked(&mut r, due, &[(0, 4)]), Fates(vec![4], vec![]), "what was given up is not acked any more");
+    assert!(!r.has_unacked());
+    assert_eq!((r.bytes_in_flight(), r.lost_packets), (0, 2));
+}
+
+/// wire.md W5.6
+#[test]
+fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
+    let mut r = recovery();
+    r.rtt.update(RTT, Duration::ZERO);
+    send(&mut r, at(0));
+    send(&mut r, at(10));
+    let base = RTT + TIMER_GRANULARITY + ACK_DELAY;
+    let mut sent = at(10);
+    for doubling in 0..MAX_PTO_BACKOFF + 3 {
+        let (due, why) = r.deadline().unwrap();
+        assert_eq!((due, why), (sent + base * (1 << doubling.min(MAX_PTO_BACKOFF)), "probe"));
+        assert_eq!(timed_out(&mut r, due), Fates(vec![], vec![0]), "the oldest, which stays in flight");
+        assert!(r.probe_due() && r.may_send());
+        sent = due;
+        send(&mut r, sent);
+        assert!(!r.probe_due());
+    }
+    assert_eq!(acked(&mut r, sent + RTT, &[(0, 0)]).0, [0]);
+    assert_eq!(r.deadline(), Some((sent + r.rtt.pto(ACK_DELAY), "probe")), "an ack ends the backoff");
+}
+
+/// wire.md W6.5
+#[test]
+fn packets_in_flight_are_bounded_by_the_peers_credit() {
+    let mut r = Recovery::new(ACK_DELAY, 3);
+    (0..3).for_each(|n| {
+        assert!(r.may_send());
+        send(&mut r, at(n));
+    });
+    assert!(!r.may_send());
+    acked(&mut r, at(50), &[(1, 1)]);
+    assert!(r.may_send());
+}
+
+#[test]
+fn the_window_bounds_bytes_in_flight() {
+    let mut r = Recovery::new(ACK_DELAY, 4096);
+    let mut sent = 0;
+    while r.may_send() {
+        send(&mut r, at(sent));
+        sent += 1;
+    }
+    assert_eq!(r.bytes_in_flight().div_ceil(1000), r.congestion_window().div_ceil(1000));
+    let window = r.congestion_window();
+    acked(&mut r, at(100), &[(0, sent - 1)]);
+    assert_eq!(r.congestion_window(), window * 2 + (sent * 1000 - window), "slow start: all that was acked");
+}
+
+/// wire.md W5.4
+#[test]
+fn an_ack_of_what_was_not_sent_is_a_violation() {
+    let mut r = recovery();
+    send(&mut r, at(0));
+    let violation = r.on_ack(at(1), &ack(&[(0, 1)]), |_| panic!("nothing was acked"));
+    assert_eq!(violation.map_err(|violation| violation.code), Err(Code::AckOfUnsent));
+}
