@@ -1,0 +1,345 @@
+//! An application that knows what it must read: each end of a connection writes texts that the other can compute, and
+//! compares every byte it reads.
+//!
+//! It acts on events and on nothing else, each once: an event that the engine fails to tell stops it for good. A
+//! difference is a failed assertion, at the moment it is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use pilot_engine::limits::MAX_MESSAGE_BYTES;
+use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, OperationError, PeerId, Read, StreamId};
+use pilot_user::worker::Application;
+
+use crate::random::{fill, mix};
+
+/// The port that oracles listen on.
+pub const PORT: u16 = 4000;
+
+/// Part of a stream's length that is sent back on it in the other direction, as a divisor.
+const ANSWER_SHARE: u64 = 8;
+
+/// One message in so many is of any length up to the largest; the others have at most [`DELTA_BYTES`].
+const LONG_MESSAGES: u64 = 16;
+
+/// Bytes of the largest usual message, a delta.
+const DELTA_BYTES: u64 = 32;
+
+/// What the two ends of a connection send to each other. Both have the same plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// What all texts are drawn from.
+    pub seed: u64,
+    /// Streams that each end opens.
+    pub streams: u64,
+    /// Bytes that are sent on a stream by the end that opened it.
+    pub stream_bytes: u64,
+    /// Messages that each end sends.
+    pub messages: u64,
+    /// How long an end lets wait what it could read.
+    pub nap: Duration,
+}
+
+impl Plan {
+    /// The key of a text (see [`fill`]): who writes it, and where.
+    fn key(&self, by_opener: bool, place: u64) -> u64 {
+        mix(self.seed ^ mix(place << 1 | u64::from(by_opener)))
+    }
+
+    /// The text that one end writes on the stream that it, or the other, opened as its `index`-th.
+    fn stream(&self, by_opener: bool, opened_by_opener: bool, index: u64) -> Text {
+        let answer = by_opener != opened_by_opener;
+        let length = if answer { self.stream_bytes / ANSWER_SHARE } else { self.stream_bytes };
+        Text { key: self.key(by_opener, index << 2 | u64::from(opened_by_opener) << 1), length, done: 0, ended: false }
+    }
+
+    fn message(&self, by_opener: bool, number: u64) -> Vec<u8> {
+        let key = self.key(by_opener, number << 2 | 1);
+        let longest = if key.is_multiple_of(LONG_MESSAGES) { MAX_MESSAGE_BYTES as u64 } else { DELTA_BYTES };
+        let mut message = vec![0; (mix(key) % (longest + 1)) as usize];
+        fill(key, 0, &mut message);
+        message
+    }
+}
+
+/// One direction of a stream, as far as it has come.
+#[derive(Debug)]
+struct Text {
+    key: u64,
+    length: u64,
+    done: u64,
+    ended: bool,
+}
+
+/// A connection and how far its ends have come, as seen from one.
+#[derive(Debug)]
+struct Exchange {
+    connection: ConnectionHandle,
+    is_opener: bool,
+    /// Streams opened here, and by the peer.
+    opened: [u64; 2],
+    /// What is written, and what is read.
+    streams: BTreeMap<StreamId, [Text; 2]>,
+    messages_sent: u64,
+    messages_read: u64,
+    /// What can be read and waits for the end of a nap.
+    unread: BTreeSet<Readable>,
+    nap_ends: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Readable {
+    Messages,
+    Stream(StreamId),
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Oracle {
+    plan: Plan,
+    /// Whom to open the connection to; `None`: wait for it.
+    opens_to: Option<PeerId>,
+    exchange: Option<Exchange>,
+    closed: Vec<CloseReason>,
+    /// For each tunnel that came up: whether it continued the one before.
+    tunnels: Vec<bool>,
+}
+
+impl Oracle {
+    /// An end that opens the connection, and opens it anew when it was closed; or one that waits for it.
+    pub fn new(plan: Plan, opens_to: Option<PeerId>) -> Self {
+        Self { plan, opens_to, exchange: None, closed: Vec::new(), tunnels: Vec::new() }
+    }
+
+    /// Whether all is written, delivered and read.
+    pub fn is_done(&self, endpoint: &Endpoint) -> bool {
+        let Some(it) = &self.exchange else { return false };
+        let streams = it.streams.values().flatten().filter(|text| text.ended).count() as u64;
+        streams == 4 * self.plan.streams
+            && (it.messages_sent, it.messages_read) == (self.plan.messages, self.plan.messages)
+            && endpoint.is_delivered(it.connection)
+    }
+
+    /// Why connections were closed so far.
+    pub fn closed(&self) -> &[CloseReason] {
+        &self.closed
+    }
+
+    /// For each tunnel that came up so far: whether it continued the one before.
+    pub fn tunnels(&self) -> &[bool] {
+        &self.tunnels
+    }
+
+    fn connect(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) {
+        let connection = endpoint.connect(now, peer, PORT).expect("the peer has an endpoint, and there is no other");
+        self.begin(endpoint, now, connection, true);
+    }
+
+    fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, is_opener: bool) {
+        let it = self.exchange.insert(Exchange {
+            connection,
+            is_opener,
+            opened: [0; 2],
+            streams: BTreeMap::new(),
+            messages_sent: 0,
+            messages_read: 0,
+            unread: BTreeSet::new(),
+            nap_ends: None,
+        });
+        // At once: what is written before the tunnel is up, or the connection accepted, leaves then.
+        it.send_messages(&self.plan, endpoint, now);
+        for _ in 0..self.plan.streams {
+            let Ok(stream) = endpoint.open_stream(now, connection) else { break };
+            it.on_stream(&self.plan, stream, true);
+            it.write(endpoint, now, stream);
+        }
+    }
+}
+
+impl Application for Oracle {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        let plan = self.plan;
+        let it = |exchange: &mut Option<Exchange>, of: ConnectionHandle| {
+            exchange
+                .take_if(|it| it.connection == of)
+                .unwrap_or_else(|| unreachable!("an event of no connection of ours"))
+        };
+        match event {
+            Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
+            Event::TunnelDown { .. } | Event::Connected { .. } => {}
+            Event::Offered { connection, port } => {
+                assert_eq!(port, PORT);
+                assert!(self.exchange.is_none(), "the peer opened a second connection");
+                endpoint.accept(now, connection).expect("it was just offered");
+                self.begin(endpoint, now, connection, false);
+            }
+            Event::Closed { connection, reason } => {
+                // What had arrived can still be read, and must be right.
+                it(&mut self.exchange, connection).read_all(&plan, endpoint, now);
+                endpoint.close(now, connection, 0, "");
+                self.closed.push(reason);
+            }
+            Event::MessagesWritable { connection } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.send_messages(&plan, endpoint, now);
+                self.exchange = Some(exchange);
+            }
+            Event::StreamOpened { connection, stream } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_stream(&plan, stream, false);
+                exchange.write(endpoint, now, stream);
+                self.exchange = Some(exchange);
+            }
+            Event::StreamWritable { connection, stream } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.write(endpoint, now, stream);
+                self.exchange = Some(exchange);
+            }
+            Event::MessagesReadable { connection } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_readable(&plan, endpoint, now, Readable::Messages);
+                self.exchange = Some(exchange);
+            }
+            Event::StreamReadable { connection, stream } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_readable(&plan, endpoint, now, Readable::Stream(stream));
+                self.exchange = Some(exchange);
+            }
+        }
+    }
+
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        match (&mut self.exchange, self.opens_to) {
+            (Some(it), _) if it.nap_ends.is_some_and(|at| at <= now) => {
+                it.read_all(&self.plan, endpoint, now);
+                true
+            }
+            (None, Some(peer)) => {
+                self.connect(endpoint, now, peer);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.exchange.as_ref()?.nap_ends
+    }
+}
+
+impl Exchange {
+    fn on_stream(&mut self, plan: &Plan, stream: StreamId, ours: bool) {
+        let opened = &mut self.opened[usize::from(!ours)];
+        let opened_by_opener = ours == self.is_opener;
+        let text = |by_opener| plan.stream(by_opener, opened_by_opener, *opened);
+        let texts = [text(self.is_opener), text(!self.is_opener)];
+        *opened += 1;
+        assert!(*opened <= plan.streams && self.streams.insert(stream, texts).is_none(), "a stream too many");
+    }
+
+    fn send_messages(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+        while self.messages_sent < plan.messages {
+            let message = plan.message(self.is_opener, self.messages_sent);
+            match endpoint.send_message(now, self.connection, &message) {
+                Ok(()) => self.messages_sent += 1,
+                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(error) => unreachable!("send_message: {error}"),
+            }
+        }
+    }
+
+    fn write(&mut self, endpoint: &mut Endpoint, now: Instant, stream: StreamId) {
+        let Some([text, _]) = self.streams.get_mut(&stream) else { unreachable!("a stream that was never opened") };
+        let mut buffer = [0; 4096];
+        while text.done < text.length {
+            let piece = text.piece(&mut buffer);
+            fill(text.key, text.done, piece);
+            match endpoint.write(now, self.connection, stream, piece) {
+                Ok(written) => {
+                    text.done += written as u64;
+                    if written < piece.len() {
+                        return;
+                    }
+                }
+                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(error) => unreachable!("write: {error}"),
+            }
+        }
+        if !text.ended {
+            text.ended = endpoint.finish(now, self.connection, stream).is_ok();
+        }
+    }
+
+    fn on_readable(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
+        if plan.nap.is_zero() {
+            return self.read(plan, endpoint, now, what);
+        }
+        self.unread.insert(what);
+        self.nap_ends.get_or_insert(now + plan.nap);
+    }
+
+    fn read_all(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+        self.nap_ends = None;
+        for what in std::mem::take(&mut self.unread) {
+            self.read(plan, endpoint, now, what);
+        }
+    }
+
+    fn read(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
+        match what {
+            Readable::Messages => self.read_messages(plan, endpoint, now),
+            Readable::Stream(stream) => self.read_stream(endpoint, now, stream),
+        }
+    }
+
+    fn read_messages(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+        let mut message = Vec::new();
+        while let Ok(Some(length)) = endpoint.receive_message(now, self.connection, &mut message) {
+            let number = self.messages_read;
+            assert!(number < plan.messages, "a message too many");
+            let expected = plan.message(!self.is_opener, number);
+            assert!(length == message.len() && message == expected, "message {number} is another one");
+            self.messages_read += 1;
+            message.clear();
+        }
+    }
+
+    fn read_stream(&mut self, endpoint: &mut Endpoint, now: Instant, stream: StreamId) {
+        let Some([_, text]) = self.streams.get_mut(&stream) else { unreachable!("a stream that was never opened") };
+        let (mut buffer, mut expected) = ([0; 4096], [0; 4096]);
+        loop {
+            assert!(!text.ended, "{stream:?} can be read again after its end");
+            match endpoint.read(now, self.connection, stream, text.piece_to_read(&mut buffer)) {
+                Ok(Read::Bytes(length)) => {
+                    let expected = &mut expected[..length];
+                    fill(text.key, text.done, expected);
+                    let offset = text.done;
+                    text.done += length as u64;
+                    assert!(text.done <= text.length, "{stream:?} has {} bytes, not {}", text.done, text.length);
+                    assert!(buffer[..length] == *expected, "{stream:?} has other bytes from offset {offset} on");
+                }
+                Ok(Read::End) => {
+                    assert_eq!(text.done, text.length, "{stream:?} ended early");
+                    text.ended = true;
+                    return;
+                }
+                Ok(Read::Blocked) | Err(OperationError::Closed(_)) => return,
+                Err(error) => unreachable!("read: {error}"),
+            }
+        }
+    }
+}
+
+impl Text {
+    /// The part of a buffer to write next: of any length, as applications do.
+    fn piece<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+        let left = (self.length - self.done).min(buffer.len() as u64);
+        let length = (1 + mix(self.key ^ self.done) % buffer.len() as u64).min(left);
+        &mut buffer[..length as usize]
+    }
+
+    fn piece_to_read<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+        let length = 1 + mix(!self.key ^ self.done) % buffer.len() as u64;
+        &mut buffer[..length as usize]
+    }
+}
