@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam_channel::RecvTimeoutError;
-use pilot_engine::{DropReason, PeerId};
+use pilot_engine::{Code, DropReason, PeerId};
 use serde_json::{Value, json};
 
 use super::session::{self, Stop};
@@ -14,7 +14,7 @@ use crate::control::{Control, Datapath};
 use crate::link::counters::Verdicts;
 use crate::link::pair::PairLink;
 use crate::service::{Notice, Services};
-use crate::worker::drivers::{Pinned, Worker};
+use crate::worker::drivers::{Pinned, SpawnError, Worker};
 
 /// Notices that wait to be printed; more are dropped, because a terminal that does not read must not stop a worker.
 const NOTICES_MAX: usize = 1024;
@@ -38,7 +38,10 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
         }
     }
     let core = config.cores.first().copied();
-    let pinned = Pinned::spawn(worker, core, running.doorbell.clone()).map_err(Failure::failed)?;
+    let pinned = Pinned::spawn(worker, core, running.doorbell.clone()).map_err(|error| match error {
+        SpawnError::Pin(error) => session::pin_failure(error),
+        SpawnError::Thread(_) => Failure::failed(error),
+    })?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
     let mut ready = None;
     while !stop.is_set() && !pinned.is_over() {
@@ -63,20 +66,11 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
         }
     }
     let mut worker = pinned.stop().context("the worker ended").map_err(Failure::Failed)?;
-    say_goodbye(&mut worker, &running.peers)?;
+    session::say_goodbye(&mut worker, running.peers.iter().map(|(_, id)| *id), Code::ShuttingDown)?;
     from_worker.try_iter().for_each(|notice| print(&notice, &running.peers, output));
     let stats = stats(&worker, &running.control);
     output.event(&stats, || Some(summary(&stats)));
     Ok(())
-}
-
-/// Tells the peers that this node stops, so that they need not find out.
-fn say_goodbye(worker: &mut Worker<PairLink, Services>, peers: &[(String, PeerId)]) -> Result<(), Failure> {
-    let now = worker.now();
-    for (_, id) in peers {
-        worker.endpoint.close_tunnel(now, *id, pilot_engine::Code::ShuttingDown);
-    }
-    worker.run_once().context("link").map_err(Failure::Failed)
 }
 
 fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use hdrhistogram::Histogram;
 use pilot_engine::limits::MAX_MESSAGE_BYTES;
-use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, PeerId};
+use pilot_engine::{CloseReason, Code, ConnectionHandle, Endpoint, Event, Instant, PeerId};
 use serde_json::json;
 
 use super::listen::words;
@@ -31,12 +31,16 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     let peer = session::peer(&node.peers, name)?;
     let (running, mut worker) = node.with(Pinger::new(wanted).map_err(Failure::Failed)?);
     if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(Failure::failed)?;
+        pin_to_core(*core).map_err(session::pin_failure)?;
     }
     stop.ring(running.doorbell.clone());
     let datapath = session::settle(&mut worker, &running.control, &stop)?;
     let now = worker.now();
-    worker.application.begin(&mut worker.endpoint, now, peer).map_err(Failure::Failed)?;
+    worker
+        .application
+        .begin(&mut worker.endpoint, now, peer)
+        .with_context(|| name.to_owned())
+        .map_err(Failure::Failed)?;
 
     let mut progress = Progress::new();
     let text = !output.is_json() && worker.application.wanted.interval_ms > 0;
@@ -59,19 +63,21 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
 
     let stats = worker.endpoint.tunnel_stats(peer).unwrap_or_default();
     let aead = worker.endpoint.aead(peer);
-    let now = worker.now();
-    worker.endpoint.close_tunnel(now, peer, pilot_engine::Code::NoError);
-    worker.run_once().context("link").map_err(Failure::Failed)?;
+    // Before our own end of the tunnel is told to us as its end.
+    let failed = worker.application.failed.take();
+    session::say_goodbye(&mut worker, [peer], Code::NoError)?;
     let pinger = &worker.application;
     let us = |quantile| pinger.latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    let sent = stats.sent_bytes - pinger.sent_bytes_at_start;
+    // Only of the tunnel that it began on: one that is over takes its counts with it.
+    let sent = stats.sent_bytes.checked_sub(pinger.sent_bytes_at_start).filter(|_| failed.is_none());
+    let wire_bytes = sent.map(|sent| sent as f64 / pinger.answered.max(1) as f64);
     let (count, lost) = (pinger.wanted.count, pinger.wanted.count - pinger.answered);
     let event = json!({
         "event": "ping",
         "count": count,
         "lost": lost,
         "payload_bytes": pinger.wanted.payload.len(),
-        "wire_bytes": sent as f64 / pinger.answered.max(1) as f64,
+        "wire_bytes": wire_bytes,
         "handshake_us": stats.handshake.as_secs_f64() * 1e6,
         "p50_us": us(0.5),
         "p99_us": us(0.99),
@@ -83,17 +89,17 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     });
     if pinger.answered > 0 {
         output.event(&event, || {
+            let wire = wire_bytes.map_or(String::new(), |bytes| format!("{bytes:.1} bytes of UDP payload each; "));
             Some(format!(
-                "{count} messages of {} bytes, {lost} lost; p50 {:.1} µs, p99 {:.1} µs; {:.1} bytes of UDP payload each; {}",
+                "{count} messages of {} bytes, {lost} lost; p50 {:.1} µs, p99 {:.1} µs; {wire}{}",
                 pinger.wanted.payload.len(),
                 us(0.5),
                 us(0.99),
-                sent as f64 / pinger.answered as f64,
                 words(&datapath),
             ))
         });
     }
-    match &worker.application.failed {
+    match failed {
         _ if lost == 0 => Ok(()),
         Some(reason) => Err(Failure::Failed(anyhow!("{name}: {reason}"))),
         None => Err(Failure::Interrupted),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::digest::{Context as Digest, SHA256};
-use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId, Read, StreamId};
+use pilot_engine::{Code, ConnectionHandle, Endpoint, Event, Instant, PeerId, Read, StreamId};
 use serde_json::json;
 
 use super::listen::words;
@@ -28,12 +28,16 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
     let peer = session::peer(&node.peers, name)?;
     let (running, mut worker) = node.with(sender);
     if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(Failure::failed)?;
+        pin_to_core(*core).map_err(session::pin_failure)?;
     }
     stop.ring(running.doorbell.clone());
     let datapath = session::settle(&mut worker, &running.control, &stop)?;
     let now = worker.now();
-    worker.application.begin(&mut worker.endpoint, now, peer).map_err(Failure::Failed)?;
+    worker
+        .application
+        .begin(&mut worker.endpoint, now, peer)
+        .with_context(|| name.to_owned())
+        .map_err(Failure::Failed)?;
 
     let mut progress = Progress::new();
     let ended = worker.run_until(|worker| {
@@ -43,11 +47,11 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
     ended.context("link").map_err(Failure::Failed)?;
 
     let stats = worker.endpoint.tunnel_stats(peer).unwrap_or_default();
-    let now = worker.now();
-    worker.endpoint.close_tunnel(now, peer, pilot_engine::Code::NoError);
-    worker.run_once().context("link").map_err(Failure::Failed)?;
+    // Before our own end of the tunnel is told to us as its end.
+    let result = worker.application.result.take();
+    session::say_goodbye(&mut worker, [peer], Code::NoError)?;
     let sender = worker.application;
-    let (received, answered) = match sender.result {
+    let (received, answered) = match result {
         Some(Ok(Answer::Received { bytes, sha256 })) => ((bytes, sha256), sender.answered),
         Some(Ok(Answer::Refused { reason })) => {
             return Err(Failure::Failed(anyhow!("{name} refused the file: {reason}")));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pilot_engine::PeerId;
+use pilot_engine::{Code, PeerId};
 use serde_json::json;
 
 use super::{Failure, NodeArgs, Output};
@@ -13,9 +13,10 @@ use crate::config::Config;
 use crate::control::{Control, Datapath};
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
-use crate::node::Node;
+use crate::node::{Node, StartError};
 use crate::worker::Application;
 use crate::worker::drivers::Worker;
+use crate::worker::pin::PinError;
 
 /// How long a command waits for AF_XDP before it begins over UDP. A queue that was just closed is busy for 40 ms on veth
 /// and up to 2 s with some drivers.
@@ -58,8 +59,19 @@ impl Stop {
 /// Reads the configuration and starts a node.
 pub(super) fn start(args: &NodeArgs) -> Result<(Config, Node), Failure> {
     let config = Config::read(&args.config).map_err(Failure::usage)?;
-    let node = Node::start(&config).map_err(Failure::failed)?;
+    let node = Node::start(&config).map_err(|error| match error {
+        StartError::Identity(_) => Failure::usage(error),
+        StartError::Listen { .. } | StartError::Random => Failure::failed(error),
+    })?;
     Ok((config, node))
+}
+
+/// A failure to become a worker: a core that this process may not use is the configuration's.
+pub(super) fn pin_failure(error: PinError) -> Failure {
+    match error {
+        PinError::Core { .. } => Failure::usage(error),
+        PinError::Capabilities(_) => Failure::failed(error),
+    }
 }
 
 /// A configured peer by name.
@@ -82,13 +94,29 @@ pub(super) fn settle<A: Application>(
     let done = |_: &mut Worker<PairLink, A>| !control.datapath().pending || Instant::now() >= until || stop.is_set();
     // A short nap between passes, because the control thread does not ring when it gives up.
     while !done(worker) {
-        worker.run_once().context("link").map_err(Failure::Failed)?;
+        worker.pass().context("link").map_err(Failure::Failed)?;
         std::thread::sleep(Duration::from_millis(1));
     }
     if stop.is_set() {
         return Err(Failure::Interrupted);
     }
     Ok(control.datapath())
+}
+
+/// Closes the tunnels to these peers, so that they need not find out that this node stops. Without a sleep: where there was
+/// no tunnel, nothing would end it.
+pub(super) fn say_goodbye<A: Application>(
+    worker: &mut Worker<PairLink, A>,
+    peers: impl IntoIterator<Item = PeerId>,
+    code: Code,
+) -> Result<(), Failure> {
+    for peer in peers {
+        let now = worker.now();
+        worker.endpoint.close_tunnel(now, peer, code);
+        // Each by itself: a pass sends a batch at most.
+        worker.pass().context("link").map_err(Failure::Failed)?;
+    }
+    Ok(())
 }
 
 /// Prints how far a command is, five times a second.

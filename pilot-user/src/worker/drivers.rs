@@ -44,6 +44,18 @@ impl<L: Link, A: Application> Worker<L, A> {
         Instant::ORIGIN + self.origin.elapsed()
     }
 
+    /// One pass and no sleep, as for last words: there may be nothing to wake up for. Reads the clock once.
+    ///
+    /// # Errors
+    /// The link's.
+    pub fn pass(&mut self) -> io::Result<Turn> {
+        self.pass_at(self.now())
+    }
+
+    fn pass_at(&mut self, now: Instant) -> io::Result<Turn> {
+        turn(&mut self.endpoint, &mut self.link, &mut self.application, now, &mut self.opened)
+    }
+
     /// The caller's thread is the worker: one pass, and then a spin or a sleep if there was nothing to do. Reads the clock
     /// once.
     ///
@@ -51,8 +63,7 @@ impl<L: Link, A: Application> Worker<L, A> {
     /// The link's.
     pub fn run_once(&mut self) -> io::Result<()> {
         let now = self.now();
-        let Turn { progress, deadline } =
-            turn(&mut self.endpoint, &mut self.link, &mut self.application, now, &mut self.opened)?;
+        let Turn { progress, deadline } = self.pass_at(now)?;
         if progress {
             self.last_progress = now;
         } else if now.since(self.last_progress) < SPIN {
