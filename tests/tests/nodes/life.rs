@@ -1,0 +1,117 @@
+//! Nodes that are killed, stopped, interrupted and started again.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::scene::{End, Scene};
+
+/// Traffic after a restart is promised within a second, AF_XDP within three. The machine may be busy: five times that.
+const TRAFFIC_WITHIN: Duration = Duration::from_secs(5);
+const XDP_WITHIN: Duration = Duration::from_secs(15);
+
+/// kill -9 leaves no XDP program; started again, the node has traffic and AF_XDP soon, and its peer is told why its
+/// connection is over.
+#[test]
+fn a_killed_node_leaves_nothing_and_comes_back() {
+    let Some(scene) = Scene::new("life::a_killed_node_leaves_nothing_and_comes_back") else { return };
+    let a = scene.node("a", End::A).peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).peer("a", Some(End::A.listen())).write();
+    let mut first = scene.start(&b, &["listen", "--files", "received"]);
+    assert_eq!(first.wait_for("ready").event["datapath"]["kind"], "xdp");
+    let program = scene.xdp_program(End::B);
+    assert!(program.is_some());
+    let mut ping = scene.start(&a, &["ping", "b", "--count", "1000000", "--interval", "20"]);
+    ping.wait_for_progress(10);
+
+    first.signal(Signal::SIGKILL);
+    assert_eq!(first.end().code, None);
+    assert_eq!(scene.xdp_program(End::B), None, "the program goes with the process");
+    assert!(scene.xdp_program(End::A).is_some(), "and only that one");
+
+    let started = Instant::now();
+    let mut second = scene.start(&b, &["listen", "--files", "received"]);
+    let traffic = second.wait_for("tunnel_up").at - started;
+    let told = {
+        ping.wait_for("error");
+        started.elapsed()
+    };
+    ping.end().failure(1, &["b: ", "restarted"]);
+    let anew = scene.run(&a, &["ping", "b", "--count", "1", "--interval", "0"]);
+    anew.success("ping");
+    let ready = second.wait_for("ready");
+    assert_eq!(ready.event["datapath"]["kind"], "xdp");
+    let xdp = ready.at - started;
+    eprintln!("after kill -9: traffic after {traffic:?}, the peer was told after {told:?}, AF_XDP after {xdp:?}");
+    assert!(traffic < TRAFFIC_WITHIN && xdp < XDP_WITHIN, "traffic after {traffic:?}, AF_XDP after {xdp:?}");
+    assert_ne!(scene.xdp_program(End::B), program, "a new one");
+    assert_eq!(second.end_by(Signal::SIGTERM).code, Some(0));
+}
+
+/// A restarted node that does not know where its peer is cannot call it: the peer finds out by itself, from silence.
+#[test]
+fn a_restart_is_noticed_without_being_told() {
+    let Some(scene) = Scene::new("life::a_restart_is_noticed_without_being_told") else { return };
+    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).peer("a", None).write();
+    let mut first = scene.start(&b, &["up"]);
+    first.wait_for("ready");
+    let mut ping = scene.start(&a, &["ping", "b", "--count", "1000000", "--interval", "20"]);
+    ping.wait_for_progress(10);
+    first.end_by(Signal::SIGKILL);
+    let started = Instant::now();
+    let mut second = scene.start(&b, &["up"]);
+    let told = ping.wait_for("error").at - started;
+    ping.end().failure(1, &["b: ", "restarted"]);
+    eprintln!("after kill -9 of a node that does not call: its peer knew after {told:?}");
+    second.wait_for("ready");
+    scene.run(&a, &["ping", "b", "--count", "1", "--interval", "0"]).success("ping");
+}
+
+/// SIGTERM: counters, exit code 0, nothing attached; the peer is told.
+#[test]
+fn a_stopped_node_says_goodbye() {
+    let Some(scene) = Scene::new("life::a_stopped_node_says_goodbye") else { return };
+    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).peer("a", None).write();
+    let mut listen = scene.start(&b, &["listen", "--files", "received"]);
+    listen.wait_for("ready");
+    let mut ping = scene.start(&a, &["ping", "b", "--count", "1000000", "--interval", "20"]);
+    let answered = ping.wait_for_progress(10);
+    assert!(scene.xdp_program(End::B).is_some());
+
+    let ended = listen.end_by(Signal::SIGTERM);
+    assert_eq!(scene.xdp_program(End::B), None);
+    let stats = ended.success("stats");
+    assert_eq!(ended.said.last().map(|said| &said.event), Some(stats), "the counters come last");
+    assert!(stats["engine"]["opened_from_xdp"].as_u64() >= Some(answered), "{stats}");
+    assert!(stats["xdp"]["redirected"].as_u64() >= Some(answered), "{stats}");
+    ping.end().failure(1, &["b: ", "shutting down"]);
+}
+
+/// SIGINT: exit code 130, nothing attached, nothing of the file at the receiver, which serves the next one.
+#[test]
+fn an_interrupted_send_leaves_no_part_of_a_file() {
+    let Some(scene) = Scene::new("life::an_interrupted_send_leaves_no_part_of_a_file") else { return };
+    let a = scene.node("a", End::A).peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).peer("a", None).write();
+    let mut listen = scene.start(&b, &["listen", "--files", "received"]);
+    listen.wait_for("ready");
+    // Sparse, and more than can be sent before the signal comes.
+    let large = std::fs::File::create(scene.directory().join("large")).unwrap();
+    large.set_len(1 << 40).unwrap();
+    let mut send = scene.start(&a, &["send", "large", "b"]);
+    send.wait_for_progress(1 << 20);
+    assert!(scene.xdp_program(End::A).is_some());
+    send.signal(Signal::SIGINT);
+    send.end().failure(130, &["interrupted"]);
+    assert_eq!(scene.xdp_program(End::A), None);
+
+    listen.wait_for("tunnel_down");
+    scene.file("small", 100_000);
+    assert_eq!(scene.run(&a, &["send", "small", "b"]).success("send")["sha256_ok"], true);
+    let received = std::fs::read_dir(scene.directory().join("received")).unwrap();
+    let received: Vec<_> = received.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(received, ["small"], "no part of the large one");
+    assert_eq!(listen.end_by(Signal::SIGTERM).code, Some(0));
+}
