@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::address::OverlayAddress;
+use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
 use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub max_datagram: u16,
     /// Packets in flight towards us that the receive ring absorbs.
     pub packet_credit: u32,
+    /// The AEADs to use.
+    pub aeads: Aeads,
     /// A tunnel on which nothing was opened for this long is over.
     pub idle_timeout: Duration,
 }
@@ -39,6 +42,7 @@ impl Config {
             unix_time,
             max_datagram: MIN_DATAGRAM_BYTES,
             packet_credit: DEFAULT_PACKET_CREDIT,
+            aeads: Aeads::detect(),
             idle_timeout: IDLE_TIMEOUT,
         }
     }

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::agreement::{PrivateKey, X25519};
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
+
+use crate::crypto::backend::{ed25519_public, ed25519_sign, ed25519_verify, x25519_public};
 
 const PREFIX: &str = "pilot1-";
 const CERTIFICATE_LABEL: &[u8] = b"pilot v1 static key";
@@ -34,15 +34,14 @@ impl Identity {
     pub fn from_secrets(ed25519_seed: [u8; 32], x25519_secret: [u8; 32]) -> Result<Self, IdentityError> {
         let seed = Zeroizing::new(ed25519_seed);
         let static_secret = Zeroizing::new(x25519_secret);
-        let signing = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| IdentityError::Secrets)?;
+        let identity = ed25519_public(&seed).ok_or(IdentityError::Secrets)?;
         let static_key = x25519_public(&static_secret).ok_or(IdentityError::Secrets)?;
-        let identity: [u8; 32] = signing.public_key().as_ref().try_into().map_err(|_| IdentityError::Secrets)?;
-        let not_after = 0;
-        let signature = signing.sign(&signed_text(&static_key, not_after));
+        let not_after: u64 = 0;
+        let signature = ed25519_sign(&seed, &signed_text(&static_key, not_after)).ok_or(IdentityError::Secrets)?;
         let mut certificate = [0; CERTIFICATE_LEN];
         certificate[..32].copy_from_slice(&identity);
         certificate[32..40].copy_from_slice(&not_after.to_be_bytes());
-        certificate[40..].copy_from_slice(signature.as_ref());
+        certificate[40..].copy_from_slice(&signature);
         Ok(Self { public: PublicKey { identity, static_key }, static_secret, certificate })
     }
 
@@ -120,8 +119,7 @@ pub(crate) fn verify_certificate(certificate: &[u8], static_key: &[u8; 32], unix
     if not_after != 0 && unix_seconds > not_after {
         return None;
     }
-    UnparsedPublicKey::new(&ED25519, identity).verify(&signed_text(static_key, not_after), signature).ok()?;
-    Some(*identity)
+    ed25519_verify(identity, &signed_text(static_key, not_after), signature).then_some(*identity)
 }
 
 fn signed_text(static_key: &[u8; 32], not_after: u64) -> [u8; CERTIFICATE_LABEL.len() + 40] {
@@ -131,11 +129,6 @@ fn signed_text(static_key: &[u8; 32], not_after: u64) -> [u8; CERTIFICATE_LABEL.
     rest[..32].copy_from_slice(static_key);
     rest[32..].copy_from_slice(&not_after.to_be_bytes());
     text
-}
-
-fn x25519_public(secret: &[u8; 32]) -> Option<[u8; 32]> {
-    let private = PrivateKey::from_private_key(&X25519, secret).ok()?;
-    private.compute_public_key().ok()?.as_ref().try_into().ok()
 }
 
 #[cfg(test)]

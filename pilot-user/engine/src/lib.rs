@@ -26,7 +26,7 @@ pub mod time;
 mod tunnel;
 
 pub use config::{Config, PeerConfig};
-pub use crypto::aead::Aead;
+pub use crypto::aead::{Aead, Aeads};
 pub use endpoint::{Endpoint, Received, Transmit};
 pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
 pub use event::{ConnectionHandle, Event, PeerId};

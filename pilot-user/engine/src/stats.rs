@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::crypto::handshake::HandshakeError;
+
 /// Why a datagram came to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -22,6 +24,8 @@ pub enum DropReason {
     Parameters,
     /// The static key is not certified.
     Certificate,
+    /// The peer uses no AEAD that we use.
+    NoCommonAead,
     /// The identity is not among the peers.
     UnknownPeer,
     /// An initiation that is not newer than the last one accepted: a replay.
@@ -40,7 +44,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons with their names in metrics.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::Short, "short"),
         (Self::Version, "version"),
         (Self::Type, "type"),
@@ -49,6 +53,7 @@ impl DropReason {
         (Self::HandshakeDecrypt, "handshake_decrypt"),
         (Self::Parameters, "parameters"),
         (Self::Certificate, "certificate"),
+        (Self::NoCommonAead, "no_common_aead"),
         (Self::UnknownPeer, "unknown_peer"),
         (Self::StaleTimestamp, "stale_timestamp"),
         (Self::Crossing, "crossing"),
@@ -57,6 +62,18 @@ impl DropReason {
         (Self::Authentication, "authentication"),
         (Self::Replay, "replay"),
     ];
+}
+
+impl From<HandshakeError> for DropReason {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Mac => Self::Mac,
+            HandshakeError::Decrypt => Self::HandshakeDecrypt,
+            HandshakeError::Parameters => Self::Parameters,
+            HandshakeError::Certificate => Self::Certificate,
+            HandshakeError::Aead => Self::NoCommonAead,
+        }
+    }
 }
 
 /// Totals of an endpoint.

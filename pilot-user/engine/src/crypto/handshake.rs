@@ -7,7 +7,7 @@ use pilot_common::wire::{HEADER_LEN, Header, INITIATION_LEN, PacketType, RESPONS
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
-use super::aead::KeyPair;
+use super::aead::{Aead, Aeads, KeyPair};
 use super::mac::{MAC_LEN, Mac1Key};
 use super::parameters::Parameters;
 use super::primitives::Primitives;
@@ -32,12 +32,15 @@ pub(crate) enum HandshakeError {
     Parameters,
     /// The static key is not certified by the identity that the message names.
     Certificate,
+    /// There is no AEAD that both ends use.
+    Aead,
 }
 
 /// A handshake that this node began and that waits for its response.
 pub(crate) struct Initiation {
     noise: Box<HandshakeState>,
     session_id: u32,
+    offered: Aeads,
 }
 
 /// An initiation that was read and can be answered.
@@ -51,6 +54,7 @@ pub(crate) struct Initiated {
 /// What both ends have when the handshake is done.
 pub(crate) struct Secrets {
     pub(crate) keys: KeyPair,
+    pub(crate) aead: Aead,
     /// What the other end said of itself.
     pub(crate) peer: Parameters,
 }
@@ -77,7 +81,7 @@ impl Initiation {
         datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         noise.write_message(&payload, &mut datagram[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).ok()?;
         mac1.write(datagram);
-        Some(Self { noise: Box::new(noise), session_id: parameters.session_id })
+        Some(Self { noise: Box::new(noise), session_id: parameters.session_id, offered: parameters.aeads })
     }
 
     /// The session id that the response must be addressed to.
@@ -100,9 +104,10 @@ impl Initiation {
         let length =
             self.noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
+        let aead = self.offered.choose(&parameters.aeads).ok_or(HandshakeError::Aead)?;
         let (seal, open) = raw_split(&mut self.noise);
-        let keys = KeyPair::new(parameters.aead, &seal, &open).ok_or(HandshakeError::Parameters)?;
-        Ok(Secrets { keys, peer: parameters })
+        let keys = KeyPair::new(aead, &seal, &open).ok_or(HandshakeError::Aead)?;
+        Ok(Secrets { keys, aead, peer: parameters })
     }
 }
 
@@ -133,7 +138,7 @@ impl Initiated {
         Ok(Self { noise: Box::new(noise), key: PublicKey { identity, static_key }, parameters })
     }
 
-    /// Writes the response into `datagram`; returns its length, and the secrets.
+    /// Writes the response into `datagram`; returns its length, and the secrets. The AEAD is the first of `parameters`.
     pub(crate) fn answer(
         mut self,
         peer_mac1: &Mac1Key,
@@ -155,7 +160,8 @@ impl Initiated {
         let length = HEADER_LEN + written + 2 * MAC_LEN;
         peer_mac1.write(datagram.get_mut(..length)?);
         let (open, seal) = raw_split(&mut self.noise);
-        Some((length, Secrets { keys: KeyPair::new(parameters.aead, &seal, &open)?, peer: self.parameters }))
+        let aead = parameters.aeads.iter().next()?;
+        Some((length, Secrets { keys: KeyPair::new(aead, &seal, &open)?, aead, peer: self.parameters }))
     }
 }
 
@@ -244,7 +250,7 @@ mod tests {
             }
         }
         let mut at_a = initiation.finish(&a.mac1, &key, 0, &message_2[..length]).unwrap();
-        assert_eq!(at_a.peer, b.parameters);
+        assert_eq!((at_a.aead, &at_a.peer), (at_b.aead, &b.parameters));
         let (mut packet, mut frames) = ([7; 60], [0; 60]);
         at_a.keys.seal(0, &mut packet).unwrap();
         assert_eq!(at_b.keys.open(0, &packet, &mut frames), Some(35));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::aead::Aead;
+use super::aead::Aeads;
 use crate::address::OverlayAddress;
 use crate::codec::{Reader, Writer, varint_len};
 use crate::identity::CERTIFICATE_LEN;
@@ -31,7 +31,8 @@ pub(crate) struct Parameters {
     pub(crate) timestamp: Option<u64>,
     pub(crate) boot_id: [u8; 16],
     pub(crate) address: OverlayAddress,
-    pub(crate) aead: Aead,
+    /// What the sender offers; in a response the one it chose.
+    pub(crate) aeads: Aeads,
     pub(crate) session_id: u32,
     pub(crate) connection_credit: u64,
     pub(crate) stream_credit: u64,
@@ -53,7 +54,9 @@ impl Parameters {
         }
         tlv(writer, BOOT_ID, &self.boot_id)?;
         tlv(writer, ADDRESS, &self.address.to_bytes())?;
-        tlv(writer, AEAD, &[self.aead as u8])?;
+        let mut aeads = [0; 2];
+        let count = self.aeads.iter().zip(&mut aeads).map(|(aead, id)| *id = aead as u8).count();
+        tlv(writer, AEAD, &aeads[..count])?;
         tlv(writer, SESSION_ID, &self.session_id.to_be_bytes())?;
         tlv_varint(writer, CONNECTION_CREDIT, self.connection_credit)?;
         tlv_varint(writer, STREAM_CREDIT, self.stream_credit)?;
@@ -72,7 +75,7 @@ impl Parameters {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(payload);
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
-        let (mut aead, mut session_id, mut resume) = (None, None, None);
+        let (mut aeads, mut session_id, mut resume) = (None, None, None);
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
@@ -89,7 +92,7 @@ impl Parameters {
                 TIMESTAMP => timestamp = Some(u64::from_be_bytes(value.try_into().ok()?)),
                 BOOT_ID => boot_id = Some(value.try_into().ok()?),
                 ADDRESS => address = Some(OverlayAddress::from_bytes(value.try_into().ok()?)),
-                AEAD => aead = value.contains(&(Aead::Aes256Gcm as u8)).then_some(Aead::Aes256Gcm),
+                AEAD => aeads = Aeads::from_wire(value),
                 SESSION_ID => session_id = Some(u32::from_be_bytes(value.try_into().ok()?)).filter(|id| *id != 0),
                 CONNECTION_CREDIT => connection_credit = varint(value)?,
                 STREAM_CREDIT => stream_credit = varint(value)?,
@@ -107,7 +110,7 @@ impl Parameters {
             timestamp,
             boot_id: boot_id?,
             address: address?,
-            aead: aead?,
+            aeads: aeads?,
             session_id: session_id?,
             connection_credit,
             stream_credit,
@@ -148,7 +151,7 @@ pub(crate) mod tests {
             timestamp: Some(1 << 60),
             boot_id: [4; 16],
             address: OverlayAddress { network: 1, node: 2 },
-            aead: Aead::Aes256Gcm,
+            aeads: Aeads::detect(),
             session_id: 77,
             connection_credit: 1 << 20,
             stream_credit: 1 << 19,

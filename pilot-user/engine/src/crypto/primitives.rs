@@ -1,12 +1,9 @@
-//! The primitives that Noise asks for: X25519 and ChaCha20-Poly1305 of aws-lc-rs, BLAKE2s, randomness from a seed.
+//! The primitives that Noise asks for: X25519 and ChaCha20-Poly1305 of the backend, BLAKE2s, randomness from a seed.
 //!
-//! Two to three times as fast as snow's own, and none of them drawn from the operating system, so that a simulated
-//! handshake is the same every time.
+//! No randomness is drawn from the operating system, so that a simulated handshake is the same every time.
 
 use std::sync::{Mutex, PoisonError};
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use blake2::{Blake2s256, Digest as _};
 use pilot_common::wire::TAG_LEN;
 use snow::Error;
@@ -15,6 +12,8 @@ use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Random};
 use zeroize::Zeroizing;
 
+use super::aead::{Aead, NONCE_LEN};
+use super::backend::{AeadKey, x25519, x25519_public};
 use super::rng::SeededRng;
 
 /// Hands snow our primitives; randomness once, because a seed is used once.
@@ -55,17 +54,8 @@ impl Random for SeededRng {
 #[derive(Default)]
 struct X25519Key {
     secret: Zeroizing<[u8; 32]>,
-    key: Option<PrivateKey>,
-    public: [u8; 32],
-}
-
-impl X25519Key {
-    fn use_secret(&mut self) -> Option<()> {
-        let key = PrivateKey::from_private_key(&X25519, &*self.secret).ok()?;
-        self.public = key.compute_public_key().ok()?.as_ref().try_into().ok()?;
-        self.key = Some(key);
-        Some(())
-    }
+    /// `None`: there is no usable secret.
+    public: Option<[u8; 32]>,
 }
 
 impl Dh for X25519Key {
@@ -83,46 +73,42 @@ impl Dh for X25519Key {
 
     fn set(&mut self, secret: &[u8]) {
         // A secret of another length leaves the key unset; every use then fails with `Error::Dh`.
-        self.key = None;
-        if let Ok(secret) = secret.try_into() {
+        self.public = secret.try_into().ok().and_then(|secret| {
             *self.secret = secret;
-            let _ = self.use_secret();
-        }
+            x25519_public(&self.secret)
+        });
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), Error> {
         rng.try_fill_bytes(&mut *self.secret)?;
-        self.use_secret().ok_or(Error::Dh)
+        self.public = x25519_public(&self.secret);
+        self.public.map(|_| ()).ok_or(Error::Dh)
     }
 
     fn pubkey(&self) -> &[u8] {
-        &self.public
+        self.public.as_ref().map_or(&[0; 32], |public| public)
     }
 
     fn privkey(&self) -> &[u8] {
         &*self.secret
     }
 
-    /// Refuses a peer key of small order, whose shared secret would be zero (RFC 7748 §6.1): aws-lc-rs checks it.
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let key = self.key.as_ref().ok_or(Error::Dh)?;
         // snow passes its largest key buffer; X25519's key is its first 32 bytes.
-        let peer = UnparsedPublicKey::new(&X25519, public.get(..32).ok_or(Error::Dh)?);
-        let out = out.get_mut(..32).ok_or(Error::Dh)?;
-        agree(key, peer, Error::Dh, |shared| {
-            out.copy_from_slice(shared);
-            Ok(())
-        })
+        let peer = public.first_chunk::<32>().ok_or(Error::Dh)?;
+        let out = out.first_chunk_mut::<32>().ok_or(Error::Dh)?;
+        *out = self.public.and_then(|_| x25519(&self.secret, peer)).ok_or(Error::Dh)?;
+        Ok(())
     }
 }
 
-struct ChaChaPoly(Option<LessSafeKey>);
+struct ChaChaPoly(Option<AeadKey>);
 
 /// Noise §12.3: four zero bytes and the counter, little-endian.
-fn nonce(counter: u64) -> Nonce {
+fn nonce(counter: u64) -> [u8; NONCE_LEN] {
     let mut bytes = [0; NONCE_LEN];
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
+    bytes
 }
 
 impl Cipher for ChaChaPoly {
@@ -131,20 +117,16 @@ impl Cipher for ChaChaPoly {
     }
 
     fn set(&mut self, key: &[u8; 32]) {
-        self.0 = UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new);
+        self.0 = AeadKey::new(Aead::ChaCha20Poly1305, key);
     }
 
     fn encrypt(&self, counter: u64, aad: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
         let (text, rest) = out.split_at_mut(plaintext.len());
         text.copy_from_slice(plaintext);
-        let sealed = self.0.as_ref().and_then(|key| {
-            let tag = key.seal_in_place_separate_tag(nonce(counter), Aad::from(aad), text).ok()?;
-            rest[..TAG_LEN].copy_from_slice(tag.as_ref());
-            Some(())
-        });
-        if sealed.is_none() {
+        match self.0.as_ref().and_then(|key| key.seal(nonce(counter), aad, text)) {
+            Some(tag) => rest[..TAG_LEN].copy_from_slice(&tag),
             // snow has no error here. Nothing in the clear may leave: zeros fail at the receiver.
-            out[..plaintext.len() + TAG_LEN].fill(0);
+            None => out[..plaintext.len() + TAG_LEN].fill(0),
         }
         plaintext.len() + TAG_LEN
     }
@@ -154,7 +136,7 @@ impl Cipher for ChaChaPoly {
         let length = sealed.len().checked_sub(TAG_LEN).ok_or(Error::Decrypt)?;
         let (text, tag) = sealed.split_at(length);
         let out = out.get_mut(..length).ok_or(Error::Decrypt)?;
-        key.open_separate_gather(nonce(counter), Aad::from(aad), text, tag, out).map_err(|_| Error::Decrypt)?;
+        key.open(nonce(counter), aad, text, tag, out).ok_or(Error::Decrypt)?;
         Ok(length)
     }
 }

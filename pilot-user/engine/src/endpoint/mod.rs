@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use pilot_common::wire::{Header, HeaderError, PacketType};
 
 use crate::config::{Config, PeerConfig};
-use crate::crypto::handshake::{HandshakeError, Initiated};
+use crate::crypto::handshake::Initiated;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::rng::SeededRng;
 use crate::event::{Event, PeerId};
@@ -153,13 +153,7 @@ impl Endpoint {
     fn on_initiation(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
         let unix_time = self.config.unix_time + now.since(Instant::ORIGIN);
         let rng = self.rng.fork();
-        let initiated = Initiated::read(&self.config.identity, &self.own_mac1, rng, unix_time.as_secs(), datagram)
-            .map_err(|error| match error {
-                HandshakeError::Mac => DropReason::Mac,
-                HandshakeError::Decrypt => DropReason::HandshakeDecrypt,
-                HandshakeError::Parameters => DropReason::Parameters,
-                HandshakeError::Certificate => DropReason::Certificate,
-            })?;
+        let initiated = Initiated::read(&self.config.identity, &self.own_mac1, rng, unix_time.as_secs(), datagram)?;
         // W3.4: default deny.
         let peer = *self.by_identity.get(&initiated.key.identity).ok_or(DropReason::UnknownPeer)?;
         self.with(now, peer, |tunnel, ctx| tunnel.on_initiation(ctx, initiated, path))?;

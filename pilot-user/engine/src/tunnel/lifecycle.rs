@@ -4,6 +4,7 @@ use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
 use super::{Answer, Attempt, Closing, Context, Path, Session, Transport, Tunnel};
 use crate::connection::PeerLimits;
+use crate::crypto::aead::Aeads;
 use crate::crypto::handshake::{Initiated, Initiation};
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
@@ -45,6 +46,7 @@ impl Tunnel {
         &self,
         ctx: &Context<'_>,
         session_id: u32,
+        aeads: Aeads,
         timestamp: Option<u64>,
         resume: Option<u64>,
     ) -> Parameters {
@@ -53,7 +55,7 @@ impl Tunnel {
             timestamp,
             boot_id: ctx.config.boot_id,
             address: ctx.config.address,
-            aead: crate::crypto::aead::Aead::Aes256Gcm,
+            aeads,
             session_id,
             connection_credit: CONNECTION_CREDIT_BYTES,
             stream_credit: STREAM_CREDIT_BYTES,
@@ -81,7 +83,7 @@ impl Tunnel {
         let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
         let resume = self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id);
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
-        let parameters = self.parameters(ctx, session_id, Some(timestamp), resume);
+        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), resume);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
@@ -102,6 +104,7 @@ impl Tunnel {
         initiated: Initiated,
         path: Path,
     ) -> Result<(), DropReason> {
+        let aead = ctx.config.aeads.choose(&initiated.parameters.aeads).ok_or(DropReason::NoCommonAead)?;
         let timestamp = initiated.parameters.timestamp.unwrap_or(0);
         if timestamp <= self.last_timestamp {
             return Err(DropReason::StaleTimestamp);
@@ -116,13 +119,13 @@ impl Tunnel {
             ctx.stats.count_drop(DropReason::Crossing);
             return Ok(());
         }
-        self.answer = Some(Box::new(Answer { initiated, path }));
+        self.answer = Some(Box::new(Answer { initiated, aead, path }));
         Ok(())
     }
 
     /// Writes the response to an accepted initiation.
     pub(super) fn respond(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
-        let Answer { initiated, path } = *self.answer.take()?;
+        let Answer { initiated, aead, path } = *self.answer.take()?;
         self.drop_next(ctx);
         let datagram = datagram.first_chunk_mut::<RESPONSE_MAX_LEN>()?;
         // W3.14: continued is what both still have, of the same process of the peer.
@@ -132,7 +135,7 @@ impl Tunnel {
             same.then_some(transport.id)
         });
         let local_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
-        let parameters = self.parameters(ctx, local_id, None, resumes);
+        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, resumes);
         let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
             ctx.sessions.release(local_id);
             return None;
@@ -141,7 +144,7 @@ impl Tunnel {
             local_id,
             remote_id: secrets.peer.session_id,
             keys: secrets.keys,
-            aead: secrets.peer.aead,
+            aead: secrets.aead,
             path,
             is_initiator: false,
             peer: secrets.peer,
@@ -160,19 +163,10 @@ impl Tunnel {
         datagram: &[u8],
         path: Path,
     ) -> Result<(), DropReason> {
-        use crate::crypto::handshake::HandshakeError;
         let attempt = self.attempt.as_mut().filter(|attempt| attempt.initiation.session_id() == receiver);
         let attempt = attempt.ok_or(DropReason::NoAttempt)?;
         let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
-        let secrets =
-            attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram).map_err(|error| {
-                match error {
-                    HandshakeError::Mac => DropReason::Mac,
-                    HandshakeError::Decrypt => DropReason::HandshakeDecrypt,
-                    HandshakeError::Parameters => DropReason::Parameters,
-                    HandshakeError::Certificate => DropReason::Certificate,
-                }
-            })?;
+        let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, resume) = (attempt.sent, attempt.resume);
         // The session takes the attempt's id over.
         self.attempt = None;
@@ -180,7 +174,7 @@ impl Tunnel {
             local_id: receiver,
             remote_id: secrets.peer.session_id,
             keys: secrets.keys,
-            aead: secrets.peer.aead,
+            aead: secrets.aead,
             path,
             is_initiator: true,
             resumes: secrets.peer.resume.filter(|id| Some(*id) == resume),

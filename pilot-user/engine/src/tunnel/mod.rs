@@ -112,6 +112,7 @@ struct Attempt {
 /// An initiation that is to be answered.
 struct Answer {
     initiated: Initiated,
+    aead: Aead,
     path: Path,
 }
 
