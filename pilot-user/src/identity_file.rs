@@ -70,8 +70,8 @@ pub enum Error {
 /// When there is such a file already, or it cannot be written.
 pub fn create(file: &Path) -> Result<Identity, Error> {
     let (mut seed, mut secret) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
-    aws_lc_rs::rand::fill(&mut *seed).map_err(|_| Error::Random)?;
-    aws_lc_rs::rand::fill(&mut *secret).map_err(|_| Error::Random)?;
+    getrandom::fill(&mut *seed).map_err(|_| Error::Random)?;
+    getrandom::fill(&mut *secret).map_err(|_| Error::Random)?;
     let identity = identity(file, &seed, &secret)?;
     let text = Zeroizing::new(format!(
         "# Pilot's secret keys of {}. Whoever has them is this node.\ned25519_seed = \"{}\"\nx25519_secret = \"{}\"\n",

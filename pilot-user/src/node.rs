@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use pilot_engine::{Endpoint, PeerConfig, PeerId};
+use pilot_engine::{Aeads, Endpoint, PeerConfig, PeerId};
 
 use crate::config::Config;
 use crate::control::{self, Control};
@@ -47,16 +47,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens sockets and starts the control thread.
+    /// Opens sockets and starts the control thread. `aeads` is what the node offers and accepts.
     ///
     /// # Errors
     /// When the identity cannot be read or the address not be listened on. That AF_XDP cannot be had is none: the node
     /// runs over UDP then, and says why.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    pub fn start(config: &Config, aeads: Aeads) -> Result<Self, StartError> {
         let identity = identity_file::read(&config.identity)?;
         let (mut boot_id, mut seed) = ([0; 16], [0; 32]);
-        aws_lc_rs::rand::fill(&mut boot_id).map_err(|_| StartError::Random)?;
-        aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
+        getrandom::fill(&mut boot_id).map_err(|_| StartError::Random)?;
+        getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
         let (control, mut links) = Control::start(control::Options {
             interface: config.interface.clone(),
             listen: config.listen,
@@ -66,12 +66,14 @@ impl Node {
             peers: config.peers.iter().filter_map(|peer| peer.endpoint).map(|endpoint| endpoint.ip()).collect(),
         })
         .map_err(|source| StartError::Listen { listen: config.listen, source })?;
-        // One queue, one link: the configuration allows no more yet.
-        let link = links.pop().ok_or(StartError::Random)?;
+        // One queue, one link: the configuration allows no more yet, and no less.
+        let none = || StartError::Listen { listen: config.listen, source: io::Error::other("no receive queue") };
+        let link = links.pop().ok_or_else(none)?;
         let origin = std::time::Instant::now();
         // A clock before 1970 would be this node's trouble with every peer's replay check, and is taken as 1970.
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut engine = pilot_engine::Config::new(identity, config.address, boot_id, unix_time);
+        engine.aeads = aeads;
         engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
         let mut endpoint = Endpoint::new(engine, seed);
         let peers = config.peers.iter().map(|peer| {

@@ -10,7 +10,8 @@ mod session;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pilot_engine::{Aead, Aeads};
 
 pub use output::Output;
 
@@ -75,6 +76,33 @@ struct NodeArgs {
     /// The node's configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Which AEAD to use.
+    #[arg(long, value_enum, default_value_t)]
+    aead: AeadChoice,
+}
+
+/// Which AEAD a node uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+enum AeadChoice {
+    /// What both ends do best.
+    #[default]
+    Auto,
+    /// AES-256-GCM or no tunnel.
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 or no tunnel.
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl AeadChoice {
+    fn aeads(self) -> Aeads {
+        match self {
+            Self::Auto => Aeads::detect(),
+            Self::Aes256Gcm => Aeads::only(Aead::Aes256Gcm),
+            Self::ChaCha20Poly1305 => Aeads::only(Aead::ChaCha20Poly1305),
+        }
+    }
 }
 
 /// How a command ends, when not well.

@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
-use aws_lc_rs::digest::{Context as Digest, SHA256};
 use pilot_engine::{Code, ConnectionHandle, Endpoint, Event, Instant, PeerId, Read, StreamId};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::listen::words;
 use super::session::{self, Progress, Stop};
@@ -59,7 +59,7 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
         Some(Err(error)) => return Err(Failure::Failed(anyhow!("{name}: {error}"))),
         None => return Err(Failure::Interrupted),
     };
-    let sha256 = hex(sender.digest.finish().as_ref());
+    let sha256 = hex(&sender.digest.finalize());
     let sha256_ok = received == (sender.head.bytes, sha256.clone());
     let seconds = match (sender.started, answered) {
         (Some(started), Some(answered)) => answered.duration_since(started).as_secs_f64(),
@@ -99,7 +99,7 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
 struct FileSender {
     file: File,
     head: Head,
-    digest: Digest,
+    digest: Sha256,
     target: Option<(ConnectionHandle, Option<StreamId>)>,
     /// Read from the file, or the head, and not yet taken by the stream: from `taken` on.
     piece: Vec<u8>,
@@ -127,7 +127,7 @@ impl FileSender {
             file,
             piece: encode(&head),
             head,
-            digest: Digest::new(&SHA256),
+            digest: Sha256::new(),
             target: None,
             taken: 0,
             end_of_file: false,

@@ -59,7 +59,13 @@ impl Stop {
 /// Reads the configuration and starts a node.
 pub(super) fn start(args: &NodeArgs) -> Result<(Config, Node), Failure> {
     let config = Config::read(&args.config).map_err(Failure::usage)?;
-    let node = Node::start(&config).map_err(|error| match error {
+    let aeads = args.aead.aeads();
+    if !aeads.are_supported() {
+        let why =
+            "--aead: given aes-256-gcm, allowed in this build: auto, chacha20-poly1305 (it was built without aws-lc)";
+        return Err(Failure::Usage(anyhow::anyhow!(why)));
+    }
+    let node = Node::start(&config, aeads).map_err(|error| match error {
         StartError::Identity(_) => Failure::usage(error),
         StartError::Listen { .. } | StartError::Random => Failure::failed(error),
     })?;

@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use sha2::{Digest as _, Sha256};
 
 use crate::link::doorbell::Doorbell;
 
@@ -123,7 +123,7 @@ struct Open {
     part: PathBuf,
     target: PathBuf,
     bytes: u64,
-    digest: Context,
+    digest: Sha256,
 }
 
 impl Files {
@@ -155,7 +155,7 @@ impl Files {
         // Hidden until it is whole; a number of ours keeps two of one name apart.
         let part = self.directory.join(format!(".{name}.{id}.part"));
         let file = OpenOptions::new().write(true).create_new(true).open(&part)?;
-        self.open.push(Open { id, file, part, target, bytes: 0, digest: Context::new(&SHA256) });
+        self.open.push(Open { id, file, part, target, bytes: 0, digest: Sha256::new() });
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Files {
             let _ = std::fs::remove_file(&open.part);
         }
         placed?;
-        let sha256 = hex(open.digest.finish().as_ref());
+        let sha256 = hex(&open.digest.finalize());
         Ok(Some(Written { path: open.target, bytes: open.bytes, sha256 }))
     }
 
