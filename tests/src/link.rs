@@ -26,7 +26,10 @@ pub struct Packet {
     pub source: SocketAddr,
     /// Whom it is for, likewise.
     pub destination: SocketAddr,
-    /// What the path may damage: a datagram, or a frame with all its headers.
+    /// What no path damages: the Ethernet header, if there is one. Each router makes it anew, and a frame that is damaged
+    /// between two of them fails its check sequence.
+    pub head: Vec<u8>,
+    /// What the path may damage: an IP packet, or a bare datagram.
     pub bytes: Vec<u8>,
 }
 
@@ -121,7 +124,7 @@ impl Link for SimLink {
 
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
         let count = limit.min(self.inbox.len());
-        for Packet { source, destination, bytes } in self.inbox.drain(..count) {
+        for Packet { source, destination, bytes, .. } in self.inbox.drain(..count) {
             sink(Received { source, destination, ecn: Ecn::NotEct, via: Via::Memory, payload: &bytes });
         }
         self.received += count as u64;
@@ -163,6 +166,7 @@ impl Slot for SimSlot<'_> {
         link.committed.push(Packet {
             source: SocketAddr::new(source, link.local.port()),
             destination: envelope.destination,
+            head: Vec::new(),
             bytes: link.room[..envelope.len].to_vec(),
         });
     }

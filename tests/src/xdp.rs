@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pilot_common::address::Address;
 use pilot_common::datagram;
-use pilot_common::eth::Mac;
+use pilot_common::eth::{self, Mac};
 use pilot_common::maps::Config;
 use pilot_common::steer::{Lists, Verdict, steer};
 use pilot_user::link::next_hops::{NextHop, NextHops};
@@ -86,13 +86,16 @@ impl Attachment for XdpPort {
         let packet = |frame: testing::Taken| {
             // Frames of ours that our own parser does not understand go nowhere, and the transfer does not finish.
             let headers = datagram::parse(frame.bytes.as_slice()).ok()?;
-            Some(Packet { source: headers.source, destination: headers.destination, bytes: frame.bytes })
+            let mut head = frame.bytes;
+            let bytes = head.split_off(eth::LEN);
+            Some(Packet { source: headers.source, destination: headers.destination, head, bytes })
         };
         taken.into_iter().filter_map(packet).collect()
     }
 
     fn deliver(&mut self, packet: &Packet) -> bool {
-        let frame = packet.bytes.as_slice();
+        let frame = [packet.head.as_slice(), &packet.bytes].concat();
+        let frame = frame.as_slice();
         let lists = Lists { local: &[self.local], allow_from: &[] };
         // The device, the program, the ring.
         frame.starts_with(&self.mac)

@@ -127,10 +127,10 @@ fn what_is_damaged_is_dropped_and_counted() {
     }
 }
 
-/// The same to whole frames: what the headers no longer say is for us does not reach the ring, and a wrong address in an
-/// otherwise authentic frame misleads only until the next.
+/// The same to IP packets with their headers: what is no longer for us does not reach the ring, and a wrong address round an
+/// authentic datagram misleads only until the next.
 #[test]
-fn damaged_frames_mislead_nobody_for_long() {
+fn damaged_headers_mislead_nobody_for_long() {
     let conditions = Conditions { corrupt: PerMille(100), truncate: PerMille(50), ..SLOW };
     under::<XdpPort>(conditions, |world| {
         for (index, host) in world.hosts.iter().enumerate() {
