@@ -42,7 +42,7 @@ listen)
     while :; do sleep 0.01; done ;;
 ping)
     echo '{"event":"progress","done":5}'
-    echo "{\"event\":\"ping\",\"count\":10,\"lost\":0,\"payload_bytes\":19,\"wire_bytes\":48,\"handshake_us\":600,\"p50_us\":9,
+    echo "{\"event\":\"ping\",\"count\":10,\"lost\":0,\"payload_bytes\":19,\"wire_bytes\":48,\"wire_bytes_mean\":49.5,\"handshake_us\":600,\"p50_us\":9,
 \"p99_us\":13,\"aead\":\"none\",$datapath,\"retransmitted\":0}" | tr -d '\n'
     echo ;;
 send)

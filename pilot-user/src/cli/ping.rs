@@ -68,9 +68,8 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     session::say_goodbye(&mut worker, [peer], Code::NoError)?;
     let pinger = &worker.application;
     let us = |quantile| pinger.latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    // Only of the tunnel that it began on: one that is over takes its counts with it.
-    let sent = stats.sent_bytes.checked_sub(pinger.sent_bytes_at_start).filter(|_| failed.is_none());
-    let wire_bytes = sent.map(|sent| sent as f64 / pinger.answered.max(1) as f64);
+    let wire_bytes = pinger.wire_bytes.value_at_quantile(0.5);
+    let mean = pinger.wire_bytes.mean();
     let (count, lost) = (pinger.wanted.count, pinger.wanted.count - pinger.answered);
     let event = json!({
         "event": "ping",
@@ -78,6 +77,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         "lost": lost,
         "payload_bytes": pinger.wanted.payload.len(),
         "wire_bytes": wire_bytes,
+        "wire_bytes_mean": mean,
         "handshake_us": stats.handshake.as_secs_f64() * 1e6,
         "p50_us": us(0.5),
         "p99_us": us(0.99),
@@ -89,9 +89,9 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     });
     if pinger.answered > 0 {
         output.event(&event, || {
-            let wire = wire_bytes.map_or(String::new(), |bytes| format!("{bytes:.1} bytes of UDP payload each; "));
             Some(format!(
-                "{count} messages of {} bytes, {lost} lost; p50 {:.1} µs, p99 {:.1} µs; {wire}{}",
+                "{count} messages of {} bytes, {lost} lost; p50 {:.1} µs, p99 {:.1} µs; \
+                 {wire_bytes} bytes of UDP payload each, {mean:.1} with acks; {}",
                 pinger.wanted.payload.len(),
                 us(0.5),
                 us(0.99),
@@ -118,7 +118,9 @@ struct Pinger {
     answered: u64,
     last_us: f64,
     latencies: Histogram<u64>,
-    sent_bytes_at_start: u64,
+    /// UDP payload of what was sent for each message: its packet, and acks that went alone.
+    wire_bytes: Histogram<u64>,
+    sent_bytes_before: u64,
     failed: Option<CloseReason>,
     buffer: Vec<u8>,
 }
@@ -136,7 +138,9 @@ impl Pinger {
             last_us: 0.0,
             // Nanoseconds up to a minute, three digits.
             latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
-            sent_bytes_at_start: 0,
+            // Up to the largest datagram, exactly.
+            wire_bytes: Histogram::new_with_bounds(1, 65_536, 4)?,
+            sent_bytes_before: 0,
             failed: None,
             buffer: Vec::new(),
         })
@@ -150,6 +154,10 @@ impl Pinger {
 
     fn is_over(&self) -> bool {
         self.failed.is_some() || self.answered == self.wanted.count
+    }
+
+    fn sent_bytes(&self, endpoint: &Endpoint) -> u64 {
+        self.peer.and_then(|peer| endpoint.tunnel_stats(peer)).map_or(0, |stats| stats.sent_bytes)
     }
 
     fn send(&mut self, endpoint: &mut Endpoint, now: Instant) {
@@ -173,6 +181,10 @@ impl Pinger {
             };
             let elapsed = sent.elapsed();
             self.last_us = elapsed.as_secs_f64() * 1e6;
+            let sent_bytes = self.sent_bytes(endpoint);
+            // A tunnel that is another one now counts from 0.
+            self.wire_bytes.saturating_record(sent_bytes.saturating_sub(self.sent_bytes_before));
+            self.sent_bytes_before = sent_bytes;
             self.latencies.saturating_record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
             self.answered += 1;
             self.buffer.clear();
@@ -192,8 +204,7 @@ impl Application for Pinger {
         match event {
             Event::Connected { .. } if !self.connected => {
                 self.connected = true;
-                self.sent_bytes_at_start =
-                    self.peer.and_then(|peer| endpoint.tunnel_stats(peer)).map_or(0, |stats| stats.sent_bytes);
+                self.sent_bytes_before = self.sent_bytes(endpoint);
                 self.send(endpoint, now);
             }
             Event::MessagesReadable { .. } => self.receive(endpoint, now),

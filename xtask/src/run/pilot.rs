@@ -46,8 +46,10 @@ pub(crate) struct Ping {
     pub(crate) count: u64,
     pub(crate) lost: u64,
     pub(crate) payload_bytes: u64,
+    /// UDP payload of a packet that carries one delta: the median.
+    pub(crate) wire_bytes: u64,
     /// UDP payload of all packets sent, acks too, over the deltas.
-    pub(crate) wire_bytes: f64,
+    pub(crate) wire_bytes_mean: f64,
     pub(crate) handshake_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -118,11 +120,11 @@ mod tests {
     #[test]
     fn final_objects_are_read() {
         let ping = format!(
-            r#"{{"event":"ping","count":100000,"lost":0,"payload_bytes":19,"wire_bytes":50,"handshake_us":612,
+            r#"{{"event":"ping","count":100000,"lost":0,"payload_bytes":19,"wire_bytes":50,"wire_bytes_mean":50.5,"handshake_us":612,
                 "p50_us":9.25,"p99_us":14.5,"aead":"AES-256-GCM","datapath":{DATAPATH},"retransmitted":3,"new":1}}"#
         );
         let Line::Ping(ping) = Line::parse(&ping).unwrap() else { panic!("not a ping") };
-        assert_eq!((ping.count, ping.wire_bytes, ping.handshake_us, ping.p50_us), (100_000, 50.0, 612.0, 9.25));
+        assert_eq!((ping.count, ping.wire_bytes, ping.handshake_us, ping.p50_us), (100_000, 50, 612.0, 9.25));
         let send = r#"{"event":"send","bytes":67108864,"gbit_s":4.5,"seconds":0.119,"sha256":"ab","sha256_ok":true,
             "retransmitted":0}"#;
         let Line::Send(sent) = Line::parse(send).unwrap() else { panic!("not a send") };
