@@ -174,6 +174,9 @@ impl Application for Oracle {
                 self.begin(endpoint, now, connection, false);
             }
             Event::Closed { connection, reason } => {
+                // All that a network, and hosts that end, can do to nodes that are honest.
+                let possible = matches!(reason, CloseReason::PeerRestarted | CloseReason::TimedOut);
+                assert!(possible, "the connection was closed: {reason}");
                 // What had arrived can still be read, and must be right.
                 it(&mut self.exchange, connection).read_all(&plan, endpoint, now);
                 endpoint.close(now, connection, 0, "");

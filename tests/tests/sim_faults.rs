@@ -69,7 +69,7 @@ over_both_links!(
 fn nothing_goes_wrong<A: Attachment>() {
     under::<A>(SLOW, |world| {
         for host in &world.hosts {
-            let stats = host.endpoint.tunnel_stats(host.peer()).unwrap();
+            let stats = host.endpoint.tunnel_stats(host.peer()).expect("the tunnel is up");
             assert_eq!((stats.lost_packets, stats.probe_timeouts, all_dropped(host)), (0, 0, 0));
         }
     });
@@ -141,24 +141,29 @@ fn damaged_headers_mislead_nobody_for_long() {
     });
 }
 
-/// wire.md W3.14: both processes are the same, so connections continue.
+/// wire.md W3.14: both processes are the same, so connections continue. Either data comes through first when the partition
+/// ends, or the handshake of an end that suspected the other.
 fn a_partition_of_ten_seconds_is_survived<A: Attachment>() {
-    for seed in SEEDS {
+    let mut resumed = 0;
+    for seed in 0..20 {
         let mut world = World::<A>::new(seed, plan(seed));
         world.set_conditions(SLOW);
         world.run(Duration::from_millis(40));
         assert!(!world.is_done() && world.hosts.iter().all(|host| host.oracle.tunnels() == [false]), "in the middle");
         world.set_conditions(Conditions::PARTITIONED);
-        world.run(10 * SECOND);
+        world.run(10 * SECOND + seed as u32 * Duration::from_millis(240));
         assert!(!world.is_done());
         world.set_conditions(SLOW);
-        assert!(world.run_until(60 * SECOND, World::is_done), "not resumed");
+        assert!(world.run_until(60 * SECOND, World::is_done), "nothing came through again");
         for host in &world.hosts {
             assert_eq!(host.oracle.closed(), [], "the connection continued");
-            assert!(host.oracle.tunnels()[1..].iter().all(|resumed| *resumed));
+            let later = &host.oracle.tunnels()[1..];
+            assert!(later.iter().all(|resumed| *resumed));
+            resumed += later.len();
         }
         world.finish();
     }
+    assert!(resumed > 0, "no handshake resumed anything");
 }
 
 fn a_restart_of_the_listener_is_noticed<A: Attachment>() {
@@ -203,13 +208,15 @@ fn a_reader_that_naps_is_waited_for<A: Attachment>() {
     }
 }
 
-/// 100 Mb/s with a short queue: what the window overfills it with is lost, and the window adapts.
+/// 20 Mb/s with a short queue, together a fifth of the packets that the peer lets be in flight: the window adapts.
 fn a_narrow_path_is_filled<A: Attachment>() {
-    let bottleneck = Bottleneck { bits_per_second: 100_000_000, queue: Duration::from_millis(5) };
+    let bottleneck = Bottleneck { bits_per_second: 20_000_000, queue: Duration::from_millis(5) };
     let jitter = Duration::from_micros(500);
     under::<A>(Conditions { bottleneck: Some(bottleneck), jitter, ..SLOW }, |world| {
-        for host in &world.hosts {
+        for (index, host) in world.hosts.iter().enumerate() {
             assert_eq!(all_dropped(host), 0);
+            let netem = world.netem(index);
+            assert!(netem.overflowed > 0 && netem.overflowed * 10 < netem.sent, "{netem:?}");
         }
     });
 }

@@ -4,7 +4,6 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use pilot_engine::CloseReason;
 use pilot_tests::link::{Attachment, SimLink};
 use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
 use pilot_tests::oracle::Plan;
@@ -21,7 +20,7 @@ const CHANGES_MAX: u64 = 6;
 fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var("PILOT_SIM_SEEDS") else { return USUAL_SEEDS };
     let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    range.unwrap_or_else(|| panic!("PILOT_SIM_SEEDS is {text:?}: expected FROM..TO, for example 0..1000"))
+    range.expect("PILOT_SIM_SEEDS must be FROM..TO, for example 0..1000")
 }
 
 fn plan(seed: u64, random: &mut Random) -> Plan {
@@ -61,28 +60,13 @@ fn everything<A: Attachment>() {
     for seed in seeds() {
         let mut random = Random::new(seed).fork();
         let mut world = World::<A>::new(seed, plan(seed, &mut random));
-        let mut restarts = 0;
         for _ in 0..random.below(CHANGES_MAX + 1) {
             match random.below(8) {
                 0 => world.set_conditions(Conditions::PARTITIONED),
-                1 => {
-                    restarts += 1;
-                    world.restart(random.below(2) as usize);
-                }
+                1 => world.restart(random.below(2) as usize),
                 _ => world.set_conditions(conditions(&mut random)),
             }
             world.run(Duration::from_micros(random.of_any_size(24)));
-        }
-        // Before the end, so that what the last faults left behind is seen too.
-        for host in &world.hosts {
-            for reason in host.oracle.closed() {
-                let expected = match reason {
-                    CloseReason::PeerRestarted => restarts > 0,
-                    CloseReason::TimedOut => true,
-                    _ => false,
-                };
-                assert!(expected, "closed: {reason}");
-            }
         }
         world.finish();
     }
