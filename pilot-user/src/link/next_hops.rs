@@ -47,7 +47,8 @@ pub(super) struct Learnt {
 pub(super) struct Neighbours {
     interface: u32,
     routes: Arc<NextHops>,
-    learnt: HashMap<IpAddr, Learnt>,
+    /// With whether it was confirmed since the last look at the kernel's tables.
+    learnt: HashMap<IpAddr, (Learnt, bool)>,
     /// The answer for the last destination: a batch mostly goes to one peer.
     last: Option<(IpAddr, Option<Hop>)>,
     last_learnt: Option<(IpAddr, Learnt)>,
@@ -82,8 +83,8 @@ impl Neighbours {
     fn look_up(&self, destination: IpAddr) -> Option<Hop> {
         let route = self.routes.get(&destination).filter(|route| route.interface == self.interface)?;
         // A peer may answer over another VLAN than the one the route takes; its address there is of no use here.
-        let learnt = self.learnt.get(&destination).filter(|learnt| learnt.vlan == route.vlan);
-        let mac = learnt.map(|learnt| learnt.mac).or(route.mac)?;
+        let learnt = self.learnt.get(&destination).filter(|(learnt, _)| learnt.vlan == route.vlan);
+        let mac = learnt.map(|(learnt, _)| learnt.mac).or(route.mac)?;
         Some(Hop { mac, vlan: route.vlan, source: route.source })
     }
 
@@ -103,17 +104,22 @@ impl Neighbours {
         if self.learnt.len() == NEXT_HOPS_MAX && !self.learnt.contains_key(&peer) {
             self.learnt.clear();
         }
-        if self.learnt.insert(peer, learnt) != Some(learnt) {
+        let before = self.learnt.insert(peer, (learnt, true));
+        if before.map(|(learnt, _)| learnt) != Some(learnt) {
             self.last = None;
         }
     }
 
     /// Takes over a new look at the kernel's tables.
     pub(super) fn set_routes(&mut self, routes: Arc<NextHops>) {
-        // An address that the kernel now knows otherwise is newer than what was learnt before.
-        self.learnt.retain(|peer, _| {
+        // An address that the kernel now knows otherwise is newer than what was learnt before. One that no frame confirmed
+        // since the last look may be wrong: it came with a genuine datagram, but the Ethernet header is nobody's word. A peer
+        // that gets nothing sends nothing, so that nothing else would ever mend it.
+        self.learnt.retain(|peer, (_, confirmed)| {
             let changed = |old: &NextHop, new: &NextHop| new.mac.is_some() && old.mac.is_some() && old != new;
-            !matches!((self.routes.get(peer), routes.get(peer)), (Some(old), Some(new)) if changed(old, new))
+            let otherwise =
+                matches!((self.routes.get(peer), routes.get(peer)), (Some(old), Some(new)) if changed(old, new));
+            std::mem::take(confirmed) && !otherwise
         });
         self.routes = routes;
         (self.last, self.last_learnt) = (None, None);
@@ -159,6 +165,20 @@ mod tests {
         assert_eq!(mac(&mut neighbours), Some(SEEN), "the kernel only got to know it");
         neighbours.set_routes(route(OURS, Some([9; 6])));
         assert_eq!(mac(&mut neighbours), Some([9; 6]), "the kernel knows better now");
+    }
+
+    #[test]
+    fn what_nothing_confirms_is_forgotten_at_the_second_look() {
+        let mut neighbours = Neighbours::new(OURS);
+        neighbours.set_routes(route(OURS, Some(KERNELS)));
+        neighbours.learn(PEER, Learnt { mac: SEEN, vlan: None });
+        neighbours.set_routes(route(OURS, Some(KERNELS)));
+        assert_eq!(mac(&mut neighbours), Some(SEEN));
+        neighbours.learn(PEER, Learnt { mac: SEEN, vlan: None });
+        neighbours.set_routes(route(OURS, Some(KERNELS)));
+        assert_eq!(mac(&mut neighbours), Some(SEEN), "a frame confirmed it");
+        neighbours.set_routes(route(OURS, Some(KERNELS)));
+        assert_eq!(mac(&mut neighbours), Some(KERNELS));
     }
 
     #[test]
