@@ -34,8 +34,8 @@ impl Output {
 
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
         let (code, text) = match failure {
-            Failure::Usage(error) => (2, format!("{error:#}")),
-            Failure::Failed(error) => (1, format!("{error:#}")),
+            Failure::Usage(error) => (2, in_words(error)),
+            Failure::Failed(error) => (1, in_words(error)),
             Failure::Interrupted => (130, "interrupted".to_owned()),
         };
         if self.json {
@@ -44,4 +44,11 @@ impl Output {
         eprintln!("pilot: {text}");
         ExitCode::from(code)
     }
+}
+
+/// An error and its causes, each unless the words before end with it already: errors of ours quote the system's.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut causes = error.chain().map(ToString::to_string);
+    let first = causes.next().unwrap_or_default();
+    causes.fold(first, |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
 }
