@@ -65,11 +65,13 @@ fn a_node_without_files_or_folder_says_so() {
     scene.run(&a, &["send", "file", "b"]).failure(1, &["b: ", "refused", "nobody listens on port 1001"]);
 }
 
-/// AF_XDP over IPv6, where the UDP checksum counts.
+/// AF_XDP over IPv6; also to a peer without, whose kernel looks at the UDP checksum (wire.md W2.6).
 #[test]
 fn ipv6_goes_through_af_xdp() {
     let Some(scene) = Scene::new("files::ipv6_goes_through_af_xdp") else { return };
-    let a = scene.node("a", End::A).listen("[fd00::1]:4242").peer("b", Some("[fd00::2]:4242")).write();
+    let a = scene.node("a", End::A).listen("[fd00::1]:4242").peer("b", Some("[fd00::2]:4242"));
+    let a = a.peer("u", Some("[fd00::2]:4243")).write();
+    let udp = scene.node("u", End::B).udp().listen("[fd00::2]:4243").peer("a", None).write();
     let b = scene.node("b", End::B).listen("[fd00::2]:4242").peer("a", None).write();
     let mut listen = scene.start(&b, &["listen", "--files", "received"]);
     assert_eq!(listen.wait_for("ready").event["datapath"]["kind"], "xdp");
@@ -85,4 +87,10 @@ fn ipv6_goes_through_af_xdp() {
     assert!(engine["opened_from_xdp"].as_u64() >= Some(1000), "{engine}");
     // Before b's neighbour is known to a, a's kernel sends for it; it arrives through AF_XDP all the same.
     assert_eq!(engine["opened_from_udp"], 0, "{engine}");
+
+    let mut up = scene.start(&udp, &["up"]);
+    up.wait_for("ready");
+    let ended = scene.run(&a, &["ping", "u", "--count", "100", "--interval", "0"]);
+    assert_eq!(ended.success("ping")["datapath"]["kind"], "xdp");
+    assert_eq!(up.end_by(Signal::SIGTERM).code, Some(0));
 }

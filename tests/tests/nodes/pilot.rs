@@ -216,6 +216,7 @@ impl Ended {
         let error = event["error"].as_str().unwrap_or_default();
         assert_eq!(event["exit_code"], code);
         assert!(self.stderr.contains(error), "{self:#?}");
+        assert!(error.matches("os error").count() <= 1, "said twice: {error}");
         for word in words {
             assert!(error.contains(word), "{word:?} is not in {error:?}");
         }
