@@ -4,7 +4,6 @@
 //! is attached only in a namespace of the test's own. The kernel runs no frame that is shorter than an Ethernet header;
 //! below that the pure function is alone.
 
-use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -73,9 +72,7 @@ impl Program {
     /// Loads it, or says why it cannot be.
     fn load(test: &str, rules: Rules) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            // One write, which no other test's output can split.
-            let line = format!("skipped: {test}: loading an XDP program needs root\n");
-            std::io::stderr().write_all(line.as_bytes()).expect("stderr is open");
+            eprintln!("skipped: {test}: loading an XDP program needs root");
             return None;
         }
         let mut ebpf = Ebpf::load(OBJECT).expect("the object is one that aya reads");
