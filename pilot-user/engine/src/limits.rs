@@ -71,6 +71,9 @@ pub const MAX_CLOSE_PACKETS: u8 = 3;
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Tries of the path MTU probe (W6.1) before the tunnel stays at [`MIN_DATAGRAM_BYTES`].
 pub const MAX_MTU_PROBES: u8 = 3;
+/// Probe time-outs in a row after which larger datagrams are taken not to arrive any more (W6.6). Lower: a burst of losses
+/// costs the size. Higher: a path that became narrower stands still for longer, doubling with each.
+pub const BLACK_HOLE_TIMEOUTS: u32 = 3;
 
 // Connections, streams, messages
 

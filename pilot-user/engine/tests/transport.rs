@@ -4,6 +4,8 @@ mod common;
 
 use common::{Pair, Random};
 use pilot_engine::{Event, Read};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -170,5 +172,50 @@ fn datagrams_grow_only_as_far_as_the_path_carries() {
             assert_eq!(end.endpoint.tunnel_stats(end.peer).unwrap().max_datagram, expected);
         }
         assert!(pair.ends[0].endpoint.is_open(ours));
+    }
+}
+
+/// wire.md W6.6: a path that becomes narrower is a black hole for large datagrams until the sender makes them smaller; one
+/// that was only cut off has its size back at once, in the middle of bulk.
+#[test]
+fn bulk_goes_on_when_the_path_becomes_narrower() {
+    for (outage, expected) in [(None, 1200), (Some(Duration::from_millis(500)), 1472)] {
+        let mut pair = Pair::new();
+        let [ours, theirs] = pair.connected();
+        pair.run(SECOND);
+        let stream = pair.ends[0].endpoint.open_stream(pair.now, ours).unwrap();
+        let narrow = Rc::new(Cell::new(false));
+        let is_narrow = Rc::clone(&narrow);
+        pair.fate = Box::new(move |d| match outage {
+            _ if !is_narrow.get() => vec![Duration::ZERO],
+            None if d.len() <= 1400 => vec![Duration::ZERO],
+            _ => vec![],
+        });
+        let text: Vec<u8> = (0..4_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+        let (mut written, mut received, mut cut) = (0, Vec::new(), None);
+        pair.run_until(60 * SECOND, |pair| {
+            let now = pair.now;
+            if received.len() > 1_000_000 && cut.is_none() {
+                cut = Some(now);
+                narrow.set(true);
+            }
+            if let (Some(cut), Some(outage)) = (cut, outage)
+                && now.since(cut) > outage
+            {
+                narrow.set(false);
+            }
+            written += pair.ends[0].endpoint.write(now, ours, stream, &text[written..]).unwrap_or(0);
+            let mut buffer = [0; 5000];
+            while let Ok(Read::Bytes(n)) = pair.ends[1].endpoint.read(now, theirs, stream, &mut buffer) {
+                received.extend_from_slice(&buffer[..n]);
+            }
+            if received.len() < text.len() {
+                return false;
+            }
+            assert!(received == text);
+            assert_eq!(pair.ends[0].endpoint.tunnel_stats(pair.ends[0].peer).unwrap().max_datagram, expected);
+            true
+        });
+        assert!(cut.is_some(), "it was in the middle");
     }
 }

@@ -227,6 +227,11 @@ impl Recovery {
         self.last_eliciting_sent = now;
     }
 
+    /// Probe time-outs since the last ACK that acked something.
+    pub(crate) fn timeouts_in_a_row(&self) -> u32 {
+        self.pto_count
+    }
+
     /// The keys or the path changed: probe soon, whatever the backoff had become.
     pub(crate) fn forget_backoff(&mut self) {
         self.pto_count = 0;

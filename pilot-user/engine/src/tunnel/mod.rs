@@ -29,7 +29,7 @@ use crate::crypto::replay::ReplayWindow;
 use crate::crypto::rng::SeededRng;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
-use crate::limits::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, SUSPECT_AFTER};
+use crate::limits::{BLACK_HOLE_TIMEOUTS, CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, SUSPECT_AFTER};
 use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
@@ -291,6 +291,11 @@ impl Tunnel {
             transport.recovery.on_timeout(ctx.now, |fate| {
                 receive::apply(fate, table, &mut transport.acks, &mut transport.mtu, ctx.events)
             });
+            // Once an outage: the search that follows has its own bound.
+            if transport.recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {
+                transport.mtu.fall_back();
+                transport.recovery.set_datagram(transport.mtu.current());
+            }
         }
     }
 }

@@ -9,12 +9,13 @@ pub(crate) struct Mtu {
     target: u16,
     probes_left: u8,
     in_flight: bool,
+    fallen_back: bool,
 }
 
 impl Mtu {
     /// For a path whose ends take at most `target` bytes.
     pub(crate) fn new(target: u16) -> Self {
-        Self { current: MIN_DATAGRAM_BYTES, target, probes_left: MAX_MTU_PROBES, in_flight: false }
+        Self { current: MIN_DATAGRAM_BYTES, target, probes_left: MAX_MTU_PROBES, in_flight: false, fallen_back: false }
     }
 
     /// Bytes: the largest datagram known to arrive.
@@ -36,7 +37,21 @@ impl Mtu {
         self.in_flight = false;
         if arrived {
             self.current = self.current.max(bytes);
+            self.fallen_back = false;
         }
+    }
+
+    /// Nothing arrives any more, perhaps because the path carries less than it did (W6.6): back to what every path carries,
+    /// and the search begins anew.
+    pub(crate) fn fall_back(&mut self) {
+        if self.current > MIN_DATAGRAM_BYTES {
+            *self = Self { in_flight: self.in_flight, fallen_back: true, ..Self::new(self.target) };
+        }
+    }
+
+    /// Whether a probe goes ahead of data: bulk may leave no gap for it, and its size was known to pass.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.fallen_back
     }
 }
 
@@ -64,5 +79,20 @@ mod tests {
         });
         assert_eq!((mtu.current(), mtu.probe()), (1200, None), "gives up");
         assert_eq!(Mtu::new(1200).probe(), None);
+    }
+
+    /// wire.md W6.6
+    #[test]
+    fn falls_back_and_searches_again() {
+        let mut mtu = Mtu::new(1400);
+        mtu.fall_back();
+        assert!(!mtu.is_urgent(), "there was nothing to fall from");
+        mtu.on_probe_sent();
+        mtu.on_probe_fate(1400, true);
+        mtu.fall_back();
+        assert_eq!((mtu.current(), mtu.probe(), mtu.is_urgent()), (1200, Some(1400), true));
+        mtu.on_probe_sent();
+        mtu.on_probe_fate(1400, true);
+        assert_eq!((mtu.current(), mtu.is_urgent()), (1400, false));
     }
 }

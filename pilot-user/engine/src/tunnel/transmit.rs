@@ -103,7 +103,10 @@ impl Tunnel {
             frames.push(SentFrame::Ack { largest });
         }
         let before = w.len();
-        if may_send {
+        // While nothing arrives, data has the next try.
+        let probe_first =
+            mtu_probe.is_some() && transport.mtu.is_urgent() && transport.recovery.timeouts_in_a_row() == 0;
+        if may_send && !probe_first {
             fill_queued(table, &mut w, &mut frames);
             if w.len() == before && transport.recovery.probe_due() {
                 frame::write_ping(&mut w)?;
