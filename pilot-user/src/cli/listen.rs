@@ -43,26 +43,23 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
         SpawnError::Thread(_) => Failure::failed(error),
     })?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
-    let mut ready = None;
+    let (mut latest, mut ready) = (running.control.datapath(), false);
     while !stop.is_set() && !pinned.is_over() {
         match from_worker.recv_timeout(LOOK_EVERY) {
             Ok(notice) => print(&notice, &running.peers, output),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        let datapath = running.control.datapath();
-        match &ready {
-            None if !datapath.pending => {
-                let event = json!({"event": "ready", "listen": listen, "datapath": *datapath});
-                output.event(&event, || Some(format!("listening on {listen} over {}", words(&datapath))));
-                ready = Some(datapath);
+        while let Some(datapath) = running.control.take_change() {
+            if ready && datapath != latest {
+                print_datapath(&datapath, output);
             }
-            Some(before) if *before != datapath => {
-                let event = json!({"event": "datapath", "datapath": *datapath});
-                output.event(&event, || Some(format!("datapath: {}", words(&datapath))));
-                ready = Some(datapath);
-            }
-            _ => {}
+            latest = datapath;
+        }
+        if !ready && !latest.pending {
+            ready = true;
+            let event = json!({"event": "ready", "listen": listen, "datapath": *latest});
+            output.event(&event, || Some(format!("listening on {listen} over {}", words(&latest))));
         }
     }
     let mut worker = pinned.stop().context("the worker ended").map_err(Failure::Failed)?;
@@ -93,6 +90,12 @@ fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
             output.event(&event, || Some(format!("received {path}, {bytes} bytes, sha256 {}", file.written.sha256)));
         }
     }
+}
+
+/// Says that datagrams go another way now, and why.
+pub(super) fn print_datapath(datapath: &Datapath, output: &Output) {
+    let event = json!({"event": "datapath", "datapath": *datapath});
+    output.event(&event, || Some(format!("datapath: {}", words(datapath))));
 }
 
 /// A datapath in words.

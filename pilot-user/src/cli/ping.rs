@@ -42,7 +42,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         .with_context(|| name.to_owned())
         .map_err(Failure::Failed)?;
 
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(&datapath);
     let text = !output.is_json() && worker.application.wanted.interval_ms > 0;
     let mut printed = 0;
     let mut passes = 0u32;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         passes = passes.wrapping_add(1);
         // Output is looked at now and then only: it must not be part of what is timed.
         if passes.is_multiple_of(1024) || worker.application.wanted.interval_ms > 0 {
-            progress.at(worker.application.answered, output);
+            progress.at(worker.application.answered, &running.control, output);
         }
         if text && worker.application.answered > printed {
             printed = worker.application.answered;

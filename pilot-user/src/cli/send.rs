@@ -39,9 +39,9 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
         .with_context(|| name.to_owned())
         .map_err(Failure::Failed)?;
 
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(&datapath);
     let ended = worker.run_until(|worker| {
-        progress.at(worker.application.sent, output);
+        progress.at(worker.application.sent, &running.control, output);
         stop.is_set() || worker.application.result.is_some()
     });
     ended.context("link").map_err(Failure::Failed)?;

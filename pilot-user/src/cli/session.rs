@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use pilot_engine::{Code, PeerId};
 use serde_json::json;
 
+use super::listen::print_datapath;
 use super::{Failure, NodeArgs, Output};
 use crate::config::Config;
 use crate::control::{Control, Datapath};
@@ -106,6 +107,8 @@ pub(super) fn settle<A: Application>(
     if stop.is_set() {
         return Err(Failure::Interrupted);
     }
+    // What led here is past.
+    while control.take_change().is_some() {}
     Ok(control.datapath())
 }
 
@@ -125,23 +128,31 @@ pub(super) fn say_goodbye<A: Application>(
     Ok(())
 }
 
-/// Prints how far a command is, five times a second.
+/// Prints how far a command is, five times a second, and when its datagrams go another way.
 #[derive(Debug)]
 pub(super) struct Progress {
     next: Instant,
+    datapath: Arc<Datapath>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
-        Self { next: Instant::now() }
+    pub(super) fn new(datapath: &Arc<Datapath>) -> Self {
+        Self { next: Instant::now(), datapath: Arc::clone(datapath) }
     }
 
-    pub(super) fn at(&mut self, done: u64, output: &Output) {
+    pub(super) fn at(&mut self, done: u64, control: &Control, output: &Output) {
         const PAUSE: Duration = Duration::from_millis(200);
         let now = Instant::now();
-        if output.is_json() && now >= self.next {
-            self.next = now + PAUSE;
-            output.event(&json!({"event": "progress", "done": done}), || None);
+        if now < self.next {
+            return;
         }
+        self.next = now + PAUSE;
+        while let Some(datapath) = control.take_change() {
+            if datapath != self.datapath {
+                print_datapath(&datapath, output);
+                self.datapath = datapath;
+            }
+        }
+        output.event(&json!({"event": "progress", "done": done}), || None);
     }
 }

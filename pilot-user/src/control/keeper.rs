@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use pilot_common::maps::Config;
 use pilot_xsk::Xsk;
 use pilot_xsk::nic::Facts;
@@ -17,7 +16,7 @@ use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
 use super::choose::{Datapath, Kind, prefers_native, socket_mode};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
-use super::{Command, Numbered, Options, Order, Report};
+use super::{Command, Numbered, Options, Order, Published, Report};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
 use crate::link::next_hops::NEXT_HOPS_MAX;
@@ -45,6 +44,10 @@ const REFRESH_REST: u32 = 9;
 /// Most time between two looks, for notices that the kernel dropped because we were slow.
 const REFRESH_ALWAYS: Duration = Duration::from_secs(10);
 
+/// Time between two looks at the device. The kernel says nothing when somebody detaches a bpf_link. Lower: system calls of an
+/// idle node. Higher: it runs over UDP for as long without knowing, though nothing is lost.
+const LOOK_AT_DEVICE: Duration = Duration::from_secs(1);
+
 /// How long a stopping worker may take to give its socket back before the thread ends without it.
 const STOP_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -61,8 +64,8 @@ struct Attached {
 enum Socket {
     /// Not open; to be tried at this time, if ever. The other time is that of the first failure.
     Closed { retry: Option<Instant>, since: Instant },
-    /// A worker has it.
-    Lent,
+    /// A worker has it, and datagrams go this way while the device is up.
+    Lent(Datapath),
     /// A worker was told to give it back.
     Recalled,
 }
@@ -71,7 +74,7 @@ pub(super) struct Keeper {
     interface: String,
     options: Options,
     links: Vec<ControlEnd>,
-    datapath: Arc<ArcSwap<Datapath>>,
+    published: Published,
     netlink: Netlink,
     peers: BTreeSet<IpAddr>,
     attached: Option<Attached>,
@@ -85,13 +88,13 @@ impl Keeper {
         interface: String,
         options: Options,
         links: Vec<ControlEnd>,
-        datapath: Arc<ArcSwap<Datapath>>,
+        published: Published,
     ) -> io::Result<Self> {
         let now = Instant::now();
         let mut keeper = Self {
             interface,
             links,
-            datapath,
+            published,
             netlink: Netlink::open()?,
             peers: BTreeSet::new(),
             options,
@@ -116,10 +119,11 @@ impl Keeper {
         // When to look at the kernel's tables at the latest, and at the earliest.
         let mut refresh = Instant::now();
         let mut earliest = refresh;
+        let mut look = refresh;
         loop {
             let next = match self.socket {
                 Socket::Closed { retry: Some(retry), .. } => retry.min(refresh),
-                _ => refresh,
+                _ => refresh.min(look),
             };
             tokio::select! {
                 command = commands.recv() => match command {
@@ -138,7 +142,13 @@ impl Keeper {
                     Some((_, Report::Detached(link))) => self.on_detached(link),
                     None => break,
                 },
-                () = self.netlink.changed() => refresh = refresh.min(earliest),
+                gone = self.netlink.changed() => {
+                    // It may be back before we look, under the same index and with our program on it; the socket is dead.
+                    if self.attached.as_ref().is_some_and(|attached| gone.contains(&attached.device.ifindex)) {
+                        self.recall("the device went away");
+                    }
+                    (refresh, look) = (refresh.min(earliest), look.min(earliest));
+                }
                 () = sleep_until(next) => {}
             }
             let now = Instant::now();
@@ -153,6 +163,10 @@ impl Keeper {
                 earliest = done + REFRESH_PAUSE.max((done - now) * REFRESH_REST);
                 refresh = done + REFRESH_ALWAYS;
             }
+            if now >= look {
+                self.look_at_device().await;
+                look = Instant::now() + LOOK_AT_DEVICE;
+            }
             if let Socket::Closed { retry: Some(retry), since } = self.socket
                 && now >= retry
             {
@@ -164,7 +178,7 @@ impl Keeper {
         self.stop(reports).await;
     }
 
-    /// Looks at the kernel's tables: gives the workers new ways, and takes the socket back if its device is not what it was.
+    /// Looks at the kernel's tables: gives the workers new ways, and the program our addresses.
     async fn refresh(&mut self) {
         match self.netlink.next_hops(&self.peers).await {
             Ok(next_hops) => {
@@ -177,26 +191,38 @@ impl Keeper {
             Err(error) => tracing::warn!(%error, "cannot read the routing tables"),
         }
         let local = self.local().await;
-        let Some(attached) = &mut self.attached else {
-            if matches!(self.socket, Socket::Lent) {
-                self.recall("a worker did not take the order to give its socket back");
-            }
-            return;
-        };
-        if let Ok(local) = local
+        if let (Some(attached), Ok(local)) = (&mut self.attached, local)
             && let Err(error) = attached.program.set_local(&local)
         {
             tracing::warn!(%error, "cannot update our addresses");
         }
-        // The kernel says nothing when somebody detaches a bpf_link, and a socket whose device is gone just stays silent:
-        // the device's own word is the one to trust.
+    }
+
+    /// Looks at the device: takes the socket back if it is not what it was, and says so when it goes down or comes up. The
+    /// kernel says nothing when somebody detaches a bpf_link, and a socket whose device is gone just stays silent: the
+    /// device's own word is the one to trust.
+    async fn look_at_device(&mut self) {
+        let Some(attached) = &self.attached else {
+            if matches!(self.socket, Socket::Lent(_)) {
+                self.recall("a worker did not take the order to give its socket back");
+            }
+            return;
+        };
         let program = attached.program.program_id();
         let reason = match (Facts::read(&self.interface), self.netlink.interface(&self.interface).await) {
             (Ok(facts), Ok(_)) if differs(&facts, &attached.device) => "the device has changed",
             (Ok(_), Ok(Interface { programs, .. })) if !programs.contains(&program) => {
                 "somebody took our XDP program off the device"
             }
-            (Ok(_), Ok(_)) => return,
+            (Ok(facts), Ok(_)) => {
+                // The worker finds out by itself, from what the kernel says when it sends; the socket lives on.
+                match &self.socket {
+                    Socket::Lent(datapath) if facts.up => self.publish(datapath.clone()),
+                    Socket::Lent(_) => self.publish(Datapath::udp(Obstacle::Down(self.interface.clone()))),
+                    Socket::Closed { .. } | Socket::Recalled => {}
+                }
+                return;
+            }
             _ => "the device is gone",
         };
         self.recall(reason);
@@ -207,20 +233,18 @@ impl Keeper {
         let reason = format!("{}: {reason}; it is being attached again", self.interface);
         self.publish(Datapath { pending: true, ..Datapath::udp(reason) });
         self.detach_program();
-        let now = Instant::now();
-        self.socket = match self.socket {
-            Socket::Lent if self.links.iter().all(|link| link.send(Order::Detach).is_ok()) => Socket::Recalled,
+        match &mut self.socket {
             // Behind with its orders: the next look tells it again.
-            Socket::Lent => Socket::Lent,
-            Socket::Recalled => Socket::Recalled,
-            Socket::Closed { since, .. } => Socket::Closed { retry: Some(now), since },
-        };
+            Socket::Lent(_) if !self.links.iter().all(|link| link.send(Order::Detach).is_ok()) => {}
+            Socket::Lent(_) | Socket::Recalled => self.socket = Socket::Recalled,
+            Socket::Closed { retry, .. } => *retry = Some(Instant::now()),
+        }
     }
 
     fn on_detached(&mut self, link: Box<XdpLink>) {
         // Unmapped and closed here, where it may take its time.
         drop(link);
-        if matches!(self.socket, Socket::Lent) {
+        if matches!(self.socket, Socket::Lent(_)) {
             self.detach_program();
             self.publish(Datapath::udp(format!("{}: the device is gone; it is looked for", self.interface)));
         }
@@ -231,7 +255,7 @@ impl Keeper {
     async fn try_attach(&mut self, since: Instant) {
         match self.attach().await {
             Ok(datapath) => {
-                self.socket = Socket::Lent;
+                self.socket = Socket::Lent(datapath.clone());
                 self.publish(datapath);
             }
             Err(obstacle) => {
@@ -345,7 +369,7 @@ impl Keeper {
     }
 
     fn publish(&self, datapath: Datapath) {
-        if **self.datapath.load() == datapath {
+        if **self.published.datapath.load() == datapath {
             return;
         }
         let (mode, attach, reason) = (datapath.mode, datapath.attach, &datapath.reason);
@@ -356,13 +380,13 @@ impl Keeper {
             }
             Kind::Udp => tracing::info!(kind = "udp", reason, "datapath"),
         }
-        self.datapath.store(Arc::new(datapath));
+        self.published.set(datapath);
     }
 
     async fn stop(mut self, mut reports: mpsc::Receiver<Numbered>) {
         // First the program: from here on everything reaches the UDP socket.
         self.detach_program();
-        if !matches!(self.socket, Socket::Lent | Socket::Recalled) {
+        if !matches!(self.socket, Socket::Lent(_) | Socket::Recalled) {
             return;
         }
         for link in &self.links {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
 use pilot_common::address::Prefix;
 use pilot_xsk::nic::Facts;
 use tokio::sync::mpsc;
@@ -31,6 +32,9 @@ use keeper::Keeper;
 
 /// Reports that may wait for the control thread. A link asks again for what did not fit.
 const REPORTS_MAX: usize = 256;
+
+/// Changes of datapath that wait to be taken; more are dropped, because nobody looks. The datapath in use is known without.
+const CHANGES_MAX: usize = 64;
 
 /// MTU where no interface is configured to ask: Ethernet's.
 const DEFAULT_MTU: usize = 1500;
@@ -62,8 +66,24 @@ pub struct Options {
 /// A running control thread. Dropping it detaches AF_XDP and ends the thread.
 pub struct Control {
     datapath: Arc<ArcSwap<Datapath>>,
+    changes: Receiver<Arc<Datapath>>,
     /// `None` where there is nothing to control: the operator wants UDP.
     thread: Option<(mpsc::UnboundedSender<Command>, JoinHandle<()>)>,
+}
+
+/// Where the control thread says which datapath is in use.
+struct Published {
+    datapath: Arc<ArcSwap<Datapath>>,
+    changed: Sender<Arc<Datapath>>,
+}
+
+impl Published {
+    fn set(&self, datapath: Datapath) {
+        let datapath = Arc::new(datapath);
+        self.datapath.store(Arc::clone(&datapath));
+        // Full: nobody takes them.
+        let _ = self.changed.try_send(datapath);
+    }
 }
 
 enum Command {
@@ -98,14 +118,15 @@ impl Control {
         };
         let datapath = Arc::new(ArcSwap::from_pointee(Datapath { pending: kept.is_some(), ..Datapath::udp(reason) }));
         tracing::info!(kind = "udp", reason, "datapath");
-        let Some(interface) = kept else { return Ok((Self { datapath, thread: None }, vec![link])) };
+        let (changed, changes) = crossbeam_channel::bounded(CHANGES_MAX);
+        let Some(interface) = kept else { return Ok((Self { datapath, changes, thread: None }, vec![link])) };
 
         let (reports, from_links) = mpsc::channel::<Numbered>(REPORTS_MAX);
         let (to_link, link_end) = orders(0, link.doorbell(), reports);
         link.follow(link_end);
         let (commands, from_owner) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (published, unfit) = (Arc::clone(&datapath), Arc::clone(&datapath));
+        let (published, unfit) = (Published { datapath: Arc::clone(&datapath), changed }, Arc::clone(&datapath));
         let thread = std::thread::Builder::new().name("pilot-control".into()).spawn(move || {
             runtime.block_on(async {
                 match Keeper::new(interface, options, vec![to_link], published) {
@@ -118,12 +139,17 @@ impl Control {
                 }
             });
         })?;
-        Ok((Self { datapath, thread: Some((commands, thread)) }, vec![link]))
+        Ok((Self { datapath, changes, thread: Some((commands, thread)) }, vec![link]))
     }
 
     /// The datapath in use now, and why.
     pub fn datapath(&self) -> Arc<Datapath> {
         self.datapath.load_full()
+    }
+
+    /// The oldest change of datapath that was not taken yet, however short it lasted.
+    pub fn take_change(&self) -> Option<Arc<Datapath>> {
+        self.changes.try_recv().ok()
     }
 
     /// What the XDP program decided since the start, over all times it was attached.

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use pilot_common::eth::Mac;
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 use crate::link::next_hops::{NextHop, NextHops};
@@ -28,7 +30,8 @@ pub struct Interface {
 /// A connection to the kernel's routing tables. Lives inside a tokio runtime.
 pub struct Netlink {
     handle: Handle,
-    notices: Box<dyn Stream<Item = ()> + Unpin>,
+    /// What changed; of a device that is gone its index.
+    notices: Box<dyn Stream<Item = Option<u32>> + Unpin>,
     connection: tokio::task::JoinHandle<()>,
 }
 
@@ -52,17 +55,22 @@ impl Netlink {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ])?;
-        let notices = Box::new(messages.map(|_| ()));
+        let notices = Box::new(messages.map(|(message, _)| deleted(&message.payload)));
         Ok(Self { handle, notices, connection: tokio::spawn(connection) })
     }
 
-    /// Returns once something changed; several changes at once are one. Dropping the future loses nothing.
-    pub async fn changed(&mut self) {
-        if self.notices.next().await.is_none() {
-            // The socket is gone; the control thread's slow timer goes on without notices.
-            std::future::pending::<()>().await;
+    /// Returns once something changed, with the indexes of devices that were deleted or left this namespace; several changes
+    /// at once are one. Dropping the future loses nothing.
+    pub async fn changed(&mut self) -> Vec<u32> {
+        let Some(first) = self.notices.next().await else {
+            // The socket is gone; the control thread's slow timers go on without notices.
+            return std::future::pending().await;
+        };
+        let mut gone = Vec::from_iter(first);
+        while let Some(Some(notice)) = self.notices.next().now_or_never() {
+            gone.extend(notice);
         }
-        while let Some(Some(())) = self.notices.next().now_or_never() {}
+        gone
     }
 
     /// The device called `name`.
@@ -145,6 +153,18 @@ impl Netlink {
             }
         }
         Ok(hops)
+    }
+}
+
+/// The device that a notice says is gone. Those of another family tell only that it left a bridge.
+fn deleted(notice: &NetlinkPayload<RouteNetlinkMessage>) -> Option<u32> {
+    match notice {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+            if link.header.interface_family == AddressFamily::Unspec =>
+        {
+            Some(link.header.index)
+        }
+        _ => None,
     }
 }
 
