@@ -145,7 +145,7 @@ impl Header {
 mod tests {
     use super::*;
 
-    /// The table of wire.md §1: the least and most bytes of each type (W1.4).
+    /// The table of wire.md §1: the least and most bytes of each type (W1.4; of a data packet W4.10).
     const BOUNDS: [(PacketType, usize, usize); 6] = [
         (PacketType::Initiation, 1200, 1200),
         (PacketType::Response, 89, 1200),

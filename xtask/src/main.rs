@@ -9,6 +9,7 @@ mod ebpf;
 mod process;
 mod run;
 mod test;
+mod tidy;
 mod udp_echo;
 
 /// Exit code of a command that a signal ended: 128 and SIGINT's number, as shells say it.
@@ -27,6 +28,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Check file sizes, the direction of dependencies, and that requirements are cited
+    Tidy,
     /// The plain UDP echo that `run` compares with
     #[command(hide = true)]
     UdpEcho(udp_echo::Args),
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
+        Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::UdpEcho(args) => udp_echo::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Tied { parent, command } => process::become_tied(parent, &command).map(|()| ExitCode::SUCCESS),
     };

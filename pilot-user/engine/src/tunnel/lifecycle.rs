@@ -155,7 +155,7 @@ impl Tunnel {
         Some((length, path))
     }
 
-    /// A response to our attempt.
+    /// A response to our attempt, which it ends: a second one finds none (W3.15).
     pub(crate) fn on_response(
         &mut self,
         ctx: &mut Context<'_>,

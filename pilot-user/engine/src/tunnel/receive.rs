@@ -19,7 +19,8 @@ use crate::recovery::sent::SentFrame;
 use crate::stats::DropReason;
 
 impl Tunnel {
-    /// Handles a data packet for one of this tunnel's sessions. `scratch` is where its frames are opened into.
+    /// Handles a data packet for one of this tunnel's sessions. `scratch` is where its frames are opened into. An error is
+    /// for the caller to count: nothing that is not authentic, or not new, changes the tunnel (W4.4).
     pub(crate) fn on_data(
         &mut self,
         ctx: &mut Context<'_>,
@@ -198,6 +199,7 @@ pub(super) fn apply(fate: Fate, table: &mut Table, acks: &mut Acks, mtu: &mut Mt
     match fate {
         Fate::Acked(SentFrame::Ack { largest }) => acks.on_ack_acked(largest),
         Fate::Acked(frame) => table.on_acked(&frame, events),
+        // What it carried is queued again, for a packet with a new number (W5.2).
         Fate::Lost(frame) => table.on_lost(frame),
         Fate::MtuProbe { bytes, arrived } => mtu.on_probe_fate(bytes, arrived),
     }
