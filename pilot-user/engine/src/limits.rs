@@ -71,6 +71,9 @@ pub const MAX_CLOSE_PACKETS: u8 = 3;
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Tries of the path MTU probe (W6.1) before the tunnel stays at [`MIN_DATAGRAM_BYTES`].
 pub const MAX_MTU_PROBES: u8 = 3;
+/// Longest pause that doubling makes between probes (W5.6): on a busy host a single time-out is 100 ms and more. Lower: more
+/// probes into a path that is dead. Higher: one that comes back after seconds stands still for as long again.
+pub const MAX_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Probe time-outs in a row after which larger datagrams are taken not to arrive any more (W6.6). Lower: a burst of losses
 /// costs the size. Higher: a path that became narrower stands still for longer, doubling with each.
 pub const BLACK_HOLE_TIMEOUTS: u32 = 3;

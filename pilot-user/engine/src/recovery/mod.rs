@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::{Code, ProtocolViolation};
 use crate::frame::Ack;
-use crate::limits::{MAX_PTO_BACKOFF, PACKET_THRESHOLD};
+use crate::limits::{MAX_PROBE_PAUSE, MAX_PTO_BACKOFF, PACKET_THRESHOLD};
 use crate::time::Instant;
 use congestion::NewReno;
 use rtt::Rtt;
@@ -203,8 +203,9 @@ impl Recovery {
             return Some((at, "loss"));
         }
         self.has_unacked().then(|| {
-            let pto = self.rtt.pto(self.max_ack_delay) * (1 << self.pto_count.min(MAX_PTO_BACKOFF));
-            (self.last_eliciting_sent + pto, "probe")
+            let pto = self.rtt.pto(self.max_ack_delay);
+            let doubled = pto * (1 << self.pto_count.min(MAX_PTO_BACKOFF));
+            (self.last_eliciting_sent + doubled.min(MAX_PROBE_PAUSE.max(pto)), "probe")
         })
     }
 

@@ -101,6 +101,25 @@ fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
     assert_eq!(r.deadline(), Some((sent + r.rtt.pto(ACK_DELAY), "probe")), "an ack ends the backoff");
 }
 
+/// wire.md W5.6: a path that comes back is found within a second, unless it is slower than that by itself.
+#[test]
+fn doubling_ends_at_a_second() {
+    for (rtt, longest) in [(100, Duration::from_secs(1)), (3000, Duration::from_millis(3000 + 6000 + 1))] {
+        let mut recovery = recovery();
+        send(&mut recovery, at(0));
+        let mut now = at(rtt * 1000);
+        acked(&mut recovery, now, &[(0, 0)]);
+        send(&mut recovery, now);
+        for _ in 0..10 {
+            let (due, _) = recovery.deadline().unwrap();
+            assert!(due.since(now) <= longest, "{rtt} ms: {:?}", due.since(now));
+            now = due;
+            timed_out(&mut recovery, now);
+        }
+        assert_eq!(recovery.deadline().unwrap().0.since(now), longest);
+    }
+}
+
 /// wire.md W6.5
 #[test]
 fn packets_in_flight_are_bounded_by_the_peers_credit() {
