@@ -81,6 +81,7 @@ impl Stage {
         let said = started.elapsed();
         drop(foreign);
         fault.mend(scene, *end);
+        let mended = started.elapsed();
         says(node, "xdp", &[]);
         let back = started.elapsed();
         assert!(scene.xdp_program(*end).is_some(), "attached again");
@@ -92,7 +93,10 @@ impl Stage {
         assert!(done > started + back, "{}: the traffic was over before AF_XDP was back: it was too short", self.name);
         let still = longest_standstill(&ended);
         let name = &self.name;
-        eprintln!("{name}: nothing moved for at most {still:?}; said after {said:?}, AF_XDP back after {back:?}");
+        eprintln!(
+            "{name}: nothing moved for at most {still:.1?}; the node said so after {said:.1?}, the fault was mended after \
+             {mended:.1?}, AF_XDP was back after {back:.1?}"
+        );
 
         // What comes now comes through AF_XDP: none of it reaches the kernel's UDP.
         let by_kernel = udp_datagrams(scene);
