@@ -8,6 +8,7 @@
 //! tested on real devices.
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod link;
 pub mod logs;
 pub mod netem;

@@ -14,6 +14,8 @@ mod error;
 mod event;
 mod flow;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod limits;
 mod message;

@@ -194,6 +194,11 @@ impl Endpoint {
         self.events.pop_front()
     }
 
+    /// The tunnel to a peer, for [`crate::fuzzing`].
+    pub(crate) fn tunnel_mut(&mut self, peer: PeerId) -> Option<&mut Tunnel> {
+        self.tunnels.get_mut(peer.0 as usize)
+    }
+
     /// Runs an input or operation on a tunnel, which may then have something to send.
     fn with<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
         let result = self.run(now, peer, run);

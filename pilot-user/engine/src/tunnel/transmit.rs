@@ -213,20 +213,23 @@ fn write_end(connection: &Connection, w: &mut Writer<'_>, id: u64) -> Option<()>
     }
 }
 
-#[cfg(test)]
 impl Tunnel {
-    /// A packet with frames that this end would not send.
-    pub(crate) fn seal_for_test(&mut self, frames: &[u8]) -> Vec<u8> {
-        let (transport, session) = (self.transport.as_mut().unwrap(), self.session.as_mut().unwrap());
+    /// A packet with any frames, also those that this end would not send: by it tests and [`crate::fuzzing`] play a broken
+    /// peer. `None`: the tunnel is not up.
+    pub(crate) fn seal_any(&mut self, frames: &[u8]) -> Option<Vec<u8>> {
+        let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
         let number = transport.recovery.next_number();
         transport.recovery.on_sent_unacked();
         let header =
             Header { packet_type: PacketType::Data, epoch: 0, receiver: session.remote_id, word: number as u32 };
         let mut packet = [&header.to_bytes()[..], frames, &[0; TAG_LEN]].concat();
-        session.keys.seal(number, &mut packet).unwrap();
-        packet
+        session.keys.seal(number, &mut packet).ok()?;
+        Some(packet)
     }
+}
 
+#[cfg(test)]
+impl Tunnel {
     /// The frames of a packet that came from the peer.
     pub(crate) fn open_for_test(&mut self, packet: &[u8]) -> Vec<u8> {
         let header = Header::parse(packet).unwrap();

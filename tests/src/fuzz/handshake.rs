@@ -1,0 +1,124 @@
+//! Hostile bytes at two nodes that shake hands: afterwards they still can.
+
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use pilot_common::wire::{HEADER_LEN, VERSION};
+use pilot_engine::{DropReason, Received, fuzzing};
+
+use super::pair::{DATAGRAM_BYTES, Pair, static_key};
+
+/// Bytes of a mac1 and a mac2, which end a handshake message.
+const MACS_LEN: usize = 32;
+
+/// Datagrams kept to be sent again, damaged or not.
+const RECORDED_MAX: usize = 32;
+
+#[derive(Arbitrary, Debug)]
+enum Operation {
+    /// A node wants a tunnel.
+    Open { end: bool },
+    /// What a node sends is recorded, and delivered or not.
+    Transmit { end: bool, lost: bool },
+    /// A recorded datagram again, to either end, with a few bytes changed and cut or padded.
+    Again { to: bool, index: u8, at: [u16; 3], mask: [u8; 3], longer: i16, mac1: bool },
+    /// A datagram of the given type, of nothing but the given bytes, over and over.
+    Made { to: bool, kind: u8, receiver: Receiver, length: u16, bytes: [u8; 8], mac1: bool },
+    /// Time passes, by powers of two.
+    Wait { microseconds_log2: u8 },
+}
+
+#[derive(Arbitrary, Debug)]
+enum Receiver {
+    /// Any session id.
+    Any(u32),
+    /// The sender's id, or the receiver's, in a recorded datagram.
+    Recorded { index: u8, word: bool },
+}
+
+pub(super) fn run(input: &[u8]) {
+    let mut pair = Pair::new();
+    let mut recorded: Vec<Vec<u8>> = Vec::new();
+    for operation in super::operations(input) {
+        match operation {
+            Operation::Open { end } => open(&mut pair, end.into()),
+            Operation::Transmit { end, lost } => {
+                let end = usize::from(end);
+                if let Some(datagram) = pair.transmit(end) {
+                    if !lost {
+                        pair.deliver(1 - end, &datagram);
+                    }
+                    if recorded.len() < RECORDED_MAX {
+                        recorded.push(datagram);
+                    }
+                }
+            }
+            Operation::Again { to, index, at, mask, longer, mac1 } => {
+                let Some(original) = pick(&recorded, index) else { continue };
+                let mut datagram = original.clone();
+                let length = datagram.len().saturating_add_signed(longer.into()).min(DATAGRAM_BYTES);
+                datagram.resize(length, 0);
+                for (at, mask) in at.into_iter().zip(mask) {
+                    let length = datagram.len().max(1);
+                    if let Some(byte) = datagram.get_mut(usize::from(at) % length) {
+                        *byte ^= mask;
+                    }
+                }
+                let unchanged = same_but_mac2(&datagram, original);
+                deliver(&mut pair, to.into(), datagram, mac1, unchanged);
+            }
+            Operation::Made { to, kind, receiver, length, bytes, mac1 } => {
+                let receiver = match receiver {
+                    Receiver::Any(id) => id.to_be_bytes(),
+                    Receiver::Recorded { index, word } => {
+                        let at = if word { 5 } else { 1 };
+                        let id = pick(&recorded, index).and_then(|datagram| datagram.get(at..at + 4));
+                        id.and_then(|id| id.try_into().ok()).unwrap_or_default()
+                    }
+                };
+                let mut datagram: Vec<u8> = bytes.into_iter().cycle().take(usize::from(length) % 1600).collect();
+                if datagram.len() >= HEADER_LEN {
+                    datagram[0] = VERSION << 5 | kind & 0x1f;
+                    datagram[1..5].copy_from_slice(&receiver);
+                }
+                deliver(&mut pair, to.into(), datagram, mac1, false);
+            }
+            Operation::Wait { microseconds_log2 } => pair.pass(Duration::from_micros(1 << (microseconds_log2 % 26))),
+        }
+        for end in &mut pair.ends {
+            while end.endpoint.poll_event().is_some() {}
+        }
+    }
+    // A tunnel that one end alone has left is over after its idle time-out.
+    pair.settle(Duration::from_secs(100), |_, _, _| {});
+    open(&mut pair, 0);
+    pair.settle(Duration::from_secs(20), |_, _, _| {});
+    assert!(pair.ends.iter().all(|end| end.endpoint.is_up(end.peer)), "they can no longer shake hands");
+}
+
+fn open(pair: &mut Pair, end: usize) {
+    let peer = pair.ends[end].peer;
+    pair.ends[end].endpoint.open_tunnel(pair.now, peer);
+}
+
+fn pick(recorded: &[Vec<u8>], index: u8) -> Option<&Vec<u8>> {
+    recorded.get(usize::from(index) % recorded.len().max(1))
+}
+
+/// Whether all is the same that is authenticated. Nobody looks at mac2 yet (wire.md W3.21).
+fn same_but_mac2(datagram: &[u8], original: &[u8]) -> bool {
+    let covered = original.len().saturating_sub(MACS_LEN / 2);
+    datagram.len() == original.len() && datagram[..covered] == original[..covered]
+}
+
+/// A datagram that no node made must be dropped (wire.md W3.2, W4.4).
+fn deliver(pair: &mut Pair, to: usize, mut datagram: Vec<u8>, mac1: bool, genuine: bool) {
+    if mac1 && datagram.len() >= MACS_LEN {
+        fuzzing::write_mac1(&static_key(to), &mut datagram);
+    }
+    let received = pair.deliver(to, &datagram);
+    assert!(genuine || matches!(received, Received::Dropped(_)), "{received:?} of a forged datagram");
+    if datagram.len() < HEADER_LEN {
+        assert_eq!(received, Received::Dropped(DropReason::Short));
+    }
+}
