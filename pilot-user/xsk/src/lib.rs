@@ -35,6 +35,7 @@ mod port;
 mod ring;
 mod socket;
 mod stats;
+mod sync;
 mod sys;
 pub mod testing;
 mod umem;

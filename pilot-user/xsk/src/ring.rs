@@ -11,11 +11,11 @@ use std::io;
 use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use crate::abi::{Plain, RingOffsets, XDP_RING_NEED_WAKEUP};
 use crate::index::Cursor;
 use crate::mmap::Mmap;
+use crate::sync::{self, AtomicU32, Ordering, Place, fence};
 
 /// A ring's memory: two indexes, flags, and entries of type `T`.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct Ring<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
-    entries: NonNull<T>,
+    entries: NonNull<Place<T>>,
     size: u32,
     /// Keeps what the pointers point to mapped.
     _memory: Arc<Mmap>,
@@ -37,7 +37,7 @@ impl<T: Plain> Ring<T> {
     /// The ring of `size` entries whose parts are at `offsets` in `memory`. Refuses offsets that do not fit.
     fn new(memory: Arc<Mmap>, offsets: &RingOffsets, size: u32) -> io::Result<Self> {
         let index_len = size_of::<AtomicU32>();
-        let entries_len = (size as usize).checked_mul(size_of::<T>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let entries_len = (size as usize).checked_mul(size_of::<Place<T>>()).ok_or(io::ErrorKind::InvalidInput)?;
         if !size.is_power_of_two() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the size of a ring is no power of two"));
         }
@@ -67,14 +67,13 @@ impl<T: Plain> Ring<T> {
     }
 
     fn read(&self, slot: u32) -> T {
-        // SAFETY: in range by the mask and by `part`. Volatile: the memory is the kernel's too, and one read is one
-        // value that is then checked. `T: Plain` allows any bits.
-        unsafe { self.entries.add((slot & (self.size - 1)) as usize).read_volatile() }
+        // SAFETY: in range by the mask and by `part`, and `T: Plain` allows any bits.
+        unsafe { sync::read(self.entries.add((slot & (self.size - 1)) as usize)) }
     }
 
     fn write(&self, slot: u32, value: T) {
         // SAFETY: as in `read`. No reference to entries exists, so this writes beside none.
-        unsafe { self.entries.add((slot & (self.size - 1)) as usize).write_volatile(value) }
+        unsafe { sync::write(self.entries.add((slot & (self.size - 1)) as usize), value) }
     }
 }
 
@@ -194,11 +193,17 @@ impl<T: Plain> Consumer<T> {
     /// Tells the producer whether it must kick. Only the kernel's end does this.
     pub(crate) fn set_need_wakeup(&self, needed: bool) {
         let flags = if needed { XDP_RING_NEED_WAKEUP } else { 0 };
-        self.ring.flags().store(flags, Ordering::SeqCst);
+        self.ring.flags().store(flags, Ordering::Relaxed);
+        // The other fence of the pair, see `Producer::need_wakeup`: who sets the flag looks at the ring after it.
+        fence(Ordering::SeqCst);
     }
 }
 
-#[cfg(test)]
+#[cfg(all(loom, test))]
+#[path = "ring/loom.rs"]
+mod every_order;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
