@@ -347,3 +347,29 @@ fn data_waits_for_acceptance() {
     let read = pair.ends[1].endpoint.read(pair.now, connection, stream, &mut buffer);
     assert_eq!(read, Ok(pilot_engine::Read::Bytes(9)));
 }
+
+/// wire.md W3.14: the peer agrees to continue what has just ended here. Neither may take the other's word for a tunnel
+/// that only one of them has.
+#[test]
+fn what_ended_during_a_handshake_is_not_continued() {
+    let mut pair = Pair::new();
+    let handles = pair.connected();
+    echo_once(&mut pair, handles, b"one");
+    let kind = |datagram: &[u8]| datagram[0] >> 2 & 7;
+    // No data gets through, so that a handshake begins; its response takes its time.
+    pair.fate = Box::new(move |datagram| match kind(datagram) {
+        4 => vec![],
+        2 => vec![SECOND / 2],
+        _ => vec![Duration::ZERO],
+    });
+    pair.ends[0].endpoint.send_message(pair.now, handles[0], b"lost").unwrap();
+    pair.run_until(5 * SECOND, |pair| kind(pair.ends[1].sent.last().unwrap()) == 2);
+    pair.ends[0].endpoint.close_tunnel(pair.now, pair.ends[0].peer, Code::NoError);
+    pair.run(SECOND);
+    assert!(!pair.ends[0].endpoint.is_up(pair.ends[0].peer));
+    pair.fate = Box::new(|_| vec![Duration::ZERO]);
+    let handles = pair.connected();
+    echo_once(&mut pair, handles, b"two");
+    let violated = |e: &Event| matches!(e, Event::TunnelDown { reason: CloseReason::ProtocolViolation(_), .. });
+    assert!(pair.ends.iter().all(|end| !end.events.iter().any(violated)));
+}

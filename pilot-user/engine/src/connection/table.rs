@@ -196,17 +196,10 @@ impl Table {
         port: u16,
         events: &mut VecDeque<Event>,
     ) -> Result<(), ProtocolViolation> {
-        let index = self.peer_index(id)?;
-        if self.peer_opened.contains(index) {
-            return Ok(()); // a repetition
-        }
-        // Bounds how many gaps the peer can leave.
-        let first_missing = self.peer_opened.first().filter(|first| first.start == 0).map_or(0, |first| first.end);
-        if index - first_missing.min(index) > 2 * MAX_CONNECTIONS as u64 {
-            return Err(ProtocolViolation::new(Code::LimitExceeded, "left connection ids out"));
+        if !self.note_peer_id(id)? {
+            return Ok(()); // a repetition, or its end came before it
         }
         let Some(limits) = self.limits else { return Ok(()) };
-        self.peer_opened.insert(index..index + 1);
         let full = self.len() >= MAX_CONNECTIONS;
         let key = self.insert(port, false, State::Offered);
         self.by_wire_id.insert(id, key);
@@ -222,11 +215,38 @@ impl Table {
         Ok(())
     }
 
-    fn peer_index(&self, id: u64) -> Result<u64, ProtocolViolation> {
+    /// The peer ended a connection. If that comes before the OPEN, which was late or lost, there never is a connection.
+    pub(crate) fn on_end(
+        &mut self,
+        id: u64,
+        reason: CloseReason,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), ProtocolViolation> {
+        if id % 2 != self.parity && self.note_peer_id(id)? {
+            return Ok(());
+        }
+        if let Some(key) = self.by_wire_id(id)?.map(|connection| connection.handle.key) {
+            self.shut(key, reason, events);
+        }
+        Ok(())
+    }
+
+    /// Notes that the peer used one of its ids. Whether for the first time.
+    fn note_peer_id(&mut self, id: u64) -> Result<bool, ProtocolViolation> {
         if id % 2 == self.parity {
             return Err(ProtocolViolation::new(Code::ConnectionState, "opened a connection with one of our ids"));
         }
-        Ok(id / 2)
+        let index = id / 2;
+        if self.peer_opened.contains(index) {
+            return Ok(false);
+        }
+        // Bounds how many gaps the peer can leave.
+        let first_missing = self.peer_opened.first().filter(|first| first.start == 0).map_or(0, |first| first.end);
+        if index - first_missing.min(index) > 2 * MAX_CONNECTIONS as u64 {
+            return Err(ProtocolViolation::new(Code::LimitExceeded, "left connection ids out"));
+        }
+        self.peer_opened.insert(index..index + 1);
+        Ok(true)
     }
 
     /// The connection a frame is for; `None`: it is closed, and the frame is late (W5.8).

@@ -157,6 +157,18 @@ fn late_and_repeated_frames_are_ignored() {
     assert!(pair.ends[1].is_up(PeerId(0)));
 }
 
+/// wire.md W5.8: who opens a connection may end it before it is accepted, and the end may arrive first.
+#[test]
+fn an_end_before_its_open_makes_it_void() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    pair.inject(&bytes(|w| frame::write_close_connection(w, 2, 0, "")));
+    pair.inject(&bytes(|w| frame::write_open(w, 2, 7)));
+    assert!(pair.ends[1].is_open(theirs));
+    assert_eq!(pair.events(1), []);
+    pair.inject(&bytes(|w| frame::write_open(w, 4, 7)));
+    assert!(matches!(pair.events(1)[..], [Event::Offered { port: 7, .. }]));
+}
+
 /// wire.md W5.9: streams share their connection's credit; all of it may be used, and not a byte more.
 #[test]
 fn connection_credit_holds_over_streams() {

@@ -41,6 +41,11 @@ impl Tunnel {
         if self.tries.is_multiple_of(2) { self.last_path.or(configured) } else { configured.or(self.last_path) }
     }
 
+    /// The tunnel that a handshake could continue (W3.14).
+    fn resumable(&self) -> Option<u64> {
+        self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id)
+    }
+
     /// What we say of ourselves in a handshake.
     fn parameters(
         &self,
@@ -81,7 +86,7 @@ impl Tunnel {
         self.drop_attempt(ctx);
         let datagram = datagram.first_chunk_mut::<INITIATION_LEN>()?;
         let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
-        let resume = self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id);
+        let resume = self.resumable();
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
         let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), resume);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
@@ -168,6 +173,14 @@ impl Tunnel {
         let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, resume) = (attempt.sent, attempt.resume);
+        let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
+        if resumes.is_some() && resumes != self.resumable() {
+            // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
+            // continues would understand nothing: the next attempt asks for a new one.
+            self.drop_attempt(ctx);
+            self.next_try = self.waiting_since.map(|_| ctx.now);
+            return Ok(());
+        }
         // The session takes the attempt's id over.
         self.attempt = None;
         let session = Session {
@@ -177,7 +190,7 @@ impl Tunnel {
             aead: secrets.aead,
             path,
             is_initiator: true,
-            resumes: secrets.peer.resume.filter(|id| Some(*id) == resume),
+            resumes,
             peer: secrets.peer,
             handshake: ctx.now.since(sent),
         };
@@ -201,9 +214,7 @@ impl Tunnel {
         self.tries = 0;
         self.next_try = None;
         self.waiting_since = None;
-        let resumed = session.resumes.is_some()
-            && self.closing.is_none()
-            && self.transport.as_ref().map(|transport| transport.id) == session.resumes;
+        let resumed = session.resumes.is_some() && session.resumes == self.resumable();
         if !resumed {
             if self.session.is_some() && self.closing.is_none() {
                 self.on_down(ctx, CloseReason::PeerRestarted);

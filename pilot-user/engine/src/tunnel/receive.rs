@@ -116,12 +116,12 @@ impl Tunnel {
                 }
             }
             Frame::Refuse { connection, code, reason } => {
-                let reason = CloseReason::Refused { code, reason: reason.to_owned() };
-                on_ended(table, connection, reason, events)?;
+                if let Some(key) = table.by_wire_id(connection)?.map(|connection| connection.handle.key) {
+                    table.shut(key, CloseReason::Refused { code, reason: reason.to_owned() }, events);
+                }
             }
             Frame::CloseConnection { connection, code, reason } => {
-                let reason = CloseReason::ByPeer { code, reason: reason.to_owned() };
-                on_ended(table, connection, reason, events)?;
+                table.on_end(connection, CloseReason::ByPeer { code, reason: reason.to_owned() }, events)?;
             }
             Frame::Credit { connection, total } => {
                 with(table, connection, events, |connection, _| {
@@ -180,18 +180,6 @@ fn accepted(connection: &mut crate::connection::Connection, events: &mut VecDequ
         connection.state = State::Open;
         events.push_back(Event::Connected { connection: connection.handle });
     }
-}
-
-fn on_ended(
-    table: &mut Table,
-    id: u64,
-    reason: CloseReason,
-    events: &mut VecDeque<Event>,
-) -> Result<(), ProtocolViolation> {
-    if let Some(key) = table.by_wire_id(id)?.map(|connection| connection.handle.key) {
-        table.shut(key, reason, events);
-    }
-    Ok(())
 }
 
 /// What became of a sent frame or path MTU probe, told to whom it concerns.
