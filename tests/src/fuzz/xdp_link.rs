@@ -115,6 +115,8 @@ struct World {
     arrived: VecDeque<Option<Vec<u8>>>,
     /// The frame that arrives goes on.
     in_parts: bool,
+    /// Descriptors that the kernel made up.
+    untrue: u32,
     number: u8,
 }
 
@@ -143,6 +145,7 @@ pub(super) fn run(input: &[u8]) {
         taken: Vec::new(),
         arrived: VecDeque::new(),
         in_parts: false,
+        untrue: 0,
         number: 0,
     };
     for operation in super::operations(input) {
@@ -178,6 +181,7 @@ impl World {
                 let sending = sending.and_then(|index| pick(&self.taken, index));
                 let address = sending.map_or(address | END, |index| self.taken[index]);
                 if self.kernel.inject_received(address, length) {
+                    self.untrue += 1;
                     self.arrived.push_back(None);
                     self.in_parts = false;
                 }
@@ -297,7 +301,8 @@ impl World {
         for number in 0..chunks.receiving {
             assert!(self.kernel.deliver(b"x"), "frame {number} of {} finds no chunk", chunks.receiving);
         }
-        assert_eq!(chunks.receiving, RING, "what the kernel may have to receive into, it has");
+        // A chunk that the kernel said to have filled while it was on its way into the fill ring has its entry there still.
+        assert!(chunks.receiving + self.untrue >= RING, "what the kernel may have to receive into, it has: {chunks:?}");
     }
 }
 
