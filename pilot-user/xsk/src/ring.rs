@@ -199,11 +199,13 @@ impl<T: Plain> Consumer<T> {
     }
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 #[path = "ring/loom.rs"]
 mod every_order;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
