@@ -54,7 +54,7 @@ impl Pair {
             for from in 0..2 {
                 while let Some(transmit) = self.ends[from].poll_transmit(self.now, &mut self.buffer) {
                     any = true;
-                    let (source, local) = (address(from), address(1 - from).ip());
+                    let (source, local) = (address(from), address(1 - from));
                     self.ends[1 - from].handle_datagram(self.now, source, local, &self.buffer[..transmit.len]);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_common::eth::Mac;
@@ -162,7 +162,8 @@ impl Slot for SimSlot<'_> {
 
     fn commit(self, envelope: &Envelope) {
         let link = self.link;
-        let source = envelope.source.filter(|ip: &IpAddr| !ip.is_unspecified()).unwrap_or(link.local.ip());
+        let source = envelope.source.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
+        let source = source.unwrap_or(link.local.ip());
         link.committed.push(Packet {
             source: SocketAddr::new(source, link.local.port()),
             destination: envelope.destination,

@@ -93,7 +93,7 @@ fn replays_from_elsewhere_move_no_endpoint() {
     let handles = pair.connected();
     echo_once(&mut pair, handles, b"one");
     let elsewhere = "10.9.9.9:9".parse().unwrap();
-    let local = pair.ends[1].ip();
+    let local = pair.ends[1].address;
     for datagram in pair.ends[0].sent.clone() {
         let received = pair.ends[1].endpoint.handle_datagram(pair.now, elsewhere, local, &datagram);
         assert!(matches!(received, Received::Dropped(_)));

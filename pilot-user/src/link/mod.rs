@@ -51,7 +51,7 @@ pub enum Via {
 pub struct Received<'a> {
     /// Who sent it.
     pub source: SocketAddr,
-    /// The local address it was sent to.
+    /// The local address and port it was sent to.
     pub destination: SocketAddr,
     /// The ECN bits it arrived with.
     pub ecn: Ecn,
@@ -75,8 +75,9 @@ pub enum Trust {
 pub struct Envelope {
     /// The address to send to.
     pub destination: SocketAddr,
-    /// The local address to send from; `None` lets the routing table choose.
-    pub source: Option<std::net::IpAddr>,
+    /// The local address and port to send from. `None`, and an unspecified address, let the routing table choose the
+    /// address.
+    pub source: Option<SocketAddr>,
     /// ECN bits to send with.
     pub ecn: Ecn,
     /// Bytes of the slot that are the datagram.

@@ -177,7 +177,7 @@ mod tests {
         let mut other = entries(&[(1, 50), (1, 50)]);
         other[1].ecn = Ecn::Ce;
         assert_eq!(equal_run(&other, 64), 1);
-        other[1] = Envelope { source: Some([192, 0, 2, 9].into()), ..other[0] };
+        other[1] = Envelope { source: Some(([192, 0, 2, 9], 4242).into()), ..other[0] };
         assert_eq!(equal_run(&other, 64), 1);
     }
 

@@ -313,7 +313,7 @@ fn transmit<'a>(envelope: &Envelope, contents: &'a [u8], segment_size: Option<us
         ecn: EcnCodepoint::from_bits(envelope.ecn as u8),
         contents,
         segment_size,
-        src_ip: envelope.source.filter(|ip| !ip.is_unspecified()).map(mapped),
+        src_ip: envelope.source.map(|local| local.ip()).filter(|ip| !ip.is_unspecified()).map(mapped),
     }
 }
 

@@ -209,7 +209,8 @@ impl XdpSlot<'_> {
         let hop = self.neighbours.hop(envelope.destination.ip())?;
         let named = |ip: &IpAddr| !ip.is_unspecified();
         let local = self.device.local;
-        let source = envelope.source.filter(named).or(Some(local.ip()).filter(named)).or(hop.source)?;
+        let source =
+            envelope.source.map(|local| local.ip()).filter(named).or(Some(local.ip()).filter(named)).or(hop.source)?;
         Some(Headers {
             destination_mac: hop.mac,
             source_mac: self.device.mac,

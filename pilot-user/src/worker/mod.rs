@@ -57,7 +57,7 @@ pub fn turn<L: Link>(
     opened: &mut Opened,
 ) -> io::Result<Turn> {
     let received = link.recv(RECV_BATCH, |datagram| {
-        match endpoint.handle_datagram(now, datagram.source, datagram.destination.ip(), datagram.payload) {
+        match endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload) {
             Received::Data | Received::Handshake => {
                 *match datagram.via {
                     Via::Xdp => &mut opened.xdp,

@@ -50,7 +50,7 @@ fn the_source_address_can_be_chosen() {
     let source = IpAddr::from([127, 0, 0, 9]);
     let mut slot = a.slot().unwrap();
     slot.payload()[..60].copy_from_slice(&data(1, 60));
-    slot.commit(&Envelope { destination: b.local_addr(), source: Some(source), ecn: Ecn::NotEct, len: 60 });
+    slot.commit(&Envelope { destination: b.local_addr(), source: Some((source, 0).into()), ecn: Ecn::NotEct, len: 60 });
     a.flush().unwrap();
     assert_eq!(receive(&mut b, 1)[0].source, (source, a.local_addr().port()).into());
 }

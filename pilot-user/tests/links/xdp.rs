@@ -100,12 +100,12 @@ fn only_authentic_frames_teach_where_a_peer_is() {
 
 #[test]
 fn headers_say_what_route_and_envelope_say() {
-    let (peer, chosen) = (addr("[2001:db8::2]:999"), "2001:db8::9".parse::<IpAddr>().unwrap());
+    let (peer, chosen) = (addr("[2001:db8::2]:999"), addr("[2001:db8::9]:4242"));
     let preferred: IpAddr = "2001:db8::1".parse().unwrap();
     let (mut link, kernel) = link(addr("[::]:4242"), 1500);
     let route = NextHop { vlan: Some(5), source: Some(preferred), ..hop(Some(PEER_MAC)) };
     link.set_next_hops(Arc::new(HashMap::from([(peer.ip(), route)])));
-    for (source, expected) in [(None, preferred), (Some(chosen), chosen)] {
+    for (source, expected) in [(None, preferred), (Some(chosen), chosen.ip())] {
         let mut slot = link.slot().unwrap();
         slot.payload()[..60].copy_from_slice(&data(1, 60));
         slot.commit(&Envelope { destination: peer, source, ecn: Ecn::Ect0, len: 60 });

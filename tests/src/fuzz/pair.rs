@@ -82,7 +82,7 @@ impl Pair {
 
     /// A datagram arrives at a node, as from the other.
     pub(super) fn deliver(&mut self, end: usize, datagram: &[u8]) -> Received {
-        self.ends[end].endpoint.handle_datagram(self.now, address(1 - end), address(end).ip(), datagram)
+        self.ends[end].endpoint.handle_datagram(self.now, address(1 - end), address(end), datagram)
     }
 
     /// Time passes, and what it made due is done.

@@ -18,7 +18,7 @@ mod api;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use pilot_common::wire::{Header, HeaderError, PacketType};
 
@@ -69,8 +69,8 @@ pub enum Received {
 pub struct Transmit {
     /// Where to.
     pub destination: SocketAddr,
-    /// From which local address; `None`: whichever the routing table chooses.
-    pub source: Option<IpAddr>,
+    /// From which of our addresses and ports; `None`: the first port, from whichever address the routing table chooses.
+    pub source: Option<SocketAddr>,
     /// Bytes of the buffer that are the datagram.
     pub len: usize,
 }
@@ -109,15 +109,15 @@ impl Endpoint {
         id
     }
 
-    /// Handles one received datagram: `source` sent it to our address `destination`.
+    /// Handles one received datagram: `source` sent it to our address and port `destination`.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         source: SocketAddr,
-        destination: IpAddr,
+        destination: SocketAddr,
         datagram: &[u8],
     ) -> Received {
-        let path = Path { remote: source, local: Some(destination).filter(|local| !local.is_unspecified()) };
+        let path = Path { remote: source, local: Some(destination) };
         self.dispatch(now, path, datagram).unwrap_or_else(|reason| {
             self.stats.count_drop(reason);
             Received::Dropped(reason)

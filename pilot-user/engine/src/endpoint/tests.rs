@@ -60,12 +60,7 @@ impl Pair {
             for from in 0..2 {
                 while let Some(transmit) = self.ends[from].poll_transmit(NOW, &mut buffer) {
                     any = true;
-                    self.ends[1 - from].handle_datagram(
-                        NOW,
-                        address(from),
-                        address(1 - from).ip(),
-                        &buffer[..transmit.len],
-                    );
+                    self.ends[1 - from].handle_datagram(NOW, address(from), address(1 - from), &buffer[..transmit.len]);
                 }
             }
             if !any {
@@ -77,7 +72,7 @@ impl Pair {
     /// Sends frames from end 0 to end 1 that end 0's engine would not send.
     fn inject(&mut self, frames: &[u8]) -> Received {
         let packet = self.ends[0].tunnels[0].seal_any(frames).unwrap();
-        self.ends[1].handle_datagram(NOW, address(0), address(1).ip(), &packet)
+        self.ends[1].handle_datagram(NOW, address(0), address(1), &packet)
     }
 }
 

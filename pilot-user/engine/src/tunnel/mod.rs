@@ -16,7 +16,7 @@ mod receive;
 mod transmit;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::{Config, PeerConfig};
@@ -83,8 +83,8 @@ impl Sessions {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Path {
     pub(crate) remote: SocketAddr,
-    /// Our address that the peer uses; `None` until it was heard of.
-    pub(crate) local: Option<IpAddr>,
+    /// Our address and port that the peer uses; `None` until it was heard of.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 /// Keys and ids of one handshake.

@@ -115,7 +115,7 @@ impl Pair {
 
     /// Hands a datagram to an end, as from the other.
     pub(crate) fn deliver(&mut self, to: usize, datagram: &[u8]) -> Received {
-        let (source, local) = (self.ends[1 - to].address, self.ends[to].address.ip());
+        let (source, local) = (self.ends[1 - to].address, self.ends[to].address);
         self.ends[to].endpoint.handle_datagram(self.now, source, local, datagram)
     }
 
