@@ -13,7 +13,7 @@ fn a_node_that_is_debugged_says_what_its_xdp_program_drops() {
     let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).write();
     let stranger = scene.socket(End::A, "10.77.0.1:4711");
     // Wire version 1, reserved type 7.
-    let bad = [0b001_111_00; 100];
+    let bad = [1 << 5 | 7 << 2; 100];
     for (filter, asked) in [("RUST_LOG=debug", true), ("RUST_LOG=info", false)] {
         let mut listen = scene.start_as(&b, executable(), &["env", "NO_COLOR=1", filter], &["listen"]);
         let ready = &listen.wait_for("ready").event;
