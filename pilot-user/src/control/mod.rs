@@ -26,6 +26,7 @@ pub mod choose;
 mod keeper;
 pub mod netlink;
 mod obstacle;
+mod xdp_log;
 
 pub use choose::Datapath;
 use keeper::Keeper;
