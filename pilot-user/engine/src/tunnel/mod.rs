@@ -19,6 +19,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
+
 use crate::config::{Config, PeerConfig};
 use crate::connection::table::Table;
 use crate::crypto::aead::{Aead, KeyPair};
@@ -54,9 +56,10 @@ impl Context<'_> {
     }
 }
 
-/// Session ids in use, and whose they are (W1.2). Looked up, never iterated.
+/// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
+/// here: nobody else can make them collide.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(HashMap<u32, PeerId>);
+pub(crate) struct Sessions(HashMap<u32, PeerId, FixedState>);
 
 impl Sessions {
     pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
