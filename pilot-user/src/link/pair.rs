@@ -20,18 +20,18 @@ use super::{Link, Received, Trust};
 pub use slot::PairSlot;
 
 /// How long a socket that had nothing is left alone while there is another way to receive: a look is a system call of some
-/// 250 ns, where a pass that finds nothing costs less than half of that. Counted down by every pass, and by a pass that has found nothing
-/// [`IDLE_PASS`] times as fast, so that looks fall where no answer waits for the end of the pass. Lower costs latency at the
-/// other ways; higher delays what comes by this one: by some µs when there is nothing else, and under full load, with passes
-/// of 20 µs, by less than 1 ms. A sleep ends when the socket becomes readable.
+/// 300 ns, more than the rest of a pass that finds nothing. Every pass counts it down by one, and a pass that found nothing by
+/// [`IDLE_PASS`], so that looks fall where no answer waits for the end of the pass. Lower costs latency at the other ways;
+/// higher delays what comes by this one: with nothing else to do by 8 passes, some µs, and under full load by 32 of 20 µs,
+/// less than 1 ms. A sleep ends when the socket becomes readable, and then it is looked at.
 const LOOK_AFTER: u32 = 32;
 
-/// See [`LOOK_AFTER`]: after so many passes that found nothing, the fourth part of that, there is a look.
+/// What a pass that found nothing counts, see [`LOOK_AFTER`].
 const IDLE_PASS: u32 = 4;
 
-/// Part of a pass that a UDP socket gets when it is looked at: one in so many datagrams. Lower, and strangers who send what XDP
-/// passes up, or bulk, slow the peers on AF_XDP down; higher, and a burst of handshakes takes more passes. The bulk socket
-/// gets what AF_XDP leaves, too.
+/// Part of a pass that a UDP socket gets when it is looked at: one in so many datagrams. A smaller part, and a burst of
+/// handshakes takes more passes; a larger one, and strangers who send what XDP passes up, or a peer's bulk, slow AF_XDP down.
+/// The bulk socket gets what AF_XDP leaves, too.
 const UDP_SHARE: usize = 4;
 
 /// Whether datagrams can go through AF_XDP.

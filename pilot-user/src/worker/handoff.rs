@@ -4,7 +4,7 @@
 //! peer sends from where its flow leads to the right one. Nothing is shared but the rings: no lock, and no allocation after
 //! the start.
 //!
-//! A ring is two: one of [`Label`]s, and one of bytes that they describe. So a datagram takes as much room as it has bytes,
+//! A ring is two: one of labels, and one of bytes that they describe. So a datagram takes as much room as it has bytes,
 //! not as the largest would. The bytes go in before their label, and come out after it: whoever has the label has the bytes.
 
 use std::net::SocketAddr;

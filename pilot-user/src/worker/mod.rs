@@ -66,7 +66,7 @@ pub fn turn<L: Link>(
     });
     received += link.recv(RECV_BATCH, |datagram| {
         if handoff.give(&datagram) {
-            // Its owner will know.
+            // Whether it is genuine only its owner will know, whose link is another.
             return Trust::Unproven;
         }
         open(endpoint, now, opened, &datagram)
