@@ -287,7 +287,10 @@ impl World {
 
     fn on_event(&mut self, end: usize, event: Event) {
         match event {
-            Event::TunnelUp { .. } | Event::MessagesWritable { .. } | Event::StreamWritable { .. } => {}
+            Event::TunnelUp { .. }
+            | Event::Sending { .. }
+            | Event::MessagesWritable { .. }
+            | Event::StreamWritable { .. } => {}
             Event::TunnelDown { reason, .. } => assert!(is_possible(&reason), "the tunnel is down: {reason}"),
             Event::Offered { connection, .. } => self.offered[end].push_back(connection),
             Event::Connected { connection } => self.with_handle(end, connection, |_, it| it.accepted = true),
