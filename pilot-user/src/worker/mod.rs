@@ -72,9 +72,7 @@ pub fn turn<L: Link>(
             }
         }
     })?;
-    if endpoint.poll_timeout().is_some_and(|at| at <= now) {
-        endpoint.handle_timeout(now);
-    }
+    endpoint.handle_timeout(now);
     let mut progress = received > 0;
     progress |= application.poll(endpoint, now);
     while let Some(event) = endpoint.poll_event() {

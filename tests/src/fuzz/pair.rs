@@ -106,7 +106,7 @@ impl Pair {
             });
             all_sent += sent[0].len() + sent[1].len();
             let next = if sent.iter().all(Vec::is_empty) {
-                self.ends.iter().filter_map(|end| end.endpoint.poll_timeout()).min().unwrap_or(until)
+                self.ends.iter_mut().filter_map(|end| end.endpoint.poll_timeout()).min().unwrap_or(until)
             } else {
                 self.now + DELAY
             };

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::FixedState;
+
 use super::{Connection, End, Key, PeerLimits, State};
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
 use crate::event::{ConnectionHandle, Event, PeerId};
@@ -17,8 +19,9 @@ pub(crate) struct Table {
     free: Vec<u32>,
     /// Connections that are not closed.
     live: usize,
-    /// Looked up, never iterated: its order is not that of anything.
-    by_wire_id: HashMap<u64, Key>,
+    /// Looked up, never iterated: its order is not that of anything. A fast hash will do, because ids are used in order: a peer
+    /// cannot make them collide.
+    by_wire_id: HashMap<u64, Key, FixedState>,
     /// Connections this end opened in the tunnel. Their ids are `2 n + parity`.
     opened: u64,
     /// 0 for the tunnel's initiator, 1 for its responder.
@@ -46,7 +49,7 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             live: 0,
-            by_wire_id: HashMap::new(),
+            by_wire_id: HashMap::default(),
             opened: 0,
             parity: 0,
             peer_opened: RangeSet::default(),

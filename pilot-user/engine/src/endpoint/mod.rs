@@ -47,6 +47,10 @@ pub struct Endpoint {
     ready: VecDeque<PeerId>,
     is_ready: Vec<bool>,
     timers: Timers,
+    /// Tunnels that something was done on since their deadlines were looked at, each once: several things are done in a pass,
+    /// and the deadlines are asked for at its end.
+    stale: Vec<PeerId>,
+    is_stale: Vec<bool>,
     /// Empty between calls; kept for its room.
     due: Vec<PeerId>,
     stats: Stats,
@@ -90,6 +94,8 @@ impl Endpoint {
             ready: VecDeque::new(),
             is_ready: Vec::new(),
             timers: Timers::default(),
+            stale: Vec::new(),
+            is_stale: Vec::new(),
             due: Vec::new(),
             stats: Stats::default(),
             scratch: vec![0; usize::from(MAX_DATAGRAM_BYTES)].into_boxed_slice(),
@@ -105,6 +111,7 @@ impl Endpoint {
         let id = PeerId(self.tunnels.len() as u32);
         self.tunnels.push(Tunnel::new(id, peer));
         self.is_ready.push(false);
+        self.is_stale.push(false);
         self.by_identity.insert(peer.key.identity, id);
         id
     }
@@ -160,8 +167,13 @@ impl Endpoint {
         Ok(Received::Handshake)
     }
 
-    /// Does what time has made due.
+    /// Does what time has made due, as [`Endpoint::poll_timeout`] said when it was last asked. Costs next to nothing when that
+    /// is nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.timers.next().is_none_or(|at| at > now) {
+            return;
+        }
+        self.settle_deadlines();
         // Taken out all at once: what is due and left to `poll_transmit`, as an ack, is still due after.
         let mut due = std::mem::take(&mut self.due);
         due.extend(std::iter::from_fn(|| self.timers.pop_due(now)));
@@ -172,8 +184,16 @@ impl Endpoint {
     }
 
     /// When to call [`Endpoint::handle_timeout`] next, at the latest.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        self.settle_deadlines();
         self.timers.next()
+    }
+
+    fn settle_deadlines(&mut self) {
+        for peer in self.stale.drain(..) {
+            self.is_stale[peer.0 as usize] = false;
+            self.timers.set(peer, self.tunnels[peer.0 as usize].deadline(&self.config).map(|(at, _)| at));
+        }
     }
 
     /// Writes the next datagram to send into `datagram`, whose room is a link's largest payload. Tunnels take turns.
@@ -208,7 +228,7 @@ impl Endpoint {
         result
     }
 
-    /// Runs something on a tunnel and looks at its deadline after.
+    /// Runs something on a tunnel, whose deadline may be another one after.
     fn run<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
         // A PeerId is made by `add_peer` alone, and tunnels are never taken out.
         let tunnel = &mut self.tunnels[peer.0 as usize];
@@ -222,7 +242,9 @@ impl Endpoint {
             stats: &mut self.stats,
         };
         let result = run(tunnel, &mut ctx);
-        self.timers.set(peer, tunnel.deadline(&self.config).map(|(at, _)| at));
+        if !std::mem::replace(&mut self.is_stale[peer.0 as usize], true) {
+            self.stale.push(peer);
+        }
         result
     }
 }

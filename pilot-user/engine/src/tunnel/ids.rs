@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use smallvec::{SmallVec, smallvec};
 
 use crate::crypto::rng::SeededRng;
@@ -9,9 +10,10 @@ use crate::event::PeerId;
 use crate::limits::{MAX_SESSION_IDS, SESSION_ID_LINGER};
 use crate::time::Instant;
 
-/// Session ids in use, and whose they are (W1.2). Looked up, never iterated.
+/// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
+/// here: nobody else can make them collide.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(HashMap<u32, PeerId>);
+pub(crate) struct Sessions(HashMap<u32, PeerId, FixedState>);
 
 impl Sessions {
     pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {

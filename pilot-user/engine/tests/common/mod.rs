@@ -128,7 +128,7 @@ impl Pair {
     pub(crate) fn step(&mut self, until: Instant) -> bool {
         self.transmit();
         let arrival = self.in_flight.peek().map(|Reverse((at, ..))| *at);
-        let timers = self.ends.iter().filter_map(|end| end.endpoint.poll_timeout());
+        let timers = self.ends.iter_mut().filter_map(|end| end.endpoint.poll_timeout());
         let Some(next) = timers.chain(arrival).min().filter(|next| *next <= until) else { return false };
         self.now = self.now.max(next);
         while self.in_flight.peek().is_some_and(|Reverse((at, ..))| *at <= self.now)
