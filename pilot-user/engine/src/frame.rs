@@ -16,6 +16,9 @@ const CLOSE_CONNECTION: u8 = 0x07;
 const CLOSE: u8 = 0x08;
 const CREDIT: u8 = 0x09;
 const STREAM_CREDIT: u8 = 0x0a;
+const NEW_SESSION_ID: u8 = 0x0d;
+const PATH_CHALLENGE: u8 = 0x0e;
+const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
 const MESSAGE: u8 = 0x1a;
 const STREAM: u8 = 0x20;
@@ -24,6 +27,9 @@ const MESSAGE_LENGTH: u8 = 0x01;
 const STREAM_FIN: u8 = 0x01;
 const STREAM_LENGTH: u8 = 0x02;
 const STREAM_OFFSET: u8 = 0x04;
+
+/// What a PATH_CHALLENGE asks for and a PATH_RESPONSE repeats.
+pub(crate) type PathData = [u8; 8];
 
 /// One decoded frame; its bytes are lent by the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +45,9 @@ pub(crate) enum Frame<'a> {
     Credit { connection: u64, total: u64 },
     StreamCredit { connection: u64, stream: u64, offset: u64 },
     StreamLimit { connection: u64, total: u64 },
+    NewSessionId { id: u32 },
+    PathChallenge { data: PathData },
+    PathResponse { data: PathData },
     Message { connection: u64, number: u16, payload: &'a [u8] },
     Stream { connection: u64, stream: u64, offset: u64, fin: bool, payload: &'a [u8] },
 }
@@ -91,6 +100,10 @@ impl<'a> Frame<'a> {
             CLOSE => coded(reader).map(|(code, reason)| Self::Close { code, reason }),
             CREDIT => pair(reader).map(|(connection, total)| Self::Credit { connection, total }),
             STREAM_CREDIT => stream_credit(reader),
+            // 0 is nobody's id (W1.2).
+            NEW_SESSION_ID => reader.u32().filter(|id| *id != 0).map(|id| Self::NewSessionId { id }),
+            PATH_CHALLENGE => reader.array().map(|data| Self::PathChallenge { data }),
+            PATH_RESPONSE => reader.array().map(|data| Self::PathResponse { data }),
             STREAM_LIMIT => pair(reader).map(|(connection, total)| Self::StreamLimit { connection, total }),
             _ if kind & !MESSAGE_LENGTH == MESSAGE => message(kind, reader),
             _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
@@ -209,6 +222,26 @@ pub(crate) fn write_stream_credit(writer: &mut Writer<'_>, connection: u64, stre
 
 pub(crate) fn write_stream_limit(writer: &mut Writer<'_>, connection: u64, total: u64) -> Option<()> {
     fields(writer, STREAM_LIMIT, [connection, total])
+}
+
+pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32) -> Option<()> {
+    let [a, b, c, d] = id.to_be_bytes();
+    writer.bytes(&[NEW_SESSION_ID, a, b, c, d])
+}
+
+pub(crate) fn write_path_challenge(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
+    path_frame(writer, PATH_CHALLENGE, data)
+}
+
+pub(crate) fn write_path_response(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
+    path_frame(writer, PATH_RESPONSE, data)
+}
+
+fn path_frame(writer: &mut Writer<'_>, kind: u8, data: PathData) -> Option<()> {
+    (writer.room() > data.len()).then(|| {
+        writer.u8(kind)?;
+        writer.bytes(&data)
+    })?
 }
 
 pub(crate) fn write_refuse(writer: &mut Writer<'_>, connection: u64, code: u64, reason: &str) -> Option<()> {

@@ -51,6 +51,9 @@ fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
             frame::write_stream_credit(writer, connection, stream, offset)
         }
         Frame::StreamLimit { connection, total } => frame::write_stream_limit(writer, connection, total),
+        Frame::NewSessionId { id } => frame::write_new_session_id(writer, id),
+        Frame::PathChallenge { data } => frame::write_path_challenge(writer, data),
+        Frame::PathResponse { data } => frame::write_path_response(writer, data),
         Frame::Message { connection, number, payload } => {
             frame::write_message(writer, connection, number, [payload, &[]])
         }

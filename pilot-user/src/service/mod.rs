@@ -104,7 +104,7 @@ impl Application for Services {
             Event::TunnelDown { peer, reason } => {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
-            Event::Connected { .. } | Event::StreamOpened { .. } => {}
+            Event::Connected { .. } | Event::StreamOpened { .. } | Event::Sending { .. } => {}
         }
     }
 

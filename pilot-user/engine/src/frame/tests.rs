@@ -35,6 +35,9 @@ fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
             Frame::StreamCredit { connection: 3, stream: 8, offset: 1 << 30 },
         ),
         (written(|w| write_stream_limit(w, 3, 129)), Frame::StreamLimit { connection: 3, total: 129 }),
+        (written(|w| write_new_session_id(w, 0x0102_0304)), Frame::NewSessionId { id: 0x0102_0304 }),
+        (written(|w| write_path_challenge(w, *b"12345678")), Frame::PathChallenge { data: *b"12345678" }),
+        (written(|w| write_path_response(w, *b"87654321")), Frame::PathResponse { data: *b"87654321" }),
         (
             written(|w| write_message(w, 0, 7, [b"one ", b"message"])),
             Frame::Message { connection: 0, number: 7, payload: b"one message" },
@@ -121,6 +124,7 @@ fn what_cannot_be_is_refused() {
     for kind in [0x03, 0x0b, 0x10, 0x13, 0x18, 0x1c, 0x28, 0x3f, 0xff] {
         assert_eq!(decode_all(&[kind, 0, 0, 0, 0]), Err(Code::UnknownFrame), "{kind:#x}");
     }
+    assert_eq!(decode_all(&[NEW_SESSION_ID, 0, 0, 0, 0]), Err(Code::FrameEncoding), "wire.md W1.2: nobody's id");
     assert_eq!(decode_all(&[CLOSE, 0, 2, 0xff, 0xff]), Err(Code::FrameEncoding), "a reason that is not UTF-8");
     let mut long = vec![CLOSE, 0, 0x41, 0x01];
     long.extend([b'x'; 257]);
@@ -129,6 +133,14 @@ fn what_cannot_be_is_refused() {
     assert_eq!(decode_all(&far), Err(Code::FrameEncoding), "a byte beyond what an offset can say");
     assert_eq!(cut(&"ä".repeat(200)).len(), 256);
     assert_eq!(cut(&format!("x{}", "ä".repeat(200))).len(), 255, "never through a character");
+}
+
+/// wire.md W4.8, W6.4: these bytes are what other implementations send and read.
+#[test]
+fn vectors_of_path_frames() {
+    assert_eq!(written(|w| write_new_session_id(w, 0x0900_00ff)), [0x0d, 9, 0, 0, 0xff]);
+    assert_eq!(written(|w| write_path_challenge(w, [7; 8])), [0x0e, 7, 7, 7, 7, 7, 7, 7, 7]);
+    assert_eq!(written(|w| write_path_response(w, [7; 8])), [0x0f, 7, 7, 7, 7, 7, 7, 7, 7]);
 }
 
 proptest! {
@@ -140,7 +152,7 @@ proptest! {
 
     /// Real frames, damaged.
     #[test]
-    fn damaged_frames_are_frames_or_an_error(which in 0usize..13, at in any::<prop::sample::Index>(), value: u8) {
+    fn damaged_frames_are_frames_or_an_error(which in 0usize..16, at in any::<prop::sample::Index>(), value: u8) {
         let mut bytes = samples().swap_remove(which).0;
         let at = at.index(bytes.len());
         bytes[at] = value;

@@ -21,6 +21,8 @@ pub(crate) enum SentFrame {
     Credit(Key),
     StreamCredit(Key, u64),
     StreamLimit(Key),
+    /// The newest one, whichever that is when it is written.
+    NewSessionId,
     Message {
         connection: Key,
         number: u64,
@@ -38,7 +40,7 @@ impl SentFrame {
     /// The connection it is about.
     pub(crate) fn connection(&self) -> Option<Key> {
         match *self {
-            Self::Ack { .. } | Self::Ping => None,
+            Self::Ack { .. } | Self::Ping | Self::NewSessionId => None,
             Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) | Self::StreamLimit(key) => {
                 Some(key)
             }
