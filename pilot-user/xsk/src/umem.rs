@@ -151,6 +151,7 @@ impl Drop for Umem {
             tracing::error!(in_hand, bytes = self.memory.len(), "chunks never came home: their umem stays mapped");
             std::mem::forget(Arc::clone(&self.memory));
         }
+        debug_assert!(in_hand == 0 || std::thread::panicking(), "{in_hand} chunks never came home");
     }
 }
 
@@ -285,7 +286,8 @@ mod tests {
         let mut forgotten = umem();
         let watch = Arc::downgrade(forgotten.memory());
         std::mem::forget(forgotten.take().unwrap());
-        drop(forgotten);
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(forgotten)));
+        assert_eq!(dropped.is_err(), cfg!(debug_assertions), "a test that forgets a chunk fails");
         assert_eq!(watch.strong_count(), 1, "kept mapped on purpose");
     }
 }
