@@ -10,6 +10,7 @@ use pilot_engine::identity::Identity;
 use pilot_engine::limits::KEEP_ALIVE;
 use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
+use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Opened, turn};
 
 use crate::link::{Attachment, Packet, Place};
@@ -50,6 +51,7 @@ pub struct Host<A> {
     /// Its application.
     pub oracle: Oracle,
     attachment: A,
+    handoff: Handoff,
     opened: Opened,
     uplink: Netem,
     /// When it must be looked at, if nothing arrives before.
@@ -207,7 +209,7 @@ impl<A: Attachment> World<A> {
         for _ in 0..PASSES_MAX {
             let host = &mut self.hosts[index];
             let (endpoint, link) = (&mut host.endpoint, host.attachment.link());
-            let turn = turn(endpoint, link, &mut host.oracle, self.now, &mut host.opened)
+            let turn = turn(endpoint, link, &mut host.oracle, &mut host.handoff, self.now, &mut host.opened)
                 .expect("a link in memory has no errors");
             host.deadline = turn.deadline;
             for packet in host.attachment.take_sent() {
@@ -285,6 +287,7 @@ fn host<A: Attachment>(own: &Place, places: &[Place], plan: Plan, uplink: Netem,
         endpoint,
         oracle: Oracle::new(plan, (own.index == 0).then_some(peer)),
         attachment,
+        handoff: Handoff::alone(),
         opened: Opened::default(),
         uplink,
         deadline: None,

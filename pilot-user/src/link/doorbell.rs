@@ -61,8 +61,8 @@ impl Doorbell {
     }
 }
 
-/// Descriptors one sleep waits for: the doorbell, a UDP socket and an AF_XDP socket.
-const FDS_MAX: usize = 3;
+/// Descriptors one sleep waits for: the doorbell, two UDP sockets and an AF_XDP socket.
+const FDS_MAX: usize = 4;
 
 impl AsFd for Doorbell {
     /// Readable while rung; for drivers that wait in an event loop of their own.

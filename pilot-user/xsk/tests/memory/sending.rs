@@ -151,7 +151,7 @@ fn a_kernel_that_only_says_busy_ends_a_flush() {
 }
 
 #[test]
-fn a_forgotten_chunk_is_a_lost_one() {
+fn forgotten_chunks_are_lost_ones() {
     let (mut xsk, _kernel) = open();
     xsk.refill().unwrap();
     assert!(send(&mut xsk, b"x"));
