@@ -346,3 +346,6 @@ pub(crate) fn cut(reason: &str) -> &str {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod any;

@@ -35,7 +35,7 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
+pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
     match *frame {
         Frame::Ping => frame::write_ping(writer),
         Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ranges().iter().copied()),

@@ -144,12 +144,6 @@ fn vectors_of_path_frames() {
 }
 
 proptest! {
-    /// wire.md W1.6: any bytes are frames or an error.
-    #[test]
-    fn any_bytes_are_frames_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode_all(&bytes);
-    }
-
     /// Real frames, damaged.
     #[test]
     fn damaged_frames_are_frames_or_an_error(which in 0usize..16, at in any::<prop::sample::Index>(), value: u8) {

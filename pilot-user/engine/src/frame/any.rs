@@ -1,0 +1,89 @@
+//! Every frame, of any values.
+
+use super::*;
+use crate::fuzzing;
+use proptest::prelude::*;
+
+/// Bytes that hold every frame made here, and what [`write_ack`] wants to have left.
+const ROOM: usize = 1200;
+
+/// As large as a varint can be, and as short as any.
+fn varint() -> impl Strategy<Value = u64> {
+    (0..=MAX_VARINT, 0u32..62).prop_map(|(value, shift)| value >> shift)
+}
+
+fn next(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
+    Frame::next(&mut Reader::new(bytes))
+}
+
+/// An ACK of ranges that lie `gaps` apart below `largest`, as far as there are numbers.
+fn ack(largest: u64, delay: u64, gaps: &[(u64, u64)]) -> Ack {
+    let mut ack = Ack { delay: Duration::from_micros(delay), ranges: [(0, 0); MAX_ACK_RANGES], len: 0 };
+    let mut end = Some(largest);
+    for ((length, gap), range) in gaps.iter().zip(&mut ack.ranges) {
+        let Some(largest) = end else { break };
+        *range = (largest.saturating_sub(*length), largest);
+        ack.len += 1;
+        end = range.0.checked_sub(2 + gap);
+    }
+    ack
+}
+
+proptest! {
+    /// wire.md §5, W1.6, W5.1: each reads as it was written; cut anywhere it is an error; without room for its last byte
+    /// nothing is written.
+    #[test]
+    fn frames_round_trip_and_do_not_survive_truncation(
+        (connection, stream, total, delay) in (varint(), varint(), varint(), varint()),
+        (code, port, number, id, fin) in (varint(), any::<u16>(), any::<u16>(), any::<u32>(), any::<bool>()),
+        reason in "\\PC{0,80}",
+        payload in prop::collection::vec(any::<u8>(), 0..200),
+        gaps in prop::collection::vec((0u64..1 << 20, 0u64..1 << 20), 1..=MAX_ACK_RANGES),
+        data: PathData,
+    ) {
+        let (reason, payload) = (cut(&reason), payload.as_slice());
+        let offset = total.min(MAX_VARINT - payload.len() as u64);
+        for frame in [
+            Frame::Ping,
+            Frame::Ack(ack(total, delay, &gaps)),
+            Frame::Open { connection, port },
+            Frame::Accept { connection },
+            Frame::Refuse { connection, code, reason },
+            Frame::CloseConnection { connection, code, reason },
+            Frame::Close { code, reason },
+            Frame::Credit { connection, total },
+            Frame::StreamCredit { connection, stream, offset },
+            Frame::StreamLimit { connection, total },
+            Frame::NewSessionId { id },
+            Frame::PathChallenge { data },
+            Frame::PathResponse { data },
+            Frame::Message { connection, number, payload },
+            Frame::Stream { connection, stream, offset, fin, payload },
+        ] {
+            let mut buffer = [0; ROOM];
+            let mut writer = Writer::new(&mut buffer);
+            prop_assert_eq!(fuzzing::write(&frame, &mut writer), Some(()), "{:?}", frame);
+            let length = writer.len();
+            prop_assert_eq!(next(&buffer[..length]), Ok(Some(frame.clone())));
+            for cut in 1..length {
+                prop_assert_eq!(next(&buffer[..cut]), Err(Code::FrameEncoding), "{:?} cut to {}", frame, cut);
+            }
+            // An ACK leaves out what does not fit.
+            if !matches!(frame, Frame::Ack(_)) {
+                let mut short = Writer::new(&mut buffer[..length - 1]);
+                prop_assert_eq!(fuzzing::write(&frame, &mut short), None, "{:?}", frame);
+                prop_assert_eq!(short.len(), 0);
+            }
+        }
+    }
+
+    /// wire.md W1.6: any bytes are frames, which say the same when they are written again, or an error.
+    #[test]
+    fn any_bytes_are_frames_or_an_error(
+        frames in prop::collection::vec((prop_oneof![0u8..0x28, any::<u8>()], prop::collection::vec(0u8..0x50, 0..12)), 0..8),
+        rest in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let bytes = frames.into_iter().flat_map(|(kind, fields)| [vec![kind], fields].concat());
+        fuzzing::frames(&bytes.chain(rest).collect::<Vec<u8>>());
+    }
+}
