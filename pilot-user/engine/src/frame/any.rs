@@ -37,7 +37,7 @@ proptest! {
         (connection, stream, total, delay) in (varint(), varint(), varint(), varint()),
         (code, port, number, id, fin) in (varint(), any::<u16>(), any::<u16>(), any::<u32>(), any::<bool>()),
         reason in "\\PC{0,80}",
-        payload in prop::collection::vec(any::<u8>(), 0..200),
+        payload in prop_oneof![Just(Vec::new()), prop::collection::vec(any::<u8>(), 0..200)],
         gaps in prop::collection::vec((0u64..1 << 20, 0u64..1 << 20), 1..=MAX_ACK_RANGES),
         data: PathData,
     ) {
