@@ -55,6 +55,19 @@ pub enum DatapathChoice {
     Udp,
 }
 
+/// How the operator wants the XDP program attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachChoice {
+    /// As the device and the number of queues suggest.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
 /// A node's configuration, every field checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -68,6 +81,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Which way datagrams shall go.
     pub datapath: DatapathChoice,
+    /// How the XDP program shall be attached.
+    pub attach: AttachChoice,
     /// The device's receive queues to serve, a worker each.
     pub queues: Vec<u32>,
     /// The core of each queue's worker; empty: wherever the scheduler puts them.
@@ -101,6 +116,8 @@ struct File {
     listen: String,
     #[serde(default)]
     datapath: DatapathChoice,
+    #[serde(default)]
+    attach: AttachChoice,
     #[serde(default = "queue_0")]
     queues: Vec<u32>,
     #[serde(default)]
@@ -146,6 +163,7 @@ impl Config {
             interface: file.interface,
             listen: socket_addr("listen", &file.listen)?,
             datapath: file.datapath,
+            attach: file.attach,
             queues: file.queues,
             cores: file.cores,
             allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
@@ -338,6 +356,7 @@ key = "{c}"
         let config = Config::parse(text, Path::new("x")).unwrap();
         assert_eq!(config.identity, Path::new("/k"), "an absolute path stays");
         assert_eq!((config.queues, config.datapath), (vec![0], DatapathChoice::Auto));
+        assert_eq!(config.attach, AttachChoice::Auto);
         assert!(config.cores.is_empty() && config.allow_from.is_empty() && config.peers.is_empty());
     }
 
@@ -350,6 +369,7 @@ key = "{c}"
             (("queues", "queue"), ["unknown field", "queue", "queues"]),
             (("name = \"b\"", "nick = \"b\""), ["unknown field", "nick", "name"]),
             (("\"auto\"", "\"fast\""), ["fast", "auto", "udp"]),
+            (("datapath = \"auto\"", "attach = \"driver\""), ["driver", "auto", "native"]),
             (("[0]", "\"all\""), ["queues", "all", "sequence"]),
             (("[0]", "[0, 1]"), ["`queues`", "[0, 1]", "exactly one"]),
             (("[0]", "[]"), ["`queues`", "[]", "exactly one"]),

@@ -62,6 +62,7 @@ impl Node {
             interface: config.interface.clone(),
             listen: config.listen,
             datapath: config.datapath,
+            attach: config.attach,
             queues: config.queues.clone(),
             allow_from: config.allow_from.clone(),
             peers: config.peers.iter().filter_map(|peer| peer.endpoint).map(|endpoint| endpoint.ip()).collect(),

@@ -9,11 +9,10 @@ use pilot_engine::{CloseReason, Code, ConnectionHandle, Endpoint, Event, Instant
 use serde_json::json;
 
 use super::listen::words;
-use super::session::{self, Progress, Stop};
+use super::session::{self, Progress, Session};
 use super::{Failure, NodeArgs, Output};
 use crate::service::ECHO_PORT;
 use crate::worker::Application;
-use crate::worker::pin::pin_to_core;
 
 pub(super) struct Wanted {
     pub(super) count: u64,
@@ -26,21 +25,8 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         let given = wanted.payload.len();
         return Err(Failure::Usage(anyhow!("--payload: given {given} bytes, allowed: at most {MAX_MESSAGE_BYTES}")));
     }
-    let stop = Stop::on_signals()?;
-    let (config, node) = session::start(args)?;
-    let peer = session::peer(&node.peers, name)?;
-    let (running, mut worker) = node.with(Pinger::new(wanted).map_err(Failure::Failed)?);
-    if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(session::pin_failure)?;
-    }
-    stop.ring(running.doorbell.clone());
-    let datapath = session::settle(&mut worker, &running.control, &stop)?;
-    let now = worker.now();
-    worker
-        .application
-        .begin(&mut worker.endpoint, now, peer)
-        .with_context(|| name.to_owned())
-        .map_err(Failure::Failed)?;
+    let pinger = Pinger::new(wanted).map_err(Failure::Failed)?;
+    let Session { stop, running, mut worker, peer, datapath } = session::with_peer(args, name, pinger, Pinger::begin)?;
 
     let mut progress = Progress::new(&datapath);
     let text = !output.is_json() && worker.application.wanted.interval_ms > 0;

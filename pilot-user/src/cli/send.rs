@@ -10,34 +10,20 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::listen::words;
-use super::session::{self, Progress, Stop};
+use super::session::{self, Progress, Session};
 use super::{Failure, NodeArgs, Output};
 use crate::service::FILES_PORT;
 use crate::service::disk::hex;
 use crate::service::files::{Answer, Head, MAX_HEAD_BYTES, decode, encode};
 use crate::worker::Application;
-use crate::worker::pin::pin_to_core;
 
 /// Bytes read from the file at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> Result<(), Failure> {
     let sender = FileSender::open(file).map_err(Failure::Usage)?;
-    let stop = Stop::on_signals()?;
-    let (config, node) = session::start(args)?;
-    let peer = session::peer(&node.peers, name)?;
-    let (running, mut worker) = node.with(sender);
-    if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(session::pin_failure)?;
-    }
-    stop.ring(running.doorbell.clone());
-    let datapath = session::settle(&mut worker, &running.control, &stop)?;
-    let now = worker.now();
-    worker
-        .application
-        .begin(&mut worker.endpoint, now, peer)
-        .with_context(|| name.to_owned())
-        .map_err(Failure::Failed)?;
+    let Session { stop, running, mut worker, peer, datapath } =
+        session::with_peer(args, name, sender, FileSender::begin)?;
 
     let mut progress = Progress::new(&datapath);
     let ended = worker.run_until(|worker| {

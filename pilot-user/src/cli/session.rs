@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pilot_engine::{Code, PeerId};
+use pilot_engine::{Code, Endpoint, PeerId};
 use serde_json::json;
 
 use super::listen::print_datapath;
@@ -14,10 +14,10 @@ use crate::config::Config;
 use crate::control::{Control, Datapath};
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
-use crate::node::{Node, StartError};
+use crate::node::{Node, Running, StartError};
 use crate::worker::Application;
 use crate::worker::drivers::Worker;
-use crate::worker::pin::PinError;
+use crate::worker::pin::{PinError, pin_to_core};
 
 /// How long a command waits for AF_XDP before it begins over UDP. A queue that was just closed is busy for 40 ms on veth
 /// and up to 2 s with some drivers.
@@ -81,8 +81,41 @@ pub(super) fn pin_failure(error: PinError) -> Failure {
     }
 }
 
+/// What a command that talks to one peer runs on: a node whose worker is the caller's thread.
+pub(super) struct Session<A> {
+    pub(super) stop: Stop,
+    pub(super) running: Running,
+    pub(super) worker: Worker<PairLink, A>,
+    pub(super) peer: PeerId,
+    /// The datapath when it began.
+    pub(super) datapath: Arc<Datapath>,
+}
+
+/// Starts a node with an application on the caller's thread; `begin`s with the peer once the datapath is decided.
+pub(super) fn with_peer<A: Application>(
+    args: &NodeArgs,
+    name: &str,
+    application: A,
+    begin: impl FnOnce(&mut A, &mut Endpoint, pilot_engine::Instant, PeerId) -> anyhow::Result<()>,
+) -> Result<Session<A>, Failure> {
+    let stop = Stop::on_signals()?;
+    let (config, node) = start(args)?;
+    let peer = peer(&node.peers, name)?;
+    let (running, mut worker) = node.with(application);
+    if let Some(core) = config.cores.first() {
+        pin_to_core(*core).map_err(pin_failure)?;
+    }
+    stop.ring(running.doorbell.clone());
+    let datapath = settle(&mut worker, &running.control, &stop)?;
+    let now = worker.now();
+    begin(&mut worker.application, &mut worker.endpoint, now, peer)
+        .with_context(|| name.to_owned())
+        .map_err(Failure::Failed)?;
+    Ok(Session { stop, running, worker, peer, datapath })
+}
+
 /// A configured peer by name.
-pub(super) fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
+fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
     let known = || peers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
     peers
         .iter()
@@ -92,7 +125,7 @@ pub(super) fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Fai
 }
 
 /// Runs the worker until the datapath is decided, at most [`SETTLE`]; the datapath then.
-pub(super) fn settle<A: Application>(
+fn settle<A: Application>(
     worker: &mut Worker<PairLink, A>,
     control: &Control,
     stop: &Stop,

@@ -15,7 +15,7 @@ use pilot_common::address::Prefix;
 use pilot_xsk::nic::Facts;
 use tokio::sync::mpsc;
 
-use crate::config::DatapathChoice;
+use crate::config::{AttachChoice, DatapathChoice};
 use crate::link::counters::Verdicts;
 use crate::link::orders::{Numbered, Order, Report, orders};
 use crate::link::pair::PairLink;
@@ -56,6 +56,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Which way the operator wants datagrams to go.
     pub datapath: DatapathChoice,
+    /// How the XDP program shall be attached.
+    pub attach: AttachChoice,
     /// Receive queues to serve, a worker each.
     pub queues: Vec<u32>,
     /// Who may send to us; empty: everyone.
