@@ -16,22 +16,13 @@ use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
 use super::choose::{Attached, Datapath, Kind, attach_modes, socket_mode, unserved};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
+use super::queue::{Closed, Queue, Refusal, Socket};
 use super::{Command, Numbered, Options, Order, Published, Report, xdp_log};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
 use crate::link::next_hops::NEXT_HOPS_MAX;
 use crate::link::orders::ControlEnd;
 use crate::link::xdp::{Device, XdpLink};
-
-/// Pause between tries while AF_XDP is likely to come soon: a queue whose last socket was just closed is busy for 40 ms on
-/// veth, and up to 2 s with some drivers.
-const RETRY_SOON: Duration = Duration::from_millis(100);
-
-/// How long after the first failure a try is likely to succeed soon.
-const SOON: Duration = Duration::from_secs(3);
-
-/// Pause between later tries: what they wait for is an operator's doing, of which netlink tells only part.
-const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// Least time between two looks at the kernel's tables: on a busy host they change all the time. A peer whose way changed is
 /// reached over UDP or not at all for as long.
@@ -50,68 +41,6 @@ const LOOK_AT_DEVICE: Duration = Duration::from_secs(1);
 
 /// How long a stopping worker may take to give its socket back before the thread ends without it.
 const STOP_PATIENCE: Duration = Duration::from_millis(200);
-
-/// A receive queue, the worker that serves it, and where its AF_XDP socket stands.
-struct Queue {
-    id: u32,
-    link: ControlEnd,
-    socket: Socket,
-}
-
-enum Socket {
-    /// Not open.
-    Closed(Closed),
-    /// The worker has it, and what arrives on the queue goes this way while the device is up.
-    Lent { zero_copy: bool },
-    /// The worker is to give it back for this reason. It was told, unless it was behind with its orders.
-    Recalled { told: bool, why: String },
-}
-
-#[derive(Clone)]
-struct Closed {
-    /// Why.
-    why: String,
-    /// When it is tried to open it, if ever.
-    retry: Option<Instant>,
-    /// When it was first tried.
-    since: Instant,
-    /// The next try is likely to succeed.
-    soon: bool,
-}
-
-impl Closed {
-    /// To be tried at once.
-    fn now(why: &str) -> Socket {
-        let now = Instant::now();
-        Socket::Closed(Self { why: why.to_owned(), retry: Some(now), since: now, soon: true })
-    }
-
-    /// After a try.
-    fn after(self, refusal: &Refusal) -> Self {
-        let now = Instant::now();
-        let soon = now < self.since + SOON && !refusal.is_permanent;
-        let pause = if soon { RETRY_SOON } else { RETRY_LATER };
-        Self {
-            why: refusal.why.clone(),
-            retry: (!refusal.is_permanent).then_some(now + pause),
-            since: self.since,
-            soon,
-        }
-    }
-}
-
-/// What an [`Obstacle`] comes to, which may be the same for several queues.
-struct Refusal {
-    why: String,
-    is_permanent: bool,
-}
-
-impl<E: Into<Obstacle>> From<E> for Refusal {
-    fn from(obstacle: E) -> Self {
-        let obstacle = obstacle.into();
-        Self { why: obstacle.to_string(), is_permanent: obstacle.is_permanent() }
-    }
-}
 
 pub(super) struct Keeper {
     interface: String,
@@ -463,18 +392,19 @@ impl Keeper {
             _ => {
                 let mut whys: Vec<_> = without.iter().map(|(_, why)| *why).collect();
                 whys.dedup();
-                return Datapath { pending, ..Datapath::udp(whys.join("; ")) };
+                return Datapath { pending, ..Datapath::udp(whys.join("; "), self.options.bulk_plan()) };
             }
         };
         if self.is_down {
-            return Datapath::udp(Obstacle::Down(self.interface.clone()));
+            return Datapath::udp(Obstacle::Down(self.interface.clone()), self.options.bulk_plan());
         }
         let zero_copy = self.queues.iter().all(|queue| !matches!(queue.socket, Socket::Lent { zero_copy: false }));
-        let mut datapath = Datapath { pending, ..Datapath::xdp(attached, zero_copy) };
+        let mut datapath = Datapath { pending, ..Datapath::xdp(attached, zero_copy, self.options.bulk_plan()) };
         for (id, why) in without {
             datapath.reason += &format!("; what arrives on queue {id} goes over UDP: {why}");
         }
-        if let Some(words) = unserved(&attached.device, self.queues.len()) {
+        let served = self.queues.iter().filter(|queue| queue.id < attached.device.rx_queues).count();
+        if let Some(words) = unserved(&attached.device, served) {
             datapath.reason += &format!("; {words}");
         }
         datapath
@@ -517,26 +447,6 @@ impl Keeper {
         };
         if timeout(STOP_PATIENCE, given_back).await.is_err() {
             tracing::debug!("a worker keeps its AF_XDP socket until it ends");
-        }
-    }
-}
-
-impl Queue {
-    /// Why it has no AF_XDP, if it has none.
-    fn why_not(&self) -> Option<&str> {
-        match &self.socket {
-            Socket::Lent { .. } => None,
-            Socket::Closed(Closed { why, .. }) | Socket::Recalled { why, .. } => Some(why),
-        }
-    }
-
-    /// Tells the worker to give its socket back, if it was not told yet.
-    fn recall_again(&mut self) {
-        if let Socket::Recalled { told, .. } = &mut self.socket
-            && !*told
-        {
-            // Behind with its orders: the next look tells it again.
-            *told = self.link.send(Order::Detach).is_ok();
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilot_common::maps::Config;
 use pilot_common::steer::{DropReason, Verdict};
-use pilot_user::config::{AttachChoice, DatapathChoice};
+use pilot_user::config::{AttachChoice, BulkChoice, DatapathChoice};
 use pilot_user::control::attach::{AttachMode, Attachment, Steering};
 use pilot_user::control::choose::{Datapath, Kind, Mode};
 use pilot_user::control::{Control, Options};
@@ -41,6 +41,8 @@ fn options(end: End, datapath: DatapathChoice) -> Options {
         datapath,
         attach: AttachChoice::Auto,
         queues: vec![0],
+        bulk: BulkChoice::Auto,
+        bulk_port: None,
         allow_from: vec![],
         peers: vec![],
     }
