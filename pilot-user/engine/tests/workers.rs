@@ -62,7 +62,7 @@ impl Scene {
         let mut events = Vec::new();
         let mut buffer = [0; 1472];
         for _ in 0..ms {
-            self.now = self.now + Duration::from_millis(1);
+            self.now += Duration::from_millis(1);
             while let Some(sent) = self.other.endpoint.poll_transmit(self.now, &mut buffer) {
                 let datagram = buffer[..sent.len].to_vec();
                 if !self.loses_data || PacketType::from_first_byte(datagram[0]) != Some(PacketType::Data) {
@@ -77,12 +77,18 @@ impl Scene {
                 while let Some(event) = self.workers[worker].poll_event() {
                     events.push((worker, event));
                 }
-                self.workers[worker].handle_timeout(self.now);
+                on_time(&mut self.workers[worker], self.now);
             }
-            self.other.endpoint.handle_timeout(self.now);
+            on_time(&mut self.other.endpoint, self.now);
             self.other.events.extend(std::iter::from_fn(|| self.other.endpoint.poll_event()));
         }
         events
+    }
+}
+
+fn on_time(endpoint: &mut Endpoint, now: Instant) {
+    if endpoint.poll_timeout().is_some_and(|at| at <= now) {
+        endpoint.handle_timeout(now);
     }
 }
 
