@@ -1,6 +1,6 @@
 //! The node's configuration file: TOML, checked as a whole before anything starts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,14 @@ use pilot_common::address::Prefix;
 use pilot_common::maps::{MAX_ALLOW_FROM, MAX_QUEUES};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::PublicKey;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest name of a network device, in bytes (IFNAMSIZ less the final zero).
 const INTERFACE_NAME_MAX: usize = 15;
 
-/// Queues of one node, until a tunnel can move between workers.
-const QUEUES_MAX: usize = 1;
+/// Queues of one node, each with a worker that should have a core. Between every two workers there are two rings of 280 KiB:
+/// 66 MiB for as many as this. Lower: large machines cannot use their devices. Higher: the memory grows with the square.
+const QUEUES_MAX: usize = 16;
 
 /// Why a configuration cannot be used: which field, what was given, what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,32 @@ pub enum DatapathChoice {
     Udp,
 }
 
+/// How the operator wants the XDP program attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachChoice {
+    /// As the device and the number of queues suggest.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+/// Whether this node sends bulk through the kernel's UDP, which moves up to 64 KiB at once, rather than by AF_XDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BulkChoice {
+    /// Where that is faster, and while there is bulk.
+    #[default]
+    Auto,
+    /// Everything, whenever it works.
+    Always,
+    /// Nothing.
+    Never,
+}
+
 /// A node's configuration, every field checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -68,8 +95,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Which way datagrams shall go.
     pub datapath: DatapathChoice,
+    /// How the XDP program shall be attached.
+    pub attach: AttachChoice,
     /// The device's receive queues to serve, a worker each.
     pub queues: Vec<u32>,
+    /// Whether bulk goes through the kernel's UDP.
+    pub bulk: BulkChoice,
+    /// The second UDP port, for bulk; without it: the one after `listen`'s, or any.
+    pub bulk_port: Option<u16>,
     /// The core of each queue's worker; empty: wherever the scheduler puts them.
     pub cores: Vec<usize>,
     /// Who may send to us; empty: everyone.
@@ -101,8 +134,13 @@ struct File {
     listen: String,
     #[serde(default)]
     datapath: DatapathChoice,
+    #[serde(default)]
+    attach: AttachChoice,
     #[serde(default = "queue_0")]
     queues: Vec<u32>,
+    #[serde(default)]
+    bulk: BulkChoice,
+    bulk_port: Option<u16>,
     #[serde(default)]
     cores: Vec<usize>,
     #[serde(default)]
@@ -146,13 +184,17 @@ impl Config {
             interface: file.interface,
             listen: socket_addr("listen", &file.listen)?,
             datapath: file.datapath,
+            attach: file.attach,
             queues: file.queues,
+            bulk: file.bulk,
+            bulk_port: file.bulk_port,
             cores: file.cores,
             allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
             peers: file.peers.into_iter().map(Peer::parse).collect::<Result<_, _>>()?,
         };
         config.check_device()?;
         config.check_workers()?;
+        config.check_bulk()?;
         config.check_peers()?;
         Ok(config)
     }
@@ -180,7 +222,10 @@ impl Config {
     fn check_workers(&self) -> Result<(), Error> {
         let given = format!("{:?}", self.queues);
         if self.queues.is_empty() || self.queues.len() > QUEUES_MAX {
-            return refuse("queues", given, "exactly one queue (several are not supported yet)");
+            return refuse("queues", given, format!("1 to {QUEUES_MAX} queues"));
+        }
+        if self.queues.iter().collect::<HashSet<_>>().len() < self.queues.len() {
+            return refuse("queues", given, "each queue once");
         }
         if self.queues.iter().any(|queue| *queue >= MAX_QUEUES) {
             return refuse("queues", given, format!("numbers from 0 to {}", MAX_QUEUES - 1));
@@ -190,6 +235,20 @@ impl Config {
         }
         if self.allow_from.len() > MAX_ALLOW_FROM as usize {
             return refuse("allow_from", format!("{} prefixes", self.allow_from.len()), format!("{MAX_ALLOW_FROM}"));
+        }
+        Ok(())
+    }
+
+    fn check_bulk(&self) -> Result<(), Error> {
+        let Some(port) = self.bulk_port else { return Ok(()) };
+        if self.bulk == BulkChoice::Never {
+            return refuse("bulk_port", port, "none, when `bulk` is \"never\"");
+        }
+        if self.datapath == DatapathChoice::Udp || self.interface.is_none() {
+            return refuse("bulk_port", port, "none, without AF_XDP: the first port then takes bulk");
+        }
+        if port == 0 || port == self.listen.port() {
+            return refuse("bulk_port", port, format!("a port other than {}", self.listen.port()));
         }
         Ok(())
     }
@@ -338,6 +397,8 @@ key = "{c}"
         let config = Config::parse(text, Path::new("x")).unwrap();
         assert_eq!(config.identity, Path::new("/k"), "an absolute path stays");
         assert_eq!((config.queues, config.datapath), (vec![0], DatapathChoice::Auto));
+        assert_eq!(config.attach, AttachChoice::Auto);
+        assert_eq!((config.bulk, config.bulk_port), (BulkChoice::Auto, None));
         assert!(config.cores.is_empty() && config.allow_from.is_empty() && config.peers.is_empty());
     }
 
@@ -350,9 +411,18 @@ key = "{c}"
             (("queues", "queue"), ["unknown field", "queue", "queues"]),
             (("name = \"b\"", "nick = \"b\""), ["unknown field", "nick", "name"]),
             (("\"auto\"", "\"fast\""), ["fast", "auto", "udp"]),
+            (("datapath = \"auto\"", "attach = \"driver\""), ["driver", "auto", "native"]),
             (("[0]", "\"all\""), ["queues", "all", "sequence"]),
-            (("[0]", "[0, 1]"), ["`queues`", "[0, 1]", "exactly one"]),
-            (("[0]", "[]"), ["`queues`", "[]", "exactly one"]),
+            (("[0]", "[]"), ["`queues`", "[]", "1 to 16"]),
+            (("[0]", "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"), ["`queues`", "15, 16]", "1 to 16"]),
+            (("[0]", "[3, 0, 3]"), ["`queues`", "[3, 0, 3]", "each queue once"]),
+            (("[0]", "[0, 1]"), ["`cores`", "[1]", "2 cores"]),
+            (("datapath = \"auto\"", "bulk = \"yes\""), ["yes", "auto", "always"]),
+            (("datapath = \"auto\"", "bulk_port = 4242"), ["`bulk_port`", "4242", "other than 4242"]),
+            (("datapath = \"auto\"", "bulk_port = 0"), ["`bulk_port`", "given 0", "other than 4242"]),
+            (("datapath = \"auto\"", "bulk_port = 65536"), ["bulk_port", "65536", "u16"]),
+            (("\"auto\"", "\"udp\"\nbulk_port = 4243"), ["`bulk_port`", "4243", "without AF_XDP"]),
+            (("\"auto\"", "\"auto\"\nbulk = \"never\"\nbulk_port = 4243"), ["`bulk_port`", "4243", "never"]),
             (("[0]", "[256]"), ["`queues`", "[256]", "0 to 255"]),
             (("[1]", "[1, 2]"), ["`cores`", "[1, 2]", "1 cores"]),
             (("\"0:0000.0000.0001\"", "\"1\""), ["`address`", "\"1\"", "0:0000.0000.0001"]),
@@ -378,6 +448,12 @@ key = "{c}"
                 assert!(error.contains(word), "{replace:?}: {word:?} is not in {error:?}");
             }
         }
+    }
+
+    #[test]
+    fn several_queues_have_a_core_each() {
+        let config = check(&[("[0]", "[2, 0, 1]"), ("[1]", "[1, 0, 3]")]).unwrap();
+        assert_eq!((config.queues, config.cores), (vec![2, 0, 1], vec![1, 0, 3]), "in their order");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A node as its configuration describes it: control thread, link and endpoint, ready for a driver.
+//! A node as its configuration describes it: control thread, links and endpoints, ready for drivers.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
 use crate::worker::Application;
 use crate::worker::drivers::Worker;
-use crate::worker::handoff::Handoff;
+use crate::worker::handoff::{self, Handoff};
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -38,66 +38,86 @@ pub enum StartError {
 pub struct Node {
     /// The control thread.
     pub control: Control,
-    /// Wakes the worker.
-    pub doorbell: Doorbell,
     /// The configured peers: name and id.
     pub peers: Vec<(String, PeerId)>,
+    /// One for each queue, in their order.
+    pub seats: Vec<Seat>,
+}
+
+/// A worker that has no application yet.
+pub struct Seat {
+    /// The core to run on, if one is configured.
+    pub core: Option<usize>,
     endpoint: Endpoint,
     link: PairLink,
+    handoff: Handoff,
     origin: std::time::Instant,
 }
 
 impl Node {
-    /// Opens sockets and starts the control thread. `aeads` is what the node offers and accepts.
+    /// Opens sockets and starts the control thread. `aeads` is what the node offers and accepts; `owner` says which worker
+    /// has the tunnel to the peer at a place in the configuration.
     ///
     /// # Errors
     /// When the identity cannot be read or the address not be listened on. That AF_XDP cannot be had is none: the node
     /// runs over UDP then, and says why.
-    pub fn start(config: &Config, aeads: Aeads) -> Result<Self, StartError> {
-        let identity = identity_file::read(&config.identity)?;
-        let (mut boot_id, mut seed) = ([0; 16], [0; 32]);
+    pub fn start(config: &Config, aeads: Aeads, owner: impl Fn(usize) -> usize) -> Result<Self, StartError> {
+        let mut boot_id = [0; 16];
         getrandom::fill(&mut boot_id).map_err(|_| StartError::Random)?;
-        getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
-        let (control, mut links) = Control::start(control::Options {
+        let (control, links) = Control::start(control::Options {
             interface: config.interface.clone(),
             listen: config.listen,
             datapath: config.datapath,
+            attach: config.attach,
             queues: config.queues.clone(),
+            bulk: config.bulk,
+            bulk_port: config.bulk_port,
             allow_from: config.allow_from.clone(),
             peers: config.peers.iter().filter_map(|peer| peer.endpoint).map(|endpoint| endpoint.ip()).collect(),
         })
         .map_err(|source| StartError::Listen { listen: config.listen, source })?;
-        // One queue, one link: the configuration allows no more yet, and no less.
-        let none = || StartError::Listen { listen: config.listen, source: io::Error::other("no receive queue") };
-        let link = links.pop().ok_or_else(none)?;
         let origin = std::time::Instant::now();
         // A clock before 1970 would be this node's trouble with every peer's replay check, and is taken as 1970.
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let mut engine = pilot_engine::Config::new(identity, config.address, boot_id, unix_time);
-        engine.aeads = aeads;
-        engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
-        let mut endpoint = Endpoint::new(engine, seed);
-        let peers = config.peers.iter().map(|peer| {
-            let known = PeerConfig { key: peer.key, address: peer.address, endpoint: peer.endpoint };
-            (peer.name.clone(), endpoint.add_peer(known))
-        });
-        let peers = peers.collect();
-        Ok(Self { control, doorbell: link.doorbell(), peers, endpoint, link, origin })
-    }
-
-    /// Puts an application on the node. The worker goes to a driver, the rest stays with the caller.
-    pub fn with<A: Application>(self, application: A) -> (Running, Worker<PairLink, A>) {
-        let worker = Worker::new(self.endpoint, self.link, application, Handoff::alone(), self.origin);
-        (Running { control: self.control, doorbell: self.doorbell, peers: self.peers }, worker)
+        let doorbells: Vec<Doorbell> = links.iter().map(PairLink::doorbell).collect();
+        let handoffs = if let [_] = doorbells[..] { vec![Handoff::alone()] } else { handoff::mesh(&doorbells) };
+        let bulk = control.datapath().bulk.send;
+        let (mut peers, mut seats) = (Vec::new(), Vec::new());
+        for (worker, (link, handoff)) in links.into_iter().zip(handoffs).enumerate() {
+            // To peers, all workers are one process with one identity.
+            let identity = identity_file::read(&config.identity)?;
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
+            let mut engine = pilot_engine::Config::new(identity, config.address, boot_id, unix_time);
+            engine.worker = worker as u8;
+            engine.aeads = aeads;
+            engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
+            engine.bulk_port = link.bulk_port();
+            engine.bulk = bulk.into();
+            let mut endpoint = Endpoint::new(engine, seed);
+            // In the same order at every worker, so that a peer has one id.
+            peers = Vec::new();
+            for (place, peer) in config.peers.iter().enumerate() {
+                let known = PeerConfig { key: peer.key, address: peer.address, endpoint: peer.endpoint };
+                let id = endpoint.add_peer(known);
+                endpoint.set_owner(id, owner(place) as u8);
+                peers.push((peer.name.clone(), id));
+            }
+            let core = config.cores.get(worker).copied();
+            seats.push(Seat { core, endpoint, link, handoff, origin });
+        }
+        Ok(Self { control, peers, seats })
     }
 }
 
-/// What stays with the one who started a node.
-pub struct Running {
-    /// The control thread.
-    pub control: Control,
+impl Seat {
     /// Wakes the worker.
-    pub doorbell: Doorbell,
-    /// The configured peers: name and id.
-    pub peers: Vec<(String, PeerId)>,
+    pub fn doorbell(&self) -> Doorbell {
+        self.link.doorbell()
+    }
+
+    /// Puts an application on it, for a driver to run.
+    pub fn with<A: Application>(self, application: A) -> Worker<PairLink, A> {
+        Worker::new(self.endpoint, self.link, application, self.handoff, self.origin)
+    }
 }

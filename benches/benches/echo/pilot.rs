@@ -38,21 +38,22 @@ pub(crate) fn configs(scene: &Scene, datapath: &str) -> anyhow::Result<[Config; 
 
 /// Serves echoes until told to stop.
 pub(crate) fn server(config: &Config, stop: &AtomicBool) -> anyhow::Result<()> {
-    let node = Node::start(config, Aeads::detect())?;
+    let Node { control: _attached, seats, .. } = Node::start(config, Aeads::detect(), |_| 0)?;
+    let seat = seats.into_iter().next().context("a worker")?;
     let (notices, _) = crossbeam_channel::bounded(1);
-    let services = Services::new(None, notices, node.doorbell.clone())?;
-    let (_running, mut worker) = node.with(services);
+    let services = Services::new(0, None, notices, seat.doorbell())?;
+    let mut worker = seat.with(services);
     worker.run_until(|_| stop.load(Ordering::Relaxed))?;
     Ok(())
 }
 
 /// Connects and lets `bench` use the connection.
 pub(crate) fn client(config: &Config, bench: impl FnOnce(&mut Client)) -> anyhow::Result<()> {
-    let node = Node::start(config, Aeads::detect())?;
-    let peer = node.peers[0].1;
-    let (running, worker) = node.with(Answers::default());
+    let Node { control, peers, seats } = Node::start(config, Aeads::detect(), |_| 0)?;
+    let peer = peers[0].1;
+    let worker = seats.into_iter().next().context("a worker")?.with(Answers::default());
     let mut client = Client { worker, connection: None };
-    client.wait(|_| !running.control.datapath().pending).context("waiting for the datapath")?;
+    client.wait(|_| !control.datapath().pending).context("waiting for the datapath")?;
     let now = client.worker.now();
     let connection = client.worker.endpoint.connect(now, peer, ECHO_PORT)?;
     client.connection = Some(connection);
@@ -60,7 +61,7 @@ pub(crate) fn client(config: &Config, bench: impl FnOnce(&mut Client)) -> anyhow
     // Until frames have taught both ends where the other is.
     (0..1000).for_each(|_| client.round_trip(b"warm"));
     bench(&mut client);
-    check(&client, &running.control, config)
+    check(&client, &control, config)
 }
 
 /// The figures are of the datapath that was asked for.

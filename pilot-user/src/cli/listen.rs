@@ -1,56 +1,59 @@
-//! `pilot up` and `pilot listen`: a node with its services on a pinned worker, until it is told to stop.
+//! `pilot up` and `pilot listen`: a node with its services on pinned workers, until it is told to stop.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam_channel::RecvTimeoutError;
-use pilot_engine::{Code, DropReason, PeerId};
-use serde_json::{Value, json};
+use pilot_engine::{Code, PeerId};
+use serde_json::json;
 
-use super::session::{self, Stop};
+use super::session::{self, NOTICES_MAX, Stop};
+use super::stats::{Tally, stats, summary};
 use super::{Failure, NodeArgs, Output};
-use crate::control::{Control, Datapath};
-use crate::link::counters::Verdicts;
-use crate::link::pair::PairLink;
+use crate::control::Datapath;
+use crate::node::{Node, Seat};
 use crate::service::{Notice, Services};
-use crate::worker::drivers::{Pinned, SpawnError, Worker};
+use crate::worker::drivers::Pinned;
 
-/// Notices that wait to be printed; more are dropped, because a terminal that does not read must not stop a worker.
-const NOTICES_MAX: usize = 1024;
 /// How soon a signal or a change of datapath is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
-    let (config, node) = session::start(args)?;
-    let (notices, from_worker) = crossbeam_channel::bounded(NOTICES_MAX);
-    let services = Services::new(files.clone(), notices, node.doorbell.clone())
-        .with_context(|| format!("cannot receive files into {}", files.unwrap_or_default().display()))
-        .map_err(Failure::Failed)?;
-    let (running, mut worker) = node.with(services);
-    let listen = worker.link.local_addr();
-    // Those whose address is known hear from us at once: a peer that knew us before we restarted need not find out.
-    for ((_, id), peer) in running.peers.iter().zip(&config.peers) {
-        if peer.endpoint.is_some() {
-            let now = worker.now();
-            worker.endpoint.open_tunnel(now, *id);
+    // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by.
+    let (config, node) = session::start(args, |place, workers| place % workers)?;
+    let Node { control, peers, seats } = node;
+    let (notices, from_workers) = crossbeam_channel::bounded(NOTICES_MAX);
+    let (mut workers, mut listen) = (Vec::new(), config.listen);
+    for (number, seat) in seats.into_iter().enumerate() {
+        let services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
+            .with_context(|| format!("cannot receive files into {}", files.clone().unwrap_or_default().display()))
+            .map_err(Failure::Failed)?;
+        let Seat { core, .. } = seat;
+        let doorbell = seat.doorbell();
+        let mut worker = seat.with(services);
+        listen = worker.link.local_addr();
+        // Those whose address is known hear from us at once: a peer that knew us before we restarted need not find out.
+        for ((_, id), peer) in peers.iter().zip(&config.peers) {
+            if peer.endpoint.is_some() && worker.endpoint.owns(*id) {
+                let now = worker.now();
+                worker.endpoint.open_tunnel(now, *id);
+            }
         }
+        workers.push(Pinned::spawn(worker, core, doorbell).map_err(session::spawn_failure)?);
     }
-    let core = config.cores.first().copied();
-    let pinned = Pinned::spawn(worker, core, running.doorbell.clone()).map_err(|error| match error {
-        SpawnError::Pin(error) => session::pin_failure(error),
-        SpawnError::Thread(_) => Failure::failed(error),
-    })?;
+    // The workers have theirs.
+    drop(notices);
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
-    let (mut latest, mut ready) = (running.control.datapath(), false);
-    while !stop.is_set() && !pinned.is_over() {
-        match from_worker.recv_timeout(LOOK_EVERY) {
-            Ok(notice) => print(&notice, &running.peers, output),
+    let (mut latest, mut ready) = (control.datapath(), false);
+    while !stop.is_set() && !workers.iter().any(Pinned::is_over) {
+        match from_workers.recv_timeout(LOOK_EVERY) {
+            Ok(notice) => print(&notice, &peers, output),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        while let Some(datapath) = running.control.take_change() {
+        while let Some(datapath) = control.take_change() {
             if ready && datapath != latest {
                 print_datapath(&datapath, output);
             }
@@ -62,15 +65,19 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
             output.event(&event, || Some(format!("listening on {listen} over {}", words(&latest))));
         }
     }
-    let mut worker = pinned.stop().context("the worker ended").map_err(Failure::Failed)?;
-    session::say_goodbye(&mut worker, running.peers.iter().map(|(_, id)| *id), Code::ShuttingDown)?;
-    from_worker.try_iter().for_each(|notice| print(&notice, &running.peers, output));
-    let stats = stats(&worker, &running.control);
+    let mut stopped = session::stop(workers)?;
+    for worker in &mut stopped {
+        session::say_goodbye(worker, peers.iter().map(|(_, id)| *id), Code::ShuttingDown)?;
+    }
+    from_workers.try_iter().for_each(|notice| print(&notice, &peers, output));
+    let tallies: Vec<Tally> = stopped.iter().map(Tally::of).collect();
+    let stats = stats(&tallies, &config, &control);
     output.event(&stats, || Some(summary(&stats)));
     Ok(())
 }
 
-fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
+/// Prints what a worker says.
+pub(super) fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
     let name = |id: &PeerId| peers.iter().find(|(_, peer)| peer == id).map_or("?", |(name, _)| name.as_str());
     match notice {
         Notice::TunnelUp { peer } => {
@@ -81,6 +88,11 @@ fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
             let peer = name(peer);
             let event = json!({"event": "tunnel_down", "peer": peer, "reason": reason});
             output.event(&event, || Some(format!("{peer}: tunnel down: {reason}")));
+        }
+        Notice::Sending { peer, bulk, why } => {
+            let (peer, way) = (name(peer), if *bulk { "the bulk path" } else { "the first path" });
+            let event = json!({"event": "sending", "peer": peer, "bulk": bulk, "why": why});
+            output.event(&event, || Some(format!("{peer}: sending over {way}: {why}")));
         }
         Notice::File(file) => {
             let (bytes, path) = (file.written.bytes, file.written.path.display());
@@ -106,40 +118,7 @@ pub(super) fn words(datapath: &Datapath) -> String {
         }
         _ => "UDP".to_owned(),
     };
-    format!("{kind}: {}", datapath.reason)
-}
-
-fn stats(worker: &Worker<PairLink, Services>, control: &Control) -> Value {
-    let verdicts: Verdicts = control.xdp_counters();
-    let counters = worker.link.counters();
-    let engine = worker.endpoint.stats();
-    let dropped: serde_json::Map<String, Value> =
-        DropReason::ALL.iter().map(|(reason, name)| ((*name).to_owned(), engine.dropped(*reason).into())).collect();
-    json!({
-        "event": "stats",
-        "xdp": {
-            "redirected": verdicts.redirected(),
-            "passed": verdicts.passed(),
-            "dropped": verdicts.dropped(),
-            "verdicts": verdicts,
-        },
-        "engine": {
-            "opened_from_xdp": worker.opened.xdp,
-            "opened_from_udp": worker.opened.udp,
-            "rx_ring": counters.xdp.received,
-            "rx_socket": counters.udp.received,
-            "handshakes": engine.handshakes,
-            "opened": engine.opened,
-            "sealed": engine.sealed,
-            "dropped": dropped,
-        },
-        "link": counters,
-    })
-}
-
-fn summary(stats: &Value) -> String {
-    format!(
-        "opened {} datagrams from AF_XDP and {} from UDP",
-        stats["engine"]["opened_from_xdp"], stats["engine"]["opened_from_udp"]
-    )
+    let bulk = &datapath.bulk;
+    let port = bulk.port.map_or(String::new(), |port| format!(", port {port}"));
+    format!("{kind}: {}; bulk by GSO: {:?}{port}: {}", datapath.reason, bulk.send, bulk.why)
 }

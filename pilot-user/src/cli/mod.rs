@@ -6,6 +6,7 @@ mod output;
 mod ping;
 mod send;
 mod session;
+mod stats;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use crossbeam_channel::Sender;
 use hdrhistogram::Histogram;
 use pilot_engine::limits::MAX_MESSAGE_BYTES;
 use pilot_engine::{CloseReason, Code, ConnectionHandle, Endpoint, Event, Instant, PeerId};
 use serde_json::json;
 
 use super::listen::words;
-use super::session::{self, Progress, Stop};
+use super::session::{self, Progress, Session};
 use super::{Failure, NodeArgs, Output};
-use crate::service::ECHO_PORT;
+use crate::service::{ECHO_PORT, Notice};
 use crate::worker::Application;
-use crate::worker::pin::pin_to_core;
 
 pub(super) struct Wanted {
     pub(super) count: u64,
@@ -26,23 +26,11 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         let given = wanted.payload.len();
         return Err(Failure::Usage(anyhow!("--payload: given {given} bytes, allowed: at most {MAX_MESSAGE_BYTES}")));
     }
-    let stop = Stop::on_signals()?;
-    let (config, node) = session::start(args)?;
-    let peer = session::peer(&node.peers, name)?;
-    let (running, mut worker) = node.with(Pinger::new(wanted).map_err(Failure::Failed)?);
-    if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(session::pin_failure)?;
-    }
-    stop.ring(running.doorbell.clone());
-    let datapath = session::settle(&mut worker, &running.control, &stop)?;
-    let now = worker.now();
-    worker
-        .application
-        .begin(&mut worker.endpoint, now, peer)
-        .with_context(|| name.to_owned())
-        .map_err(Failure::Failed)?;
+    let pinger = Pinger::new(wanted).map_err(Failure::Failed)?;
+    let Session { stop, control, peers, mut worker, beside, peer, datapath, notices } =
+        session::with_peer(args, name, |notices| pinger.telling(notices), Pinger::begin)?;
 
-    let mut progress = Progress::new(&datapath);
+    let mut progress = Progress::new(&datapath, &control, &peers, &notices, output);
     let text = !output.is_json() && worker.application.wanted.interval_ms > 0;
     let mut printed = 0;
     let mut passes = 0u32;
@@ -50,7 +38,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         passes = passes.wrapping_add(1);
         // Output is looked at now and then only: it must not be part of what is timed.
         if passes.is_multiple_of(1024) || worker.application.wanted.interval_ms > 0 {
-            progress.at(worker.application.answered, &running.control, output);
+            progress.at(worker.application.answered);
         }
         if text && worker.application.answered > printed {
             printed = worker.application.answered;
@@ -66,6 +54,8 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     // Before our own end of the tunnel is told to us as its end.
     let failed = worker.application.failed.take();
     session::say_goodbye(&mut worker, [peer], Code::NoError)?;
+    progress.say();
+    let handoff = session::handoffs(&worker, &session::stop(beside)?);
     let pinger = &worker.application;
     let us = |quantile| pinger.latencies.value_at_quantile(quantile) as f64 / 1000.0;
     let wire_bytes = pinger.wire_bytes.value_at_quantile(0.5);
@@ -83,6 +73,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         "p99_us": us(0.99),
         "aead": aead.map(pilot_engine::Aead::name),
         "datapath": *datapath,
+        "handoff": handoff,
         "retransmitted": stats.lost_packets,
         "opened_from_xdp": worker.opened.xdp,
         "opened_from_udp": worker.opened.udp,
@@ -123,6 +114,7 @@ struct Pinger {
     sent_bytes_before: u64,
     failed: Option<CloseReason>,
     buffer: Vec<u8>,
+    notices: Option<Sender<Notice>>,
 }
 
 impl Pinger {
@@ -143,7 +135,12 @@ impl Pinger {
             sent_bytes_before: 0,
             failed: None,
             buffer: Vec::new(),
+            notices: None,
         })
+    }
+
+    fn telling(self, notices: Sender<Notice>) -> Self {
+        Self { notices: Some(notices), ..self }
     }
 
     fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) -> anyhow::Result<()> {
@@ -211,6 +208,10 @@ impl Application for Pinger {
             Event::Closed { reason, .. } => self.failed = Some(reason),
             Event::Offered { connection, .. } => {
                 endpoint.refuse(now, connection, pilot_engine::RefuseCode::NoListener as u64, "this is `pilot ping`");
+            }
+            Event::Sending { peer, bulk, why } => {
+                // Full: nobody reads.
+                let _ = self.notices.as_ref().map(|notices| notices.try_send(Notice::Sending { peer, bulk, why }));
             }
             _ => {}
         }

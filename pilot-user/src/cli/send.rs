@@ -5,43 +5,30 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
+use crossbeam_channel::Sender;
 use pilot_engine::{Code, ConnectionHandle, Endpoint, Event, Instant, PeerId, Read, StreamId};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::listen::words;
-use super::session::{self, Progress, Stop};
+use super::session::{self, Progress, Session};
 use super::{Failure, NodeArgs, Output};
-use crate::service::FILES_PORT;
 use crate::service::disk::hex;
 use crate::service::files::{Answer, Head, MAX_HEAD_BYTES, decode, encode};
+use crate::service::{FILES_PORT, Notice};
 use crate::worker::Application;
-use crate::worker::pin::pin_to_core;
 
 /// Bytes read from the file at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> Result<(), Failure> {
     let sender = FileSender::open(file).map_err(Failure::Usage)?;
-    let stop = Stop::on_signals()?;
-    let (config, node) = session::start(args)?;
-    let peer = session::peer(&node.peers, name)?;
-    let (running, mut worker) = node.with(sender);
-    if let Some(core) = config.cores.first() {
-        pin_to_core(*core).map_err(session::pin_failure)?;
-    }
-    stop.ring(running.doorbell.clone());
-    let datapath = session::settle(&mut worker, &running.control, &stop)?;
-    let now = worker.now();
-    worker
-        .application
-        .begin(&mut worker.endpoint, now, peer)
-        .with_context(|| name.to_owned())
-        .map_err(Failure::Failed)?;
+    let Session { stop, control, peers, mut worker, beside, peer, datapath, notices } =
+        session::with_peer(args, name, |notices| sender.telling(notices), FileSender::begin)?;
 
-    let mut progress = Progress::new(&datapath);
+    let mut progress = Progress::new(&datapath, &control, &peers, &notices, output);
     let ended = worker.run_until(|worker| {
-        progress.at(worker.application.sent, &running.control, output);
+        progress.at(worker.application.sent);
         stop.is_set() || worker.application.result.is_some()
     });
     ended.context("link").map_err(Failure::Failed)?;
@@ -50,6 +37,8 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
     // Before our own end of the tunnel is told to us as its end.
     let result = worker.application.result.take();
     session::say_goodbye(&mut worker, [peer], Code::NoError)?;
+    progress.say();
+    let handoff = session::handoffs(&worker, &session::stop(beside)?);
     let sender = worker.application;
     let (received, answered) = match result {
         Some(Ok(Answer::Received { bytes, sha256 })) => ((bytes, sha256), sender.answered),
@@ -78,6 +67,7 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
         "max_datagram": stats.max_datagram,
         "smoothed_rtt_us": stats.smoothed_rtt.as_secs_f64() * 1e6,
         "datapath": *datapath,
+        "handoff": handoff,
     });
     output.event(&event, || {
         Some(format!(
@@ -112,6 +102,7 @@ struct FileSender {
     result: Option<anyhow::Result<Answer>>,
     started: Option<std::time::Instant>,
     answered: Option<std::time::Instant>,
+    notices: Option<Sender<Notice>>,
 }
 
 impl FileSender {
@@ -137,7 +128,12 @@ impl FileSender {
             result: None,
             started: None,
             answered: None,
+            notices: None,
         })
+    }
+
+    fn telling(self, notices: Sender<Notice>) -> Self {
+        Self { notices: Some(notices), ..self }
     }
 
     fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) -> anyhow::Result<()> {
@@ -207,6 +203,11 @@ impl Application for FileSender {
             Event::StreamWritable { .. } => self.send(endpoint, now),
             Event::StreamReadable { .. } => self.receive(endpoint, now),
             Event::Closed { reason, .. } => Err(reason.into()),
+            Event::Sending { peer, bulk, why } => {
+                // Full: nobody reads.
+                let _ = self.notices.as_ref().map(|notices| notices.try_send(Notice::Sending { peer, bulk, why }));
+                Ok(())
+            }
             _ => Ok(()),
         };
         if let Err(error) = done {

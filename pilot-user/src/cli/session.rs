@@ -5,23 +5,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pilot_engine::{Code, PeerId};
+use crossbeam_channel::{Receiver, Sender};
+use pilot_engine::{Code, Endpoint, PeerId};
 use serde_json::json;
 
-use super::listen::print_datapath;
+use super::listen::{print, print_datapath};
 use super::{Failure, NodeArgs, Output};
 use crate::config::Config;
 use crate::control::{Control, Datapath};
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
 use crate::node::{Node, StartError};
-use crate::worker::Application;
-use crate::worker::drivers::Worker;
-use crate::worker::pin::PinError;
+use crate::service::{Notice, Services};
+use crate::worker::drivers::{Pinned, SpawnError, Worker};
+use crate::worker::pin::{PinError, pin_to_core};
+use crate::worker::{Application, handoff};
 
 /// How long a command waits for AF_XDP before it begins over UDP. A queue that was just closed is busy for 40 ms on veth
 /// and up to 2 s with some drivers.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// Notices that wait to be printed; more are dropped, because a terminal that does not read must not stop a worker.
+pub(super) const NOTICES_MAX: usize = 1024;
 
 /// Set when the process was told to stop.
 #[derive(Clone, Debug)]
@@ -57,8 +62,9 @@ impl Stop {
     }
 }
 
-/// Reads the configuration and starts a node.
-pub(super) fn start(args: &NodeArgs) -> Result<(Config, Node), Failure> {
+/// Reads the configuration and starts a node. `owner` says which worker has the tunnel to the peer at a place in the
+/// configuration, of how many there are.
+pub(super) fn start(args: &NodeArgs, owner: impl Fn(usize, usize) -> usize) -> Result<(Config, Node), Failure> {
     let config = Config::read(&args.config).map_err(Failure::usage)?;
     let aeads = args.aead.aeads();
     if !aeads.are_supported() {
@@ -66,11 +72,19 @@ pub(super) fn start(args: &NodeArgs) -> Result<(Config, Node), Failure> {
             "--aead: given aes-256-gcm, allowed in this build: auto, chacha20-poly1305 (it was built without aws-lc)";
         return Err(Failure::Usage(anyhow::anyhow!(why)));
     }
-    let node = Node::start(&config, aeads).map_err(|error| match error {
+    let node = Node::start(&config, aeads, |place| owner(place, config.queues.len())).map_err(|error| match error {
         StartError::Identity(_) => Failure::usage(error),
         StartError::Listen { .. } | StartError::Random => Failure::failed(error),
     })?;
     Ok((config, node))
+}
+
+/// A failure to start a worker's thread.
+pub(super) fn spawn_failure(error: SpawnError) -> Failure {
+    match error {
+        SpawnError::Pin(error) => pin_failure(error),
+        SpawnError::Thread(_) => Failure::failed(error),
+    }
 }
 
 /// A failure to become a worker: a core that this process may not use is the configuration's.
@@ -81,8 +95,71 @@ pub(super) fn pin_failure(error: PinError) -> Failure {
     }
 }
 
+/// What a command that talks to one peer runs on: a node whose first worker is the caller's thread.
+pub(super) struct Session<A> {
+    pub(super) stop: Stop,
+    pub(super) control: Control,
+    pub(super) peers: Vec<(String, PeerId)>,
+    pub(super) worker: Worker<PairLink, A>,
+    /// The workers of the other queues, which hand over what arrives there.
+    pub(super) beside: Vec<Pinned<PairLink, Services>>,
+    pub(super) peer: PeerId,
+    /// The datapath when it began.
+    pub(super) datapath: Arc<Datapath>,
+    /// What the workers say.
+    pub(super) notices: Receiver<Notice>,
+}
+
+/// Starts a node with an application on the caller's thread, which has all tunnels; `begin`s with the peer once the datapath
+/// is decided.
+pub(super) fn with_peer<A: Application>(
+    args: &NodeArgs,
+    name: &str,
+    application: impl FnOnce(Sender<Notice>) -> A,
+    begin: impl FnOnce(&mut A, &mut Endpoint, pilot_engine::Instant, PeerId) -> anyhow::Result<()>,
+) -> Result<Session<A>, Failure> {
+    let stop = Stop::on_signals()?;
+    let (_, Node { control, peers, seats }) = start(args, |_, _| 0)?;
+    let peer = peer(&peers, name)?;
+    let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
+    let mut seats = seats.into_iter();
+    // There is a worker for each queue, and always a queue.
+    let first = seats.next().ok_or_else(|| Failure::Failed(anyhow::anyhow!("no receive queue")))?;
+    let mut beside = Vec::new();
+    for (seat, number) in seats.zip(1..) {
+        let (core, doorbell) = (seat.core, seat.doorbell());
+        let services = Services::new(number, None, sender.clone(), seat.doorbell()).map_err(Failure::failed)?;
+        beside.push(Pinned::spawn(seat.with(services), core, doorbell).map_err(spawn_failure)?);
+    }
+    if let Some(core) = first.core {
+        pin_to_core(core).map_err(pin_failure)?;
+    }
+    stop.ring(first.doorbell());
+    let mut worker = first.with(application(sender));
+    let datapath = settle(&mut worker, &control, &stop)?;
+    let now = worker.now();
+    begin(&mut worker.application, &mut worker.endpoint, now, peer)
+        .with_context(|| name.to_owned())
+        .map_err(Failure::Failed)?;
+    Ok(Session { stop, control, peers, worker, beside, peer, datapath, notices })
+}
+
+/// Ends worker threads and gives the workers back.
+pub(super) fn stop<A: Application + Send + 'static>(
+    workers: Vec<Pinned<PairLink, A>>,
+) -> Result<Vec<Worker<PairLink, A>>, Failure> {
+    let ended = workers.into_iter().map(Pinned::stop).collect::<std::io::Result<_>>();
+    ended.context("a worker ended").map_err(Failure::Failed)
+}
+
+/// What was handed over among all workers of a session.
+pub(super) fn handoffs<A>(first: &Worker<PairLink, A>, beside: &[Worker<PairLink, Services>]) -> handoff::Counters {
+    let others = beside.iter().map(|worker| worker.handoff.counters());
+    others.fold(first.handoff.counters(), |sum, more| sum + more)
+}
+
 /// A configured peer by name.
-pub(super) fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
+fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
     let known = || peers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
     peers
         .iter()
@@ -92,7 +169,7 @@ pub(super) fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Fai
 }
 
 /// Runs the worker until the datapath is decided, at most [`SETTLE`]; the datapath then.
-pub(super) fn settle<A: Application>(
+fn settle<A: Application>(
     worker: &mut Worker<PairLink, A>,
     control: &Control,
     stop: &Stop,
@@ -129,30 +206,45 @@ pub(super) fn say_goodbye<A: Application>(
 }
 
 /// Prints how far a command is, five times a second, and when its datagrams go another way.
-#[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct Progress<'a> {
     next: Instant,
     datapath: Arc<Datapath>,
+    control: &'a Control,
+    peers: &'a [(String, PeerId)],
+    notices: &'a Receiver<Notice>,
+    output: &'a Output,
 }
 
-impl Progress {
-    pub(super) fn new(datapath: &Arc<Datapath>) -> Self {
-        Self { next: Instant::now(), datapath: Arc::clone(datapath) }
+impl<'a> Progress<'a> {
+    pub(super) fn new(
+        datapath: &Arc<Datapath>,
+        control: &'a Control,
+        peers: &'a [(String, PeerId)],
+        notices: &'a Receiver<Notice>,
+        output: &'a Output,
+    ) -> Self {
+        Self { next: Instant::now(), datapath: Arc::clone(datapath), control, peers, notices, output }
     }
 
-    pub(super) fn at(&mut self, done: u64, control: &Control, output: &Output) {
+    pub(super) fn at(&mut self, done: u64) {
         const PAUSE: Duration = Duration::from_millis(200);
         let now = Instant::now();
         if now < self.next {
             return;
         }
         self.next = now + PAUSE;
-        while let Some(datapath) = control.take_change() {
+        while let Some(datapath) = self.control.take_change() {
             if datapath != self.datapath {
-                print_datapath(&datapath, output);
+                print_datapath(&datapath, self.output);
                 self.datapath = datapath;
             }
         }
-        output.event(&json!({"event": "progress", "done": done}), || None);
+        self.say();
+        self.output.event(&json!({"event": "progress", "done": done}), || None);
+    }
+
+    /// Prints what the workers said since.
+    pub(super) fn say(&self) {
+        self.notices.try_iter().for_each(|notice| print(&notice, self.peers, self.output));
     }
 }

@@ -4,6 +4,7 @@ use pilot_xsk::nic::Facts;
 use serde::Serialize;
 
 use super::attach::AttachMode;
+use crate::config::{AttachChoice, BulkChoice};
 
 /// The kind of datapath.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -36,39 +37,143 @@ pub struct Datapath {
     pub attach: Option<AttachMode>,
     /// Why it is so, and what would make it better.
     pub reason: String,
+    /// What is done about bulk.
+    pub bulk: Bulk,
     /// AF_XDP is likely to come within seconds.
     #[serde(skip)]
     pub pending: bool,
 }
 
-impl Datapath {
-    /// UDP, because of `reason`.
-    pub(super) fn udp(reason: impl ToString) -> Self {
-        Self { kind: Kind::Udp, mode: None, attach: None, reason: reason.to_string(), pending: false }
-    }
+/// Whether bulk goes another way than by AF_XDP: over the kernel's UDP, which moves up to 64 KiB at once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Bulk {
+    /// What is sent.
+    pub send: BulkChoice,
+    /// The second port, that XDP never steers, if there is one. Peers may send bulk to it.
+    pub port: Option<u16>,
+    /// Why it is so.
+    pub why: String,
+}
 
-    /// AF_XDP on this device; `refused` says why native mode was not to be had where it was tried.
-    pub(super) fn xdp(device: &Facts, attach: AttachMode, zero_copy: bool, refused: Option<String>) -> Self {
-        let name = &device.name;
-        let driver = device.driver.as_deref().unwrap_or("unknown driver");
-        let reason = match (attach, zero_copy, refused) {
-            (AttachMode::Native, true, _) => format!("{name}'s driver ({driver}) has zero-copy AF_XDP"),
-            (AttachMode::Native, false, _) => {
-                format!("{name}'s driver ({driver}) runs XDP but has no zero-copy AF_XDP")
+/// What the operator wants to be done about bulk, and the port that there is for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BulkPlan {
+    pub(super) choice: BulkChoice,
+    pub(super) port: Option<u16>,
+}
+
+impl BulkPlan {
+    /// Decides. Measured on veth: AF_XDP in copy mode carries 6 to 16 Gbit/s, segmentation offload 33 to 70, because
+    /// super-packets pass whole; but AF_XDP has half the latency, so that only bulk leaves it. A zero-copy driver fills the
+    /// line by itself. Without AF_XDP here there may still be AF_XDP at a peer, whose first port is steered.
+    fn decide(self, way: Way) -> Bulk {
+        let (send, why) = match (self.choice, way) {
+            (BulkChoice::Never, _) => (BulkChoice::Never, "the configuration says `bulk = \"never\"`"),
+            (BulkChoice::Always, _) => (BulkChoice::Always, "the configuration says `bulk = \"always\"`"),
+            (BulkChoice::Auto, Way::ZeroCopy) => {
+                (BulkChoice::Never, "zero-copy AF_XDP fills the line, and nothing else would be faster")
             }
-            (AttachMode::Generic, _, None) => format!(
-                "{name} ({driver}) is a virtual device: a native program would take segmentation offload from its peer"
-            ),
-            (AttachMode::Generic, _, Some(refused)) => format!("generic, because native was refused: {refused}"),
+            (BulkChoice::Auto, Way::Copy) => {
+                (BulkChoice::Auto, "AF_XDP copies each frame, and the kernel's UDP moves up to 64 KiB at once")
+            }
+            (BulkChoice::Auto, Way::Udp) => {
+                (BulkChoice::Auto, "a peer's first port may be AF_XDP's, where bulk is slower than at its bulk port")
+            }
         };
-        let mode = if zero_copy { Mode::ZeroCopy } else { Mode::Copy };
-        Self { kind: Kind::Xdp, mode: Some(mode), attach: Some(attach), reason, pending: false }
+        Bulk { send, port: self.port, why: why.to_owned() }
     }
 }
 
-/// Whether native mode is tried before generic. On a virtual device it gains nothing and costs its peer GSO.
-pub(super) fn prefers_native(device: &Facts) -> bool {
-    !device.is_virtual
+/// How datagrams leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    ZeroCopy,
+    Copy,
+    Udp,
+}
+
+impl From<BulkChoice> for pilot_engine::BulkUse {
+    fn from(choice: BulkChoice) -> Self {
+        match choice {
+            BulkChoice::Auto => Self::Auto,
+            BulkChoice::Always => Self::Always,
+            BulkChoice::Never => Self::Never,
+        }
+    }
+}
+
+impl Datapath {
+    /// UDP, because of `reason`.
+    pub(super) fn udp(reason: impl ToString, bulk: BulkPlan) -> Self {
+        let bulk = bulk.decide(Way::Udp);
+        Self { kind: Kind::Udp, mode: None, attach: None, reason: reason.to_string(), bulk, pending: false }
+    }
+
+    /// AF_XDP through this program; `zero_copy`: on all queues that have a socket.
+    pub(super) fn xdp(program: &Attached, zero_copy: bool, bulk: BulkPlan) -> Self {
+        let bulk = bulk.decide(if zero_copy { Way::ZeroCopy } else { Way::Copy });
+        let Attached { device, mode: attach, .. } = program;
+        let mode = if zero_copy { Mode::ZeroCopy } else { Mode::Copy };
+        let reason = reason(program, zero_copy);
+        let reason = format!("{} ({}) {reason}", device.name, device.driver.as_deref().unwrap_or("unknown driver"));
+        Self { kind: Kind::Xdp, mode: Some(mode), attach: Some(*attach), reason, bulk, pending: false }
+    }
+}
+
+/// How the program is attached to its device.
+#[derive(Clone, Debug)]
+pub(super) struct Attached {
+    /// What was true of the device then.
+    pub(super) device: Facts,
+    pub(super) mode: AttachMode,
+    /// What the operator asked for.
+    pub(super) choice: AttachChoice,
+    /// Why native mode was not to be had, where it was tried.
+    pub(super) refused: Option<String>,
+}
+
+fn reason(program: &Attached, zero_copy: bool) -> String {
+    let forced = |mode| format!("is attached to as `attach = \"{mode}\"` says");
+    let costs = "its peer sends without segmentation offload meanwhile";
+    match (program.mode, program.choice, &program.refused) {
+        (AttachMode::Native, _, _) if zero_copy => "has zero-copy AF_XDP".to_owned(),
+        (AttachMode::Native, _, _) if !program.device.is_virtual => "runs XDP but has no zero-copy AF_XDP".to_owned(),
+        (AttachMode::Native, AttachChoice::Native, _) => format!("{}: {costs}", forced("native")),
+        (AttachMode::Native, _, _) => format!(
+            "is a virtual device with several queues, which only a native program sees frames on as they were sent: {costs}"
+        ),
+        (AttachMode::Generic, AttachChoice::Generic, _) => forced("generic"),
+        (AttachMode::Generic, _, Some(refused)) => {
+            format!("has a generic program, because native was refused: {refused}")
+        }
+        (AttachMode::Generic, _, None) => {
+            "is a virtual device: a native program would take segmentation offload from its peer".to_owned()
+        }
+    }
+}
+
+/// The mode to try, and the one to try if that is refused. On a virtual device native gains nothing and costs its peer GSO; but with several queues a
+/// generic program sees a frame on another queue than the one that it was sent to (on veth the one before), so that there
+/// nearly everything would be handed from worker to worker. What the operator asks for is never replaced by something else.
+pub(super) fn attach_modes(choice: AttachChoice, device: &Facts, queues: usize) -> (AttachMode, Option<AttachMode>) {
+    match choice {
+        AttachChoice::Native => (AttachMode::Native, None),
+        AttachChoice::Generic => (AttachMode::Generic, None),
+        AttachChoice::Auto if device.is_virtual && queues == 1 => (AttachMode::Generic, None),
+        AttachChoice::Auto => (AttachMode::Native, Some(AttachMode::Generic)),
+    }
+}
+
+/// What to say about receive queues of the device that no worker serves; nothing if there are none.
+pub(super) fn unserved(device: &Facts, served: usize) -> Option<String> {
+    let (name, all) = (&device.name, device.rx_queues);
+    let are = if served == 1 { "is" } else { "are" };
+    (all as usize > served).then(|| {
+        format!(
+            "{name} has {all} receive queues of which {served} {are} served: what arrives on the others goes over UDP: \
+             list them in `queues`, or `ethtool -L {name} combined {served}`"
+        )
+    })
 }
 
 /// Zero-copy is for native programs of real devices.
@@ -82,6 +187,8 @@ pub(super) fn socket_mode(device: &Facts, attach: AttachMode) -> pilot_xsk::Mode
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PLAN: BulkPlan = BulkPlan { choice: BulkChoice::Auto, port: Some(4243) };
 
     fn device(is_virtual: bool) -> Facts {
         Facts {
@@ -98,52 +205,112 @@ mod tests {
     }
 
     #[test]
-    fn virtual_devices_are_generic_and_real_ones_native_first() {
-        assert!(!prefers_native(&device(true)));
-        assert!(prefers_native(&device(false)));
-        assert_eq!(socket_mode(&device(false), AttachMode::Native), pilot_xsk::Mode::Auto);
-        assert_eq!(socket_mode(&device(false), AttachMode::Generic), pilot_xsk::Mode::Copy);
-        assert_eq!(socket_mode(&device(true), AttachMode::Native), pilot_xsk::Mode::Copy);
+    fn each_device_has_its_modes() {
+        use AttachMode::{Generic, Native};
+        assert_eq!(attach_modes(AttachChoice::Auto, &device(true), 1), (Generic, None));
+        assert_eq!(attach_modes(AttachChoice::Auto, &device(true), 2), (Native, Some(Generic)));
+        for queues in [1, 2] {
+            assert_eq!(attach_modes(AttachChoice::Auto, &device(false), queues), (Native, Some(Generic)));
+            assert_eq!(
+                attach_modes(AttachChoice::Native, &device(true), queues),
+                (Native, None),
+                "never something else"
+            );
+            assert_eq!(attach_modes(AttachChoice::Generic, &device(false), queues), (Generic, None));
+        }
+        assert_eq!(socket_mode(&device(false), Native), pilot_xsk::Mode::Auto);
+        assert_eq!(socket_mode(&device(false), Generic), pilot_xsk::Mode::Copy);
+        assert_eq!(socket_mode(&device(true), Native), pilot_xsk::Mode::Copy);
+    }
+
+    #[test]
+    fn queues_that_nobody_serves_are_named() {
+        let device = Facts { rx_queues: 4, ..device(false) };
+        let words = unserved(&device, 1).unwrap();
+        assert!(words.starts_with("eth0 has 4 receive queues of which 1 is served"), "{words}");
+        assert!(words.contains("`queues`") && words.contains("ethtool -L eth0 combined 1"), "{words}");
+        assert_eq!(unserved(&device, 4), None);
+    }
+
+    #[test]
+    fn bulk_goes_where_it_is_faster() {
+        for (choice, way, send) in [
+            (BulkChoice::Auto, Way::ZeroCopy, BulkChoice::Never),
+            (BulkChoice::Auto, Way::Copy, BulkChoice::Auto),
+            (BulkChoice::Auto, Way::Udp, BulkChoice::Auto),
+            (BulkChoice::Never, Way::Copy, BulkChoice::Never),
+            (BulkChoice::Always, Way::ZeroCopy, BulkChoice::Always),
+        ] {
+            let bulk = BulkPlan { choice, port: Some(4243) }.decide(way);
+            assert_eq!((bulk.send, bulk.port), (send, Some(4243)), "{choice:?} {way:?}");
+            assert_eq!(bulk.why.contains("configuration"), choice != BulkChoice::Auto, "{}", bulk.why);
+        }
     }
 
     #[test]
     fn the_json_is_what_the_command_prints() {
-        let refused = Some("eth0 refused".to_owned());
+        use AttachMode::{Generic, Native};
+        let program = |is_virtual, mode, choice| Attached { device: device(is_virtual), mode, choice, refused: None };
+        let refused = Attached { refused: Some("no, said it".into()), ..program(false, Generic, AttachChoice::Auto) };
         for (datapath, kind, mode, attach, word) in [
-            (Datapath::udp("no interface"), "udp", None, None, "no interface"),
+            (Datapath::udp("no interface", PLAN), "udp", None, None, "no interface"),
             (
-                Datapath::xdp(&device(false), AttachMode::Native, true, None),
+                Datapath::xdp(&program(false, Native, AttachChoice::Auto), true, PLAN),
                 "xdp",
                 Some("zero-copy"),
                 Some("native"),
-                "ixgbe",
+                "eth0 (ixgbe) has zero-copy",
             ),
             (
-                Datapath::xdp(&device(false), AttachMode::Native, false, None),
+                Datapath::xdp(&program(false, Native, AttachChoice::Auto), false, PLAN),
                 "xdp",
                 Some("copy"),
                 Some("native"),
                 "no zero-copy",
             ),
             (
-                Datapath::xdp(&device(true), AttachMode::Generic, false, None),
+                Datapath::xdp(&program(true, Native, AttachChoice::Native), false, PLAN),
                 "xdp",
                 Some("copy"),
-                Some("generic"),
-                "virtual",
+                Some("native"),
+                "as `attach = \"native\"` says: its peer sends without segmentation offload",
             ),
             (
-                Datapath::xdp(&device(false), AttachMode::Generic, false, refused),
+                Datapath::xdp(&program(true, Native, AttachChoice::Auto), false, PLAN),
+                "xdp",
+                Some("copy"),
+                Some("native"),
+                "virtual device with several queues",
+            ),
+            (
+                Datapath::xdp(&program(true, Generic, AttachChoice::Auto), false, PLAN),
                 "xdp",
                 Some("copy"),
                 Some("generic"),
-                "eth0 refused",
+                "would take segmentation offload from its peer",
+            ),
+            (
+                Datapath::xdp(&program(false, Generic, AttachChoice::Generic), false, PLAN),
+                "xdp",
+                Some("copy"),
+                Some("generic"),
+                "as `attach = \"generic\"` says",
+            ),
+            (
+                Datapath::xdp(&refused, false, PLAN),
+                "xdp",
+                Some("copy"),
+                Some("generic"),
+                "native was refused: no, said it",
             ),
         ] {
             let json = serde_json::to_value(&datapath).unwrap();
             let reason = json["reason"].as_str().unwrap();
             assert!(reason.contains(word), "{reason}");
-            assert_eq!(json, serde_json::json!({"kind": kind, "mode": mode, "attach": attach, "reason": reason}));
+            let send = if mode == Some("zero-copy") { "never" } else { "auto" };
+            let bulk = serde_json::json!({"send": send, "port": 4243, "why": datapath.bulk.why});
+            let all = serde_json::json!({"kind": kind, "mode": mode, "attach": attach, "reason": reason, "bulk": bulk});
+            assert_eq!(json, all);
         }
     }
 }

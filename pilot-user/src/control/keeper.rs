@@ -13,25 +13,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
-use super::choose::{Datapath, Kind, prefers_native, socket_mode};
+use super::choose::{Attached, Datapath, Kind, attach_modes, socket_mode, unserved};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
+use super::queue::{Closed, Queue, Refusal, Socket};
 use super::{Command, Numbered, Options, Order, Published, Report, xdp_log};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
 use crate::link::next_hops::NEXT_HOPS_MAX;
 use crate::link::orders::ControlEnd;
 use crate::link::xdp::{Device, XdpLink};
-
-/// Pause between tries while AF_XDP is likely to come soon: a queue whose last socket was just closed is busy for 40 ms on
-/// veth, and up to 2 s with some drivers.
-const RETRY_SOON: Duration = Duration::from_millis(100);
-
-/// How long after the first failure a try is likely to succeed soon.
-const SOON: Duration = Duration::from_secs(3);
-
-/// Pause between later tries: what they wait for is an operator's doing, of which netlink tells only part.
-const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// Least time between two looks at the kernel's tables: on a busy host they change all the time. A peer whose way changed is
 /// reached over UDP or not at all for as long.
@@ -51,55 +42,40 @@ const LOOK_AT_DEVICE: Duration = Duration::from_secs(1);
 /// How long a stopping worker may take to give its socket back before the thread ends without it.
 const STOP_PATIENCE: Duration = Duration::from_millis(200);
 
-/// The program on its device, with what was true of both when it was attached.
-struct Attached {
-    program: Attachment,
-    device: Facts,
-    mode: AttachMode,
-    /// Why native mode was not to be had, where it was tried.
-    refused: Option<String>,
-}
-
-/// Where AF_XDP stands.
-enum Socket {
-    /// Not open; to be tried at this time, if ever. The other time is that of the first failure.
-    Closed { retry: Option<Instant>, since: Instant },
-    /// A worker has it, and datagrams go this way while the device is up.
-    Lent(Datapath),
-    /// A worker was told to give it back.
-    Recalled,
-}
-
 pub(super) struct Keeper {
     interface: String,
     options: Options,
-    links: Vec<ControlEnd>,
+    /// By worker.
+    queues: Vec<Queue>,
     published: Published,
     netlink: Netlink,
     peers: BTreeSet<IpAddr>,
-    attached: Option<Attached>,
-    socket: Socket,
+    /// The program, which all queues have in common, and how it is attached.
+    program: Option<(Attachment, Attached)>,
+    is_down: bool,
     /// Counted by programs that are no longer attached.
     former: Verdicts,
 }
 
 impl Keeper {
+    /// One link a queue, in their order.
     pub(super) fn new(
         interface: String,
         options: Options,
         links: Vec<ControlEnd>,
         published: Published,
     ) -> io::Result<Self> {
-        let now = Instant::now();
+        let socket = || Closed::now("AF_XDP is not attached yet");
+        let queues = options.queues.iter().zip(links).map(|(id, link)| Queue { id: *id, link, socket: socket() });
         let mut keeper = Self {
             interface,
-            links,
+            queues: queues.collect(),
             published,
             netlink: Netlink::open()?,
             peers: BTreeSet::new(),
             options,
-            attached: None,
-            socket: Socket::Closed { retry: Some(now), since: now },
+            program: None,
+            is_down: false,
             former: Verdicts::default(),
         };
         keeper.peers = keeper.configured();
@@ -121,10 +97,7 @@ impl Keeper {
         let mut earliest = refresh;
         let mut look = refresh;
         loop {
-            let next = match self.socket {
-                Socket::Closed { retry: Some(retry), .. } => retry.min(refresh),
-                _ => refresh.min(look),
-            };
+            let next = self.retries().chain([refresh, look]).min().unwrap_or(refresh);
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Counters(reply)) => {
@@ -139,12 +112,12 @@ impl Keeper {
                             refresh = refresh.min(earliest);
                         }
                     }
-                    Some((_, Report::Detached(link))) => self.on_detached(link),
+                    Some((worker, Report::Detached(link))) => self.on_detached(worker, link),
                     None => break,
                 },
                 gone = self.netlink.changed() => {
                     // It may be back before we look, under the same index and with our program on it; the socket is dead.
-                    if self.attached.as_ref().is_some_and(|attached| gone.contains(&attached.device.ifindex)) {
+                    if self.program.as_ref().is_some_and(|(_, attached)| gone.contains(&attached.device.ifindex)) {
                         self.recall("the device went away");
                     }
                     (refresh, look) = (refresh.min(earliest), look.min(earliest));
@@ -167,10 +140,8 @@ impl Keeper {
                 self.look_at_device().await;
                 look = Instant::now() + LOOK_AT_DEVICE;
             }
-            if let Socket::Closed { retry: Some(retry), since } = self.socket
-                && now >= retry
-            {
-                self.try_attach(since).await;
+            if self.retries().any(|retry| now >= retry) {
+                self.try_attach().await;
                 // The workers must know the ways before the first datagram.
                 refresh = refresh.min(earliest);
             }
@@ -178,21 +149,29 @@ impl Keeper {
         self.stop(reports).await;
     }
 
+    /// When to try to open sockets that are closed.
+    fn retries(&self) -> impl Iterator<Item = Instant> {
+        self.queues.iter().filter_map(|queue| match &queue.socket {
+            Socket::Closed(closed) => closed.retry,
+            Socket::Lent { .. } | Socket::Recalled { .. } => None,
+        })
+    }
+
     /// Looks at the kernel's tables: gives the workers new ways, and the program our addresses.
     async fn refresh(&mut self) {
         match self.netlink.next_hops(&self.peers).await {
             Ok(next_hops) => {
                 let next_hops = Arc::new(next_hops);
-                for link in &self.links {
+                for queue in &self.queues {
                     // A worker that is behind gets the next look's.
-                    let _ = link.send(Order::NextHops(Arc::clone(&next_hops)));
+                    let _ = queue.link.send(Order::NextHops(Arc::clone(&next_hops)));
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot read the routing tables"),
         }
         let local = self.local().await;
-        if let (Some(attached), Ok(local)) = (&mut self.attached, local)
-            && let Err(error) = attached.program.set_local(&local)
+        if let (Some((program, _)), Ok(local)) = (&mut self.program, local)
+            && let Err(error) = program.set_local(&local)
         {
             tracing::warn!(%error, "cannot update our addresses");
         }
@@ -202,25 +181,23 @@ impl Keeper {
     /// kernel says nothing when somebody detaches a bpf_link, and a socket whose device is gone just stays silent: the
     /// device's own word is the one to trust.
     async fn look_at_device(&mut self) {
-        let Some(attached) = &self.attached else {
-            if matches!(self.socket, Socket::Lent(_)) {
-                self.recall("a worker did not take the order to give its socket back");
-            }
-            return;
-        };
-        let program = attached.program.program_id();
+        for queue in &mut self.queues {
+            queue.recall_again();
+        }
+        let Some((program, attached)) = &self.program else { return };
+        let id = program.program_id();
         let reason = match (Facts::read(&self.interface), self.netlink.interface(&self.interface).await) {
             (Ok(facts), Ok(_)) if differs(&facts, &attached.device) => "the device has changed",
-            (Ok(_), Ok(Interface { programs, .. })) if !programs.contains(&program) => {
+            (Ok(_), Ok(Interface { programs, .. })) if !programs.contains(&id) => {
                 "somebody took our XDP program off the device"
             }
             (Ok(facts), Ok(_)) => {
-                // The worker finds out by itself, from what the kernel says when it sends; the socket lives on.
-                match &self.socket {
-                    Socket::Lent(datapath) if facts.up => self.publish(datapath.clone()),
-                    Socket::Lent(_) => self.publish(Datapath::udp(Obstacle::Down(self.interface.clone()))),
-                    Socket::Closed { .. } | Socket::Recalled => {}
+                // The workers find out by themselves, from what the kernel says when they send; the sockets live on.
+                self.is_down = !facts.up;
+                if let Some((_, attached)) = &mut self.program {
+                    attached.device = facts;
                 }
+                self.publish();
                 return;
             }
             _ => "the device is gone",
@@ -228,49 +205,64 @@ impl Keeper {
         self.recall(reason);
     }
 
-    /// Takes the program off and the socket back; both are tried again.
+    /// Takes the program off and all sockets back; both are tried again.
     fn recall(&mut self, reason: &str) {
-        let reason = format!("{}: {reason}; it is being attached again", self.interface);
-        self.publish(Datapath { pending: true, ..Datapath::udp(reason) });
+        let why = format!("{}: {reason}; it is being attached again", self.interface);
         self.detach_program();
-        match &mut self.socket {
-            // Behind with its orders: the next look tells it again.
-            Socket::Lent(_) if !self.links.iter().all(|link| link.send(Order::Detach).is_ok()) => {}
-            Socket::Lent(_) | Socket::Recalled => self.socket = Socket::Recalled,
-            Socket::Closed { retry, .. } => *retry = Some(Instant::now()),
+        for queue in &mut self.queues {
+            match &mut queue.socket {
+                Socket::Lent { .. } => {
+                    queue.socket = Socket::Recalled { told: false, why: why.clone() };
+                    queue.recall_again();
+                }
+                Socket::Recalled { .. } => {}
+                Socket::Closed(_) => queue.socket = Closed::now(&why),
+            }
         }
+        self.publish();
     }
 
-    fn on_detached(&mut self, link: Box<XdpLink>) {
+    fn on_detached(&mut self, worker: usize, link: Box<XdpLink>) {
         // Unmapped and closed here, where it may take its time.
         drop(link);
-        if matches!(self.socket, Socket::Lent(_)) {
-            self.detach_program();
-            self.publish(Datapath::udp(format!("{}: the device is gone; it is looked for", self.interface)));
+        let Some(queue) = self.queues.get_mut(worker) else { return };
+        match &queue.socket {
+            Socket::Recalled { why, .. } => {
+                queue.socket = Closed::now(why);
+                self.publish();
+            }
+            // Unasked: the kernel said that there is no such device any more, which is the end of the other sockets too.
+            Socket::Lent { .. } | Socket::Closed(_) => {
+                queue.socket = Closed::now("");
+                self.recall("the device is gone");
+            }
         }
+    }
+
+    /// Tries to open the sockets that are due. What is in the way of the device is in the way of each of them.
+    async fn try_attach(&mut self) {
+        let device = self.device_with_program().await.map_err(Refusal::from);
         let now = Instant::now();
-        self.socket = Socket::Closed { retry: Some(now), since: now };
-    }
-
-    async fn try_attach(&mut self, since: Instant) {
-        match self.attach().await {
-            Ok(datapath) => {
-                self.socket = Socket::Lent(datapath.clone());
-                self.publish(datapath);
-            }
-            Err(obstacle) => {
-                let now = Instant::now();
-                let soon = now < since + SOON;
-                let retry = (!obstacle.is_permanent()).then_some(now + if soon { RETRY_SOON } else { RETRY_LATER });
-                self.socket = Socket::Closed { retry, since };
-                self.publish(Datapath { pending: soon && retry.is_some(), ..Datapath::udp(obstacle) });
-            }
+        for worker in 0..self.queues.len() {
+            let closed = match &self.queues[worker].socket {
+                Socket::Closed(closed) if closed.retry.is_some_and(|retry| now >= retry) => closed.clone(),
+                _ => continue,
+            };
+            let lent = match &device {
+                Ok(device) => self.lend(worker, device).map_err(|obstacle| closed.clone().after(&obstacle.into())),
+                Err(refusal) => Err(closed.after(refusal)),
+            };
+            self.queues[worker].socket = match lent {
+                Ok(zero_copy) => Socket::Lent { zero_copy },
+                Err(closed) => Socket::Closed(closed),
+            };
         }
+        self.publish();
     }
 
-    async fn attach(&mut self) -> Result<Datapath, Obstacle> {
+    /// The device as it is now, with our program on it.
+    async fn device_with_program(&mut self) -> Result<Facts, Obstacle> {
         let name = &self.interface;
-        let queue = self.options.queues[0];
         let device = Facts::read(name).map_err(|_| Obstacle::NoInterface(name.clone()))?;
         if !device.up {
             return Err(Obstacle::Down(name.clone()));
@@ -278,37 +270,49 @@ impl Keeper {
         if device.mac == [0; 6] {
             return Err(Obstacle::NotEthernet(name.clone()));
         }
-        if queue >= device.rx_queues {
-            return Err(Obstacle::NoQueue { interface: name.clone(), active: device.rx_queues, queue });
-        }
-        if self.attached.is_none() {
+        if self.program.is_none() {
+            if self.options.queues.iter().all(|queue| *queue >= device.rx_queues) {
+                return Err(self.no_queue(&device, 0));
+            }
             let programs = self.netlink.interface(name).await?.programs;
             if let Some(id) = programs.first() {
                 return Err(foreign(name, *id).into());
             }
-            self.attached = Some(self.attach_program(device.clone()).await?);
+            self.program = Some(self.attach_program(device.clone()).await?);
+            self.is_down = false;
         }
-        let Some(attached) = &mut self.attached else { return Err(Obstacle::WorkerBusy) };
+        Ok(device)
+    }
+
+    fn no_queue(&self, device: &Facts, worker: usize) -> Obstacle {
+        Obstacle::NoQueue { interface: self.interface.clone(), active: device.rx_queues, queue: self.queues[worker].id }
+    }
+
+    /// Opens a socket for one queue and gives it to its worker; whether it is zero-copy.
+    fn lend(&mut self, worker: usize, device: &Facts) -> Result<bool, Obstacle> {
+        let Queue { id, ref link, .. } = self.queues[worker];
+        if id >= device.rx_queues {
+            return Err(self.no_queue(device, worker));
+        }
+        let Some((program, attached)) = &mut self.program else { return Err(Obstacle::WorkerBusy) };
         // Opened after attaching, because some drivers rebuild their queues for a program. While the queue is busy the
         // program stays: without a socket it passes everything to the kernel.
         let options =
-            pilot_xsk::Options { mode: socket_mode(&device, attached.mode), ..pilot_xsk::Options::for_mtu(device.mtu) };
-        let mut xsk = Xsk::try_open(device.ifindex, queue, &options)?;
-        let datapath = Datapath::xdp(&device, attached.mode, xsk.is_zero_copy(), attached.refused.clone());
+            pilot_xsk::Options { mode: socket_mode(device, attached.mode), ..pilot_xsk::Options::for_mtu(device.mtu) };
+        let mut xsk = Xsk::try_open(device.ifindex, id, &options)?;
+        let zero_copy = xsk.is_zero_copy();
         // Chunks to receive into come before the first frame: XDP drops what finds none.
         xsk.refill().map_err(io::Error::from)?;
-        attached.program.set_socket(queue, xsk.fd())?;
-        let link = XdpLink::new(
+        program.set_socket(id, xsk.fd())?;
+        let xdp = XdpLink::new(
             xsk,
             Device { index: device.ifindex, mac: device.mac, mtu: device.mtu as usize, local: self.options.listen },
         )?;
-        match self.links[0].send(Order::Attach(Box::new(link))) {
-            Ok(()) => Ok(datapath),
-            Err(_) => Err(Obstacle::WorkerBusy),
-        }
+        link.send(Order::Attach(Box::new(xdp))).map_err(|_| Obstacle::WorkerBusy)?;
+        Ok(zero_copy)
     }
 
-    async fn attach_program(&self, device: Facts) -> Result<Attached, Obstacle> {
+    async fn attach_program(&self, device: Facts) -> Result<(Attachment, Attached), Obstacle> {
         let local = self.local().await?;
         let steering = Steering {
             config: Config {
@@ -319,16 +323,16 @@ impl Keeper {
             local: &local,
             allow_from: &self.options.allow_from,
         };
-        let mut refused = None;
-        if prefers_native(&device) {
-            match self.attach_in(AttachMode::Native, &device, &steering).await {
-                Ok(program) => return Ok(Attached { program, device, mode: AttachMode::Native, refused: None }),
-                Err(error @ AttachError::Refused { .. }) => refused = Some(error.to_string()),
-                Err(error) => return Err(error.into()),
+        let choice = self.options.attach;
+        let (mode, otherwise) = attach_modes(choice, &device, self.queues.len());
+        let (program, mode, refused) = match (self.attach_in(mode, &device, &steering).await, otherwise) {
+            (Err(error @ AttachError::Refused { .. }), Some(otherwise)) => {
+                let program = self.attach_in(otherwise, &device, &steering).await?;
+                (program, otherwise, Some(Obstacle::from(error).to_string()))
             }
-        }
-        let program = self.attach_in(AttachMode::Generic, &device, &steering).await?;
-        Ok(Attached { program, device, mode: AttachMode::Generic, refused })
+            (program, _) => (program?, mode, None),
+        };
+        Ok((program, Attached { device, mode, choice, refused }))
     }
 
     async fn attach_in(
@@ -363,18 +367,51 @@ impl Keeper {
 
     fn counters(&self) -> Verdicts {
         let mut sum = self.former;
-        if let Some(attached) = &self.attached {
-            sum += attached.program.counters().unwrap_or_default();
+        if let Some((program, _)) = &self.program {
+            sum += program.counters().unwrap_or_default();
         }
         sum
     }
 
     fn detach_program(&mut self) {
         self.former = self.counters();
-        self.attached = None;
+        self.program = None;
     }
 
-    fn publish(&self, datapath: Datapath) {
+    /// Which way datagrams go now.
+    fn datapath(&self) -> Datapath {
+        let soon = |queue: &Queue| match &queue.socket {
+            Socket::Closed(closed) => closed.soon,
+            Socket::Recalled { .. } => true,
+            Socket::Lent { .. } => false,
+        };
+        let pending = self.queues.iter().any(soon);
+        let without: Vec<_> = self.queues.iter().filter_map(|queue| Some((queue.id, queue.why_not()?))).collect();
+        let attached = match &self.program {
+            Some((_, attached)) if without.len() < self.queues.len() => attached,
+            _ => {
+                let mut whys: Vec<_> = without.iter().map(|(_, why)| *why).collect();
+                whys.dedup();
+                return Datapath { pending, ..Datapath::udp(whys.join("; "), self.options.bulk_plan()) };
+            }
+        };
+        if self.is_down {
+            return Datapath::udp(Obstacle::Down(self.interface.clone()), self.options.bulk_plan());
+        }
+        let zero_copy = self.queues.iter().all(|queue| !matches!(queue.socket, Socket::Lent { zero_copy: false }));
+        let mut datapath = Datapath { pending, ..Datapath::xdp(attached, zero_copy, self.options.bulk_plan()) };
+        for (id, why) in without {
+            datapath.reason += &format!("; what arrives on queue {id} goes over UDP: {why}");
+        }
+        let served = self.queues.iter().filter(|queue| queue.id < attached.device.rx_queues).count();
+        if let Some(words) = unserved(&attached.device, served) {
+            datapath.reason += &format!("; {words}");
+        }
+        datapath
+    }
+
+    fn publish(&self) {
+        let datapath = self.datapath();
         if **self.published.datapath.load() == datapath {
             return;
         }
@@ -390,25 +427,26 @@ impl Keeper {
     }
 
     async fn stop(mut self, mut reports: mpsc::Receiver<Numbered>) {
-        // First the program: from here on everything reaches the UDP socket.
+        // First the program: from here on everything reaches the UDP sockets.
         self.detach_program();
-        if !matches!(self.socket, Socket::Lent(_) | Socket::Recalled) {
-            return;
-        }
-        for link in &self.links {
+        let mut out = 0;
+        for queue in self.queues.iter().filter(|queue| !matches!(queue.socket, Socket::Closed(_))) {
             // A worker that has ended has closed its socket itself.
-            let _ = link.send(Order::Detach);
+            let _ = queue.link.send(Order::Detach);
+            out += 1;
         }
         let given_back = async {
-            while let Some((_, report)) = reports.recv().await {
+            while out > 0
+                && let Some((_, report)) = reports.recv().await
+            {
                 if let Report::Detached(link) = report {
                     drop(link);
-                    break;
+                    out -= 1;
                 }
             }
         };
         if timeout(STOP_PATIENCE, given_back).await.is_err() {
-            tracing::debug!("the worker keeps its AF_XDP socket until it ends");
+            tracing::debug!("a worker keeps its AF_XDP socket until it ends");
         }
     }
 }

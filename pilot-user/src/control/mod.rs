@@ -5,7 +5,7 @@
 //! back as [`Report`]s.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -15,19 +15,21 @@ use pilot_common::address::Prefix;
 use pilot_xsk::nic::Facts;
 use tokio::sync::mpsc;
 
-use crate::config::DatapathChoice;
+use crate::config::{AttachChoice, BulkChoice, DatapathChoice};
 use crate::link::counters::Verdicts;
 use crate::link::orders::{Numbered, Order, Report, orders};
 use crate::link::pair::PairLink;
-use crate::link::udp::{UdpLink, UdpOptions};
+use crate::link::udp::{Group, UdpLink, UdpOptions};
 
 pub mod attach;
 pub mod choose;
 mod keeper;
 pub mod netlink;
 mod obstacle;
+mod queue;
 mod xdp_log;
 
+use choose::BulkPlan;
 pub use choose::Datapath;
 use keeper::Keeper;
 
@@ -56,8 +58,14 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Which way the operator wants datagrams to go.
     pub datapath: DatapathChoice,
+    /// How the XDP program shall be attached.
+    pub attach: AttachChoice,
     /// Receive queues to serve, a worker each.
     pub queues: Vec<u32>,
+    /// Whether bulk goes through the kernel's UDP.
+    pub bulk: BulkChoice,
+    /// The port for bulk; without it one is chosen.
+    pub bulk_port: Option<u16>,
     /// Who may send to us; empty: everyone.
     pub allow_from: Vec<Prefix>,
     /// Peers that will be talked to; others are found out about when a worker first sends to them.
@@ -99,49 +107,61 @@ impl Control {
     /// When a socket cannot be opened, or the thread not be started. That AF_XDP cannot be had is no error: see
     /// [`Control::datapath`].
     pub fn start(options: Options) -> io::Result<(Self, Vec<PairLink>)> {
-        if options.queues.len() != 1 {
-            let text = format!("queues: given {:?}, allowed: exactly one", options.queues);
+        if options.queues.is_empty() {
+            let text = "queues: given none, allowed: at least one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let udp = UdpLink::open(UdpOptions {
-            listen: options.listen,
-            mtu: mtu(&options),
-            gso: options.datapath == DatapathChoice::Udp || options.interface.is_none(),
-            allow_from: options.allow_from.clone(),
-            group: None,
-        })?;
-        // The kernel may have chosen the port.
-        let options = Options { listen: udp.local_addr(), ..options };
-        let mut link = PairLink::new(udp, None);
         let (kept, reason) = match (&options.interface, options.datapath) {
             (_, DatapathChoice::Udp) => (None, "the configuration says `datapath = \"udp\"`"),
             (None, _) => (None, "no `interface` is configured: name the device that peers are reached through"),
             (Some(name), _) => (Some(name.clone()), "AF_XDP is not attached yet"),
         };
-        let datapath = Arc::new(ArcSwap::from_pointee(Datapath { pending: kept.is_some(), ..Datapath::udp(reason) }));
+        let bulk = options.bulk != BulkChoice::Never;
+        // Where AF_XDP may come, its peers' super-packets would pass it by, and ours would pass by theirs: those have a port
+        // of their own. Where it never comes, the first port may as well have segmentation offload: it merges only datagrams
+        // of one length that leave for one address together, which is bulk; and even where a peer's first port is steered,
+        // such a packet reaches its kernel's socket whole.
+        let udp = open_udp(&options, options.listen, bulk && kept.is_none())?;
+        // The kernel may have chosen the port.
+        let listen = udp[0].local_addr();
+        let options = Options { listen, ..options };
+        let second = if bulk && kept.is_some() { open_bulk(&options)? } else { Vec::new() };
+        let options = Options { bulk_port: second.first().map(|link| link.local_addr().port()), ..options };
+        let second = second.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let mut links: Vec<PairLink> =
+            udp.into_iter().zip(second).map(|(udp, bulk)| PairLink::new(udp, bulk)).collect();
+        let first = Datapath { pending: kept.is_some(), ..Datapath::udp(reason, options.bulk_plan()) };
+        let datapath = Arc::new(ArcSwap::from_pointee(first));
         tracing::info!(kind = "udp", reason, "datapath");
         let (changed, changes) = crossbeam_channel::bounded(CHANGES_MAX);
-        let Some(interface) = kept else { return Ok((Self { datapath, changes, thread: None }, vec![link])) };
+        let Some(interface) = kept else { return Ok((Self { datapath, changes, thread: None }, links)) };
 
         let (reports, from_links) = mpsc::channel::<Numbered>(REPORTS_MAX);
-        let (to_link, link_end) = orders(0, link.doorbell(), reports);
-        link.follow(link_end);
+        let mut to_links = Vec::new();
+        for (worker, link) in links.iter_mut().enumerate() {
+            let (to_link, link_end) = orders(worker, link.doorbell(), reports.clone());
+            link.follow(link_end);
+            to_links.push(to_link);
+        }
+        // The links have theirs: when they are gone, there is nothing to report any more.
+        drop(reports);
         let (commands, from_owner) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let plan = options.bulk_plan();
         let (published, unfit) = (Published { datapath: Arc::clone(&datapath), changed }, Arc::clone(&datapath));
         let thread = std::thread::Builder::new().name("pilot-control".into()).spawn(move || {
             runtime.block_on(async {
-                match Keeper::new(interface, options, vec![to_link], published) {
+                match Keeper::new(interface, options, to_links, published) {
                     Ok(keeper) => keeper.run(from_owner, from_links).await,
                     Err(error) => {
                         let reason = format!("no netlink socket, without which AF_XDP cannot be used: {error}");
                         tracing::warn!(kind = "udp", reason, "datapath");
-                        unfit.store(Arc::new(Datapath::udp(reason)));
+                        unfit.store(Arc::new(Datapath::udp(reason, plan)));
                     }
                 }
             });
         })?;
-        Ok((Self { datapath, changes, thread: Some((commands, thread)) }, vec![link]))
+        Ok((Self { datapath, changes, thread: Some((commands, thread)) }, links))
     }
 
     /// The datapath in use now, and why.
@@ -179,6 +199,47 @@ impl Drop for Control {
                 tracing::error!("the control thread panicked");
             }
         }
+    }
+}
+
+impl Options {
+    fn bulk_plan(&self) -> BulkPlan {
+        BulkPlan { choice: self.bulk, port: self.bulk_port }
+    }
+}
+
+/// A UDP socket for each worker, on one port.
+fn open_udp(options: &Options, listen: SocketAddr, gso: bool) -> io::Result<Vec<UdpLink>> {
+    let workers = options.queues.len();
+    let group = (workers > 1).then_some(Group { workers });
+    if group.is_some() && listen.port() != 0 {
+        // A port to be shared can be joined where another process shares it. Alone, it can be had only if nobody has it.
+        drop(UdpSocket::bind(listen)?);
+    }
+    let (mut listen, mut links) = (listen, Vec::with_capacity(workers));
+    for _ in 0..workers {
+        let allow_from = options.allow_from.clone();
+        let link = UdpLink::open(UdpOptions { listen, mtu: mtu(options), gso, allow_from, group })?;
+        // The kernel may have chosen the port.
+        listen = link.local_addr();
+        links.push(link);
+    }
+    Ok(links)
+}
+
+/// As [`open_udp`], on the port for bulk: the configured one, or else the one after the first, or else any.
+fn open_bulk(options: &Options) -> io::Result<Vec<UdpLink>> {
+    let open = |port| {
+        let mut listen = options.listen;
+        listen.set_port(port);
+        open_udp(options, listen, true)
+    };
+    if let Some(port) = options.bulk_port {
+        return open(port).map_err(|error| io::Error::new(error.kind(), format!("`bulk_port` {port}: {error}")));
+    }
+    match options.listen.port().checked_add(1).map(open) {
+        Some(Ok(links)) => Ok(links),
+        Some(Err(_)) | None => open(0),
     }
 }
 

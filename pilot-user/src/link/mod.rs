@@ -41,8 +41,10 @@ pub enum Ecn {
 pub enum Via {
     /// An AF_XDP ring.
     Xdp,
-    /// A kernel UDP socket.
+    /// A kernel UDP socket on the first port.
     Udp,
+    /// A kernel UDP socket on the bulk port.
+    Bulk,
     /// A network in memory.
     Memory,
 }
@@ -69,6 +71,13 @@ pub enum Trust {
     Authentic,
     /// Nothing is known about its sender.
     Unproven,
+}
+
+/// Another way, see [`Link::take_change`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Nothing that the kernel's UDP does is faster: a driver moves frames from and to our memory.
+    pub is_zero_copy: bool,
 }
 
 /// Where a committed datagram goes.
@@ -115,4 +124,9 @@ pub trait Link {
 
     /// Largest UDP payload that can leave, in bytes.
     fn max_payload(&self) -> usize;
+
+    /// Tells once that the first port's datagrams go another way since the last question, or that their device works again.
+    fn take_change(&mut self) -> Option<Change> {
+        None
+    }
 }

@@ -16,7 +16,7 @@ use super::next_hops::NextHops;
 use super::orders::{LinkEnd, Order};
 use super::udp::UdpLink;
 use super::xdp::XdpLink;
-use super::{Link, Received, Trust};
+use super::{Change, Link, Received, Trust, Via};
 pub use slot::PairSlot;
 
 /// How long a socket that had nothing is left alone while there is another way to receive: a look is a system call of some
@@ -72,6 +72,8 @@ pub struct PairLink {
     /// Counted by sockets that are no longer attached.
     former: Counters,
     fallback: u64,
+    /// Not told yet: see [`Link::take_change`].
+    has_changed: bool,
     /// Whether the last datagram went over the bulk socket.
     bulk_last: bool,
     udp_watch: Watch,
@@ -108,6 +110,7 @@ impl PairLink {
             control: None,
             former: Counters::default(),
             fallback: 0,
+            has_changed: false,
             bulk_last: false,
             udp_watch: Watch::default(),
             bulk_watch: Watch::default(),
@@ -124,7 +127,7 @@ impl PairLink {
         let former = self.detach();
         link.set_next_hops(Arc::clone(&self.next_hops));
         self.xdp = Some(link);
-        self.state = XdpState::Up;
+        self.set_state(XdpState::Up);
         former
     }
 
@@ -135,7 +138,7 @@ impl PairLink {
         self.former += link.counters();
         self.former.lost.device_gone += unfinished;
         self.former.sent = self.former.sent.saturating_sub(unfinished);
-        self.state = XdpState::Absent;
+        self.set_state(XdpState::Absent);
         Some(link)
     }
 
@@ -143,9 +146,14 @@ impl PairLink {
     pub fn set_next_hops(&mut self, next_hops: Arc<NextHops>) {
         if let Some(link) = &mut self.xdp {
             link.set_next_hops(Arc::clone(&next_hops));
-            self.state = XdpState::Up;
+            self.set_state(XdpState::Up);
         }
         self.next_hops = next_hops;
+    }
+
+    fn set_state(&mut self, state: XdpState) {
+        self.has_changed |= self.state != state;
+        self.state = state;
     }
 
     /// Whether datagrams can go through AF_XDP.
@@ -210,12 +218,12 @@ impl PairLink {
     fn on_xdp_error(&mut self, error: io::Error) -> io::Result<()> {
         match error.kind() {
             io::ErrorKind::NetworkDown => {
-                self.state = XdpState::Down;
+                self.set_state(XdpState::Down);
                 Ok(())
             }
             io::ErrorKind::NotConnected => {
                 let link = self.detach();
-                self.state = XdpState::Gone;
+                self.set_state(XdpState::Gone);
                 if let (Some(link), Some(control)) = (link, &mut self.control) {
                     control.give_back(link);
                 }
@@ -248,7 +256,7 @@ impl Link for PairLink {
                 Ok(count) => {
                     taken += count;
                     // A device that receives is not down.
-                    self.state = XdpState::Up;
+                    self.set_state(XdpState::Up);
                 }
                 Err(error) => self.on_xdp_error(error)?,
             }
@@ -258,7 +266,7 @@ impl Link for PairLink {
         }
         match &mut self.bulk {
             Some(bulk) if look_at_bulk => {
-                let found = bulk.recv(limit - taken, sink)?;
+                let found = bulk.recv(limit - taken, |datagram| sink(Received { via: Via::Bulk, ..datagram }))?;
                 self.bulk_watch.looked(found);
                 taken += found;
             }
@@ -314,5 +322,11 @@ impl Link for PairLink {
             least = least.min(bulk.max_payload());
         }
         self.xdp.as_ref().map_or(least, |link| least.min(link.max_payload()))
+    }
+
+    fn take_change(&mut self) -> Option<Change> {
+        let is_zero_copy =
+            self.state == XdpState::Up && self.xdp.as_ref().is_some_and(|link| link.xsk().is_zero_copy());
+        std::mem::take(&mut self.has_changed).then_some(Change { is_zero_copy })
     }
 }

@@ -14,6 +14,10 @@ use crate::link::doorbell::Doorbell;
 /// the streams' own credit.
 const QUEUED_PIECES: usize = 64;
 
+/// Outcomes that wait for the worker, which takes all in every pass, after a ring. The disk writes nothing more while they
+/// wait. Lower: it waits for a worker's pass after fewer small files. Higher: gains nothing.
+const QUEUED_OUTCOMES: usize = 64;
+
 /// A file being received, as worker and disk number it.
 pub type FileId = u64;
 
@@ -64,8 +68,7 @@ impl Disk {
     pub fn start(directory: PathBuf, doorbell: Doorbell) -> io::Result<Self> {
         std::fs::create_dir_all(&directory)?;
         let (jobs, from_worker) = bounded(QUEUED_PIECES);
-        // One outcome a file; files wait in the worker for room to answer, and each has at most one outcome under way.
-        let (to_worker, outcomes) = crossbeam_channel::unbounded();
+        let (to_worker, outcomes) = bounded(QUEUED_OUTCOMES);
         let thread = std::thread::Builder::new().name("pilot-disk".into()).spawn(move || {
             let mut files = Files { directory, open: Vec::new() };
             for job in from_worker {
@@ -101,6 +104,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.jobs = None;
+        // The thread may wait for room for one; there are no more when it has done its jobs.
+        self.outcomes.iter().for_each(drop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -240,6 +245,23 @@ mod tests {
         drop(disk);
         let left: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["abc"]);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// A worker that takes no outcomes is written no more files for, and its end is not waited for.
+    #[test]
+    fn what_waits_is_bounded() {
+        let directory = std::env::temp_dir().join(format!("pilot-disk-bound-{}", std::process::id()));
+        let disk = Disk::start(directory.clone(), Doorbell::new().unwrap()).unwrap();
+        std::fs::write(directory.join("taken"), "").unwrap();
+        let create = |id: usize| Job::Create(id as FileId, "taken".into());
+        // Those that wait on both sides of the disk, and the one it cannot get rid of.
+        let most = QUEUED_PIECES + QUEUED_OUTCOMES + 1;
+        (0..most).for_each(|id| send(&disk, create(id)));
+        assert!(!disk.has_room() && disk.try_send(create(most)).is_err());
+        assert_eq!(wait(&disk).id, 0);
+        send(&disk, create(most));
+        drop(disk);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

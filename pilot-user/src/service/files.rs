@@ -15,6 +15,9 @@ pub const MAX_HEAD_BYTES: usize = 4096;
 /// Bytes handed to the disk at once.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// Files that one worker numbers before it reaches the numbers of the next: more than a process lives for.
+const FILES_OF_ONE_WORKER_BITS: u32 = 48;
+
 /// What the sender says first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -123,9 +126,15 @@ enum Next {
 }
 
 impl FileReceiver {
-    /// Receives into the disk's directory.
-    pub fn new(disk: Disk) -> Self {
-        Self { disk, next_id: 0, transfers: BTreeMap::new(), stuck: VecDeque::new(), abandoned: VecDeque::new() }
+    /// Receives into the disk's directory, which the workers of a node share: a file's id has the worker in it.
+    pub fn new(disk: Disk, worker: usize) -> Self {
+        Self {
+            disk,
+            next_id: (worker as FileId) << FILES_OF_ONE_WORKER_BITS,
+            transfers: BTreeMap::new(),
+            stuck: VecDeque::new(),
+            abandoned: VecDeque::new(),
+        }
     }
 
     /// Goes on with a stream as far as it can.

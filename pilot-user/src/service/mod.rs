@@ -35,6 +35,15 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// What is sent to a peer takes another path.
+    Sending {
+        /// The peer, by its place in the configuration.
+        peer: pilot_engine::PeerId,
+        /// The bulk path, or else the first.
+        bulk: bool,
+        /// Why.
+        why: &'static str,
+    },
     /// A file arrived, whole.
     File(ReceivedFile),
 }
@@ -47,12 +56,19 @@ pub struct Services {
 }
 
 impl Services {
-    /// Echo, and files into a directory if one is given. Notices that nobody takes are dropped.
+    /// Echo, and files into a directory if one is given, of the worker of this number, whose doorbell it is. Notices that
+    /// nobody takes are dropped.
     ///
     /// # Errors
     /// When the thread that writes files cannot be started.
-    pub fn new(files: Option<PathBuf>, notices: Sender<Notice>, doorbell: Doorbell) -> std::io::Result<Self> {
-        let files = files.map(|directory| Disk::start(directory, doorbell)).transpose()?.map(FileReceiver::new);
+    pub fn new(
+        worker: usize,
+        files: Option<PathBuf>,
+        notices: Sender<Notice>,
+        doorbell: Doorbell,
+    ) -> std::io::Result<Self> {
+        let disk = files.map(|directory| Disk::start(directory, doorbell)).transpose()?;
+        let files = disk.map(|disk| FileReceiver::new(disk, worker));
         Ok(Self { echo: Echo::default(), files, notices })
     }
 
@@ -104,7 +120,8 @@ impl Application for Services {
             Event::TunnelDown { peer, reason } => {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
-            Event::Connected { .. } | Event::StreamOpened { .. } | Event::Sending { .. } => {}
+            Event::Sending { peer, bulk, why } => self.notice(Notice::Sending { peer, bulk, why }),
+            Event::Connected { .. } | Event::StreamOpened { .. } => {}
         }
     }
 

@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 
 use rtrb::{Consumer, Producer, RingBuffer};
+use serde::Serialize;
 
 use crate::link::doorbell::Doorbell;
 use crate::link::group::owner;
@@ -37,7 +38,7 @@ pub struct Handoff {
 }
 
 /// What a worker handed over and took over, in datagrams.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Counters {
     /// Copied to their owners.
     pub handed_over: u64,
@@ -45,6 +46,18 @@ pub struct Counters {
     pub taken_over: u64,
     /// Lost because the owner's ring was full, or because they are longer than any that is sent.
     pub dropped: u64,
+}
+
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            handed_over: self.handed_over + other.handed_over,
+            taken_over: self.taken_over + other.taken_over,
+            dropped: self.dropped + other.dropped,
+        }
+    }
 }
 
 /// All of a datagram but its bytes.
@@ -114,10 +127,13 @@ impl Handoff {
         if self.outgoing.is_empty() {
             return false;
         }
+        owner(datagram.payload).is_some_and(|owner| self.give_to(owner, datagram))
+    }
+
+    /// As [`Handoff::give`], to this worker: whether there is such another one.
+    pub(super) fn give_to(&mut self, owner: usize, datagram: &Received<'_>) -> bool {
         // A session of a worker that does not exist is as unknown here as anywhere.
-        let Some(Some(ring)) = owner(datagram.payload).and_then(|owner| self.outgoing.get_mut(owner)) else {
-            return false;
-        };
+        let Some(Some(ring)) = self.outgoing.get_mut(owner) else { return false };
         let counter = if ring.put(datagram) { &mut self.counters.handed_over } else { &mut self.counters.dropped };
         *counter += 1;
         true

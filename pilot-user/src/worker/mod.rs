@@ -31,8 +31,10 @@ pub trait Application {
 pub struct Opened {
     /// From AF_XDP rings.
     pub xdp: u64,
-    /// From a kernel socket.
+    /// From a kernel socket on the first port.
     pub udp: u64,
+    /// From a kernel socket on the bulk port.
+    pub bulk: u64,
     /// From a network in memory.
     pub memory: u64,
     /// Dropped, each counted under its reason by the endpoint.
@@ -69,9 +71,19 @@ pub fn turn<L: Link>(
             // Whether it is genuine only its owner will know, whose link is another.
             return Trust::Unproven;
         }
-        open(endpoint, now, opened, &datagram)
+        match open(endpoint, now, opened, &datagram) {
+            Received::Data | Received::Handshake => Trust::Authentic,
+            Received::Elsewhere(owner) => {
+                handoff.give_to(owner.into(), &datagram);
+                Trust::Unproven
+            }
+            Received::Dropped(_) => Trust::Unproven,
+        }
     })?;
     handoff.ring();
+    if let Some(change) = link.take_change() {
+        endpoint.on_link_changed(now, change.is_zero_copy);
+    }
     endpoint.handle_timeout(now);
     let mut progress = received > 0;
     progress |= application.poll(endpoint, now);
@@ -85,21 +97,22 @@ pub fn turn<L: Link>(
 }
 
 /// Opens one datagram, and counts it.
-fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &link::Received<'_>) -> Trust {
-    match endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload) {
+fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &link::Received<'_>) -> Received {
+    let received = endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload);
+    match received {
         Received::Data | Received::Handshake => {
             *match datagram.via {
                 Via::Xdp => &mut opened.xdp,
                 Via::Udp => &mut opened.udp,
+                Via::Bulk => &mut opened.bulk,
                 Via::Memory => &mut opened.memory,
             } += 1;
-            Trust::Authentic
         }
-        Received::Dropped(_) => {
-            opened.dropped += 1;
-            Trust::Unproven
-        }
+        // Counted by the worker that opens it.
+        Received::Elsewhere(_) => {}
+        Received::Dropped(_) => opened.dropped += 1,
     }
+    received
 }
 
 /// Sends what there is to send, at most a batch, so that a long queue of ours does not keep us from receiving.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilot_common::maps::Config;
 use pilot_common::steer::{DropReason, Verdict};
-use pilot_user::config::DatapathChoice;
+use pilot_user::config::{AttachChoice, BulkChoice, DatapathChoice};
 use pilot_user::control::attach::{AttachMode, Attachment, Steering};
 use pilot_user::control::choose::{Datapath, Kind, Mode};
 use pilot_user::control::{Control, Options};
@@ -39,7 +39,10 @@ fn options(end: End, datapath: DatapathChoice) -> Options {
         interface: Some(interface.into()),
         listen: listen.parse().unwrap(),
         datapath,
+        attach: AttachChoice::Auto,
         queues: vec![0],
+        bulk: BulkChoice::Auto,
+        bulk_port: None,
         allow_from: vec![],
         peers: vec![],
     }
@@ -380,7 +383,7 @@ fn without_af_xdp_the_reason_is_in_words() {
     let start = |interface: Option<&str>, datapath| {
         let listen = "127.0.0.1:0".parse().unwrap();
         let interface = interface.map(str::to_owned);
-        let options = Options { interface, listen, datapath, queues: vec![0], allow_from: vec![], peers: vec![] };
+        let options = Options { interface, listen, datapath, ..options(End::A, datapath) };
         let (control, mut links) = Control::start(options).unwrap();
         Node { control, link: links.remove(0) }
     };

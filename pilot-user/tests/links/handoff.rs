@@ -109,7 +109,7 @@ fn tunnels_live_whoever_gets_their_datagrams() {
             for node in 2..2 + PEERS {
                 endpoint.add_peer(peer(node, None));
             }
-            let services = Services::new(None, notices.clone(), doorbell.clone()).unwrap();
+            let services = Services::new(worker, None, notices.clone(), doorbell.clone()).unwrap();
             let worker = Worker::new(endpoint, link, services, handoff, origin);
             Pinned::spawn(worker, None, doorbell.clone()).unwrap()
         })

@@ -20,7 +20,7 @@ mod traffic;
 
 use fault::Fault;
 use scene::End;
-use traffic::{during_bulk, during_deltas};
+use traffic::{during_bulk, during_bulk_on, during_deltas, during_deltas_on};
 
 /// Nobody tells the node: it looks.
 #[test]
@@ -28,6 +28,7 @@ fn program_detached_from_outside() {
     during_bulk(Fault::Detached, End::B);
     during_bulk(Fault::Detached, End::A);
     during_deltas(Fault::Detached, End::B);
+    during_deltas(Fault::Detached, End::A);
 }
 
 #[test]
@@ -35,6 +36,21 @@ fn interface_down_and_up() {
     during_bulk(Fault::Down, End::B);
     during_bulk(Fault::Down, End::A);
     during_deltas(Fault::Down, End::B);
+    during_deltas(Fault::Down, End::A);
+}
+
+/// Both sockets live on, and the workers go on handing over what the other's queue gets.
+#[test]
+fn interface_with_two_queues_down_and_up() {
+    during_bulk_on(2, Fault::Down, End::B);
+    during_deltas_on(2, Fault::Down, End::B);
+    during_deltas_on(2, Fault::Down, End::A);
+}
+
+/// All sockets are made anew.
+#[test]
+fn program_of_two_queues_detached_from_outside() {
+    during_bulk_on(2, Fault::Detached, End::B);
 }
 
 /// At the receiver it makes a black hole for the sender, who is told nothing (wire.md W6.6).
@@ -43,6 +59,7 @@ fn mtu_changed() {
     during_bulk(Fault::Mtu, End::B);
     during_bulk(Fault::Mtu, End::A);
     during_deltas(Fault::Mtu, End::B);
+    during_deltas(Fault::Mtu, End::A);
 }
 
 /// It is there before the node, which leaves it alone, and goes while the node runs.
@@ -64,6 +81,7 @@ fn device_moved_to_another_namespace_and_back() {
     during_bulk(Fault::Moved, End::B);
     during_bulk(Fault::Moved, End::A);
     during_deltas(Fault::Moved, End::B);
+    during_deltas(Fault::Moved, End::A);
 }
 
 /// So fast that the device looks as if nothing had been: same index, same program, dead socket.
@@ -71,4 +89,5 @@ fn device_moved_to_another_namespace_and_back() {
 fn device_moved_away_and_back_at_once() {
     during_bulk(Fault::MovedBriefly, End::B);
     during_deltas(Fault::MovedBriefly, End::B);
+    during_deltas(Fault::MovedBriefly, End::A);
 }

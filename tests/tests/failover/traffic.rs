@@ -15,9 +15,14 @@ const FILE_BYTES: usize = 1 << 30;
 /// Deltas, one a millisecond and round trip: more than the longest fault lasts.
 const DELTAS: u64 = 6000;
 
-/// A file is on its way from a to b when the fault comes.
+/// A file is on its way from a to b when the fault comes. It goes by AF_XDP, which is what the fault is about.
 pub(crate) fn during_bulk(fault: Fault, end: End) {
-    let Some(stage) = Stage::new("bulk", fault, end) else { return };
+    during_bulk_on(1, fault, end);
+}
+
+/// As [`during_bulk`], on devices with so many queues.
+pub(crate) fn during_bulk_on(queues: u32, fault: Fault, end: End) {
+    let Some(stage) = Stage::new("bulk", queues, fault, end) else { return };
     stage.scene.file("file", FILE_BYTES);
     let run = stage.run(&["send", "file", "b"], 4 << 20);
     let sent = run.success("send");
@@ -26,7 +31,12 @@ pub(crate) fn during_bulk(fault: Fault, end: End) {
 
 /// Deltas go from a to b and back when the fault comes.
 pub(crate) fn during_deltas(fault: Fault, end: End) {
-    let Some(stage) = Stage::new("deltas", fault, end) else { return };
+    during_deltas_on(1, fault, end);
+}
+
+/// As [`during_deltas`], on devices with so many queues.
+pub(crate) fn during_deltas_on(queues: u32, fault: Fault, end: End) {
+    let Some(stage) = Stage::new("deltas", queues, fault, end) else { return };
     let run = stage.run(&["ping", "b", "--count", &DELTAS.to_string(), "--interval", "1"], 200);
     let ping = run.success("ping");
     assert_eq!((&ping["lost"], &ping["count"]), (&0.into(), &DELTAS.into()), "{ping}");
@@ -44,11 +54,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(traffic: &str, fault: Fault, end: End) -> Option<Self> {
-        let name = format!("failover: {fault:?} at {end:?} during {traffic}");
-        let scene = Scene::new(&name)?;
-        let a = scene.node("a", End::A).peer("b", Some(End::B.listen())).write();
-        let b = scene.node("b", End::B).peer("a", Some(End::A.listen())).write();
+    /// With several queues, it is b's second worker that has the tunnel to a, whose first one has it there.
+    fn new(traffic: &str, queues: u32, fault: Fault, end: End) -> Option<Self> {
+        let name = format!("failover: {fault:?} at {end:?} during {traffic}, queues: {queues}");
+        let scene = Scene::with_queues(&name, [queues; 2])?;
+        let all = format!("queues = {:?}", (0..queues).collect::<Vec<_>>());
+        let node = |name, end| scene.node(name, end).line(&all).line("bulk = \"never\"");
+        let a = node("a", End::A).peer("b", Some(End::B.listen())).write();
+        let b = node("b", End::B);
+        let b = if queues > 1 { b.peer("x", None) } else { b };
+        let b = b.peer("a", Some(End::A.listen())).write();
         Some(Self { scene, name, fault, end, a, b })
     }
 

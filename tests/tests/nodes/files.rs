@@ -12,7 +12,7 @@ fn files_are_whole_or_refused_in_words() {
     let Some(scene) = Scene::new("files::files_are_whole_or_refused_in_words") else { return };
     let b_at = Some(End::B.listen());
     let a = scene.node("a", End::A).peer("b", b_at).write();
-    let c = scene.node("c", End::A).udp().listen("10.77.0.1:4243").peer("b", b_at).write();
+    let c = scene.node("c", End::A).udp().listen("10.77.0.1:4343").peer("b", b_at).write();
     let b = scene.node("b", End::B).peer("a", None).peer("c", None).write();
     let mut listen = scene.start(&b, &["listen", "--files", "received"]);
     listen.wait_for("ready");
@@ -70,8 +70,8 @@ fn a_node_without_files_or_folder_says_so() {
 fn ipv6_goes_through_af_xdp() {
     let Some(scene) = Scene::new("files::ipv6_goes_through_af_xdp") else { return };
     let a = scene.node("a", End::A).listen("[fd00::1]:4242").peer("b", Some("[fd00::2]:4242"));
-    let a = a.peer("u", Some("[fd00::2]:4243")).write();
-    let udp = scene.node("u", End::B).udp().listen("[fd00::2]:4243").peer("a", None).write();
+    let a = a.peer("u", Some("[fd00::2]:4343")).write();
+    let udp = scene.node("u", End::B).udp().listen("[fd00::2]:4343").peer("a", None).write();
     let b = scene.node("b", End::B).listen("[fd00::2]:4242").peer("a", None).write();
     let mut listen = scene.start(&b, &["listen", "--files", "received"]);
     assert_eq!(listen.wait_for("ready").event["datapath"]["kind"], "xdp");

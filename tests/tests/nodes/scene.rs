@@ -57,6 +57,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// `None`, and a line on stderr, when there is no right to make namespaces.
     pub(crate) fn new(test: &str) -> Option<Self> {
+        Self::with_queues(test, [1, 1])
+    }
+
+    /// Devices with so many queues at each end, in both directions.
+    pub(crate) fn with_queues(test: &str, queues: [u32; 2]) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: {test}: needs root, to make network namespaces");
@@ -71,7 +76,11 @@ impl Scene {
         tool("ip", &["netns", "add", &a]);
         tool("ip", &["netns", "add", &b]);
         // Made inside the namespaces, so that no device of this name is ever seen, or clashes, outside.
-        tool("ip", &["link", "add", "veth-a", "netns", &a, "type", "veth", "peer", "name", "veth-b", "netns", &b]);
+        let [queues_a, queues_b] = queues.map(|count| count.to_string());
+        let queues_a = ["numrxqueues", &queues_a, "numtxqueues", &queues_a];
+        let queues_b = ["numrxqueues", &queues_b, "numtxqueues", &queues_b];
+        let [own, peer] = [["link", "add", "veth-a", "netns", &a], ["peer", "name", "veth-b", "netns", &b]];
+        tool("ip", &[&own[..], &queues_a, &["type", "veth"], &peer, &queues_b].concat());
         for (end, last) in [(End::A, 1), (End::B, 2)] {
             let device = end.interface();
             scene.ip(end, &["address", "add", &format!("10.77.0.{last}/24"), "dev", device]);

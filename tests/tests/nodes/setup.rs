@@ -80,7 +80,7 @@ fn a_port_in_use_is_named() {
 fn two_nodes_on_one_device_do_not_fight() {
     let Some(scene) = Scene::new("setup::two_nodes_on_one_device_do_not_fight") else { return };
     let b = scene.node("b", End::B).peer("a", None).write();
-    let second = scene.node("s", End::B).listen("10.77.0.2:4243").peer("a", None).write();
+    let second = scene.node("s", End::B).listen("10.77.0.2:4343").peer("a", None).write();
     let mut first = scene.start(&b, &["up"]);
     first.wait_for("ready");
     let program = scene.xdp_program(End::B).unwrap();
@@ -92,7 +92,7 @@ fn two_nodes_on_one_device_do_not_fight() {
         reason.contains("veth-b has another XDP program") && reason.contains(&format!("(id {program})")),
         "{reason}"
     );
-    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).peer("s", Some("10.77.0.2:4243")).write();
+    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).peer("s", Some("10.77.0.2:4343")).write();
     for name in ["b", "s"] {
         scene.run(&a, &["ping", name, "--count", "10", "--interval", "0"]).success("ping");
     }
@@ -110,8 +110,10 @@ fn configuration_errors_name_field_given_and_allowed() {
     scene.run(&b, &up).failure(2, &["config", "unknown field", "`datapaths`", "`datapath`"]);
     let b = scene.node("b", End::B).line("datapath = \"fast\"").write();
     scene.run(&b, &up).failure(2, &["config", "fast", "`auto`", "`xdp`", "`udp`"]);
-    let b = scene.node("b", End::B).line("queues = [0, 1]").write();
-    scene.run(&b, &up).failure(2, &["`queues`", "given [0, 1]", "exactly one"]);
+    let b = scene.node("b", End::B).line("queues = [0, 1, 0]").write();
+    scene.run(&b, &up).failure(2, &["`queues`", "given [0, 1, 0]", "each queue once"]);
+    let b = scene.node("b", End::B).line("bulk_port = 4242").write();
+    scene.run(&b, &up).failure(2, &["`bulk_port`", "given 4242", "a port other than 4242"]);
     let b = scene.node("b", End::B).interface(None).line("datapath = \"xdp\"").write();
     scene.run(&b, &up).failure(2, &["`interface`", "given nothing", "device"]);
     let b = scene.node("b", End::B).peer_with_key("a", "pilot1-x", None).write();

@@ -11,7 +11,7 @@ fn who_is_not_known_gets_no_answer_and_disturbs_nobody() {
     let b_at = Some(End::B.listen());
     let a = scene.node("a", End::A).udp().peer("b", b_at).write();
     // b knows this one, which thinks that b has c's key; and it does not know c.
-    let mistaken = scene.node("m", End::A).udp().listen("10.77.0.1:4243");
+    let mistaken = scene.node("m", End::A).udp().listen("10.77.0.1:4343");
     let mistaken = mistaken.peer_with_key("b", &scene.key("c"), b_at).write();
     let unknown = scene.node("c", End::A).udp().listen("10.77.0.1:4244").peer("b", b_at).write();
     let lonely = scene.node("l", End::A).udp().listen("10.77.0.1:4245");

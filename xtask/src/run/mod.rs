@@ -23,7 +23,7 @@ mod progress;
 mod report;
 mod scene;
 
-use self::pilot::{Datapath, Engine, Key, Line, Xdp};
+use self::pilot::{Datapath, Engine, Key, Line, Sending, Xdp};
 use self::progress::{Progress, Say};
 use self::report::{Findings, Report};
 use self::scene::{Directory, End};
@@ -121,6 +121,7 @@ fn play(args: &Args, choice: Choice, pilot: &Path, say: &Say) -> Result<(Report,
     let Line::Send(sent) = stage.ask_a(&send, Progress::new("bytes", args.bytes, say), &mut failures)? else {
         bail!("pilot send did not end with its result");
     };
+    let paths = std::mem::take(&mut stage.paths);
     let Heard { datapath, file, stats } = stage.close()?;
     let received = file.context("node b received no file")?;
     let (xdp, engine) = stats.context("node b ended without its counters")?;
@@ -136,7 +137,7 @@ fn play(args: &Args, choice: Choice, pilot: &Path, say: &Say) -> Result<(Report,
     };
     let echo = udp_echo(directory.path(), echo_ends, args.count)?;
     let datapath_b = datapath.context("node b never said how it moves datagrams")?;
-    Ok((Findings { datapath_b, ping, sent, sha256, xdp, engine, echo }.into(), failures))
+    Ok((Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo }.into(), failures))
 }
 
 /// Makes both identities and both configurations: a knows where b is, b learns where a is.
@@ -204,6 +205,8 @@ struct Heard {
 struct Stage<'a> {
     b: Child,
     heard: Heard,
+    /// What the last command of a said about the path it sends over.
+    paths: Vec<Sending>,
     pilot: &'a Path,
     directory: &'a Path,
     ends: &'a [End; 2],
@@ -219,7 +222,7 @@ impl<'a> Stage<'a> {
         command.args(["listen", "--json", "--config"]).arg(directory.join("b.toml"));
         command.arg("--files").arg(directory.join("received"));
         let b = Child::start("b", command, directory, &sender)?;
-        let mut stage = Self { b, heard: Heard::default(), pilot, directory, ends, sender, events };
+        let mut stage = Self { b, heard: Heard::default(), paths: Vec::new(), pilot, directory, ends, sender, events };
         while stage.heard.datapath.is_none() {
             let event = next_event(&stage.events, SILENCE_MAX)?;
             stage.hear_b(event.line)?;
@@ -246,12 +249,14 @@ impl<'a> Stage<'a> {
         command.args(arguments).args(["--json", "--config"]).arg(self.directory.join("a.toml"));
         let mut a = Child::start("a", command, self.directory, &self.sender)?;
         let mut last = None;
+        self.paths.clear();
         loop {
             let event = next_event(&self.events, SILENCE_MAX)?;
             match event.line {
                 line if event.from == "b" => self.hear_b(line)?,
                 Some(line) => match Line::parse(&line)? {
                     Line::Progress { done } => progress.at(done),
+                    Line::Sending(sending) => self.paths.push(sending),
                     result @ (Line::Ping(_) | Line::Send(_)) => last = Some(result),
                     _ => {}
                 },

@@ -35,9 +35,23 @@ pub(crate) struct Xdp {
 pub(crate) struct Engine {
     pub(crate) opened_from_xdp: u64,
     pub(crate) opened_from_udp: u64,
-    /// Frames that the AF_XDP rings delivered, handshakes included.
+    /// Datagrams opened that came by the bulk port, which is UDP too, and meant to be.
+    pub(crate) opened_from_bulk: u64,
+    /// Datagrams that the AF_XDP rings delivered, handshakes included.
     #[serde(skip_serializing)]
     pub(crate) rx_ring: u64,
+    /// Datagrams that the kernel's socket on the bulk port delivered.
+    #[serde(skip_serializing)]
+    pub(crate) rx_bulk: u64,
+}
+
+/// What is sent took another path, of a node's two.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sending {
+    /// The bulk path, or else the first.
+    pub(crate) bulk: bool,
+    /// Why.
+    pub(crate) why: String,
 }
 
 /// The result of `pilot ping`.
@@ -76,6 +90,8 @@ pub(crate) enum Line {
     Ready { datapath: Datapath },
     /// The node changed its datapath.
     Datapath { datapath: Datapath },
+    /// What it sends takes another path.
+    Sending(Sending),
     /// A file has arrived.
     File { path: std::path::PathBuf },
     /// The node's counters, at its end.
@@ -132,8 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_path_is_read() {
+        let line = r#"{"event":"sending","peer":"b","bulk":true,"why":"data queues"}"#;
+        let Line::Sending(sending) = Line::parse(line).unwrap() else { panic!("not a change of path") };
+        assert_eq!(sending, Sending { bulk: true, why: "data queues".to_owned() });
+    }
+
+    #[test]
     fn stats_without_an_xdp_program_are_read() {
-        let stats = r#"{"event":"stats","xdp":null,"engine":{"opened_from_xdp":0,"opened_from_udp":7,"rx_ring":0}}"#;
+        let stats = r#"{"event":"stats","xdp":null,
+            "engine":{"opened_from_xdp":0,"opened_from_udp":7,"opened_from_bulk":0,"rx_ring":0,"rx_bulk":0}}"#;
         let Line::Stats { xdp, engine } = Line::parse(stats).unwrap() else { panic!("not stats") };
         assert!(xdp.is_none());
         assert_eq!(engine.opened_from_udp, 7);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::pilot::{Datapath, Engine, Ping, Sent, Xdp};
+use super::pilot::{Datapath, Engine, Ping, Sending, Sent, Xdp};
 use crate::udp_echo::RoundTrips;
 
 /// The most bytes of UDP payload that a delta of 19 bytes may cost: the protocol's promise.
@@ -42,6 +42,8 @@ struct Bulk {
     gbit_s: f64,
     sha256_ok: bool,
     retransmitted: u64,
+    /// The changes of path on the way, in their order; empty: all went the first way.
+    paths: Vec<Sending>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +59,8 @@ pub(crate) struct Findings {
     pub(crate) datapath_b: Datapath,
     pub(crate) ping: Ping,
     pub(crate) sent: Sent,
+    /// What `pilot send` said about the path it sends over.
+    pub(crate) paths: Vec<Sending>,
     /// SHA-256 of the file that was sent and of the one that arrived, in hexadecimal.
     pub(crate) sha256: [String; 2],
     pub(crate) xdp: Option<Xdp>,
@@ -66,7 +70,7 @@ pub(crate) struct Findings {
 
 impl From<Findings> for Report {
     fn from(found: Findings) -> Self {
-        let Findings { datapath_b, ping, sent, sha256, xdp, engine, echo } = found;
+        let Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo } = found;
         // Traffic went through AF_XDP only if it did at both ends; otherwise the end that explains why not counts.
         let datapath = if datapath_b.kind == "xdp" { ping.datapath } else { datapath_b };
         Self {
@@ -88,6 +92,7 @@ impl From<Findings> for Report {
                 gbit_s: sent.gbit_s,
                 sha256_ok: sent.sha256_ok && sent.sha256 == sha256[0] && sha256[0] == sha256[1],
                 retransmitted: sent.retransmitted,
+                paths,
             },
             xdp: xdp.unwrap_or_default(),
             engine,
@@ -118,6 +123,10 @@ impl Report {
         }
         if datapath.kind == "xdp" && engine.opened_from_udp > 0 {
             failures.push(format!("{} datagrams came through the kernel's UDP socket", engine.opened_from_udp));
+        }
+        // Only bulk may take another way, and is told.
+        if engine.rx_bulk > 0 && !bulk.paths.iter().any(|path| path.bulk) {
+            failures.push(format!("{} datagrams came to b's bulk port, and a never said why", engine.rx_bulk));
         }
         failures
     }
@@ -159,6 +168,10 @@ impl fmt::Display for Report {
             thousands(bulk.retransmitted),
             if bulk.sha256_ok { "equal on both sides" } else { "DIFFERS" }
         )?;
+        for path in &bulk.paths {
+            let way = if path.bulk { "over the bulk path (UDP, segmentation offload)" } else { "over the first path" };
+            writeln!(f, "            {way}, because {}", path.why)?;
+        }
         // Without a program there is nothing that could have counted.
         if datapath.kind == "xdp" || xdp.redirected > 0 {
             writeln!(
@@ -171,9 +184,12 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "engine at b {} datagrams opened of {} that AF_XDP delivered, {} opened from the UDP socket",
+            "engine at b {} datagrams opened of {} that AF_XDP delivered, {} of {} that the bulk port did, {} opened from the \
+             first UDP port",
             thousands(engine.opened_from_xdp),
             thousands(engine.rx_ring),
+            thousands(engine.opened_from_bulk),
+            thousands(engine.rx_bulk),
             thousands(engine.opened_from_udp)
         )
     }
@@ -216,10 +232,11 @@ mod tests {
                 datapath: datapath("xdp"),
                 retransmitted: 0,
             },
+            paths: vec![],
             sent: Sent { bytes: 64, gbit_s: 1.0, sha256: "ab".to_owned(), sha256_ok: true, retransmitted: 0 },
             sha256: ["ab".to_owned(), "ab".to_owned()],
             xdp: Some(Xdp { redirected: 10, passed: 1, dropped: 0 }),
-            engine: Engine { opened_from_xdp: 10, opened_from_udp: 0, rx_ring: 10 },
+            engine: Engine { opened_from_xdp: 10, opened_from_udp: 0, opened_from_bulk: 0, rx_ring: 10, rx_bulk: 0 },
             echo: RoundTrips { count: 1000, p50_us: 7.0, p99_us: 9.0 },
         }
     }
@@ -245,6 +262,10 @@ mod tests {
         assert_eq!(failures(|found| found.sha256[1] = "cd".to_owned()).len(), 1, "what arrived");
         assert_eq!(failures(|found| found.sent.sha256 = "cd".to_owned()).len(), 1, "what pilot says");
         assert_eq!(failures(|found| found.engine.opened_from_udp = 1).len(), 1);
+        let bulk = |found: &mut Findings| (found.engine.rx_bulk, found.engine.opened_from_bulk) = (5, 5);
+        assert_eq!(failures(bulk).len(), 1, "unexplained");
+        let explained = |found: &mut Findings| found.paths = vec![Sending { bulk: true, why: "it queues".into() }];
+        assert_eq!(failures(|found| [bulk, explained].iter().for_each(|change| change(found))), Vec::<String>::new());
     }
 
     #[test]
@@ -270,9 +291,9 @@ mod tests {
                 "aead": "AES-256-GCM",
                 "handshake_us": 500.0,
                 "delta": {"payload_bytes": 19, "wire_bytes": 48, "wire_bytes_mean": 49.2, "count": 1000, "lost": 0, "p50_us": 9.0, "p99_us": 12.0},
-                "bulk": {"bytes": 64, "gbit_s": 1.0, "sha256_ok": true, "retransmitted": 0},
+                "bulk": {"bytes": 64, "gbit_s": 1.0, "sha256_ok": true, "retransmitted": 0, "paths": []},
                 "xdp": {"redirected": 10, "passed": 1, "dropped": 0},
-                "engine": {"opened_from_xdp": 10, "opened_from_udp": 0},
+                "engine": {"opened_from_xdp": 10, "opened_from_udp": 0, "opened_from_bulk": 0},
                 "udp_echo": {"p50_us": 7.0, "p99_us": 9.0},
             })
         );

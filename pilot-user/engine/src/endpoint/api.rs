@@ -1,6 +1,7 @@
 //! Operations of the application on an [`Endpoint`].
 
 use super::Endpoint;
+use crate::config::BulkUse;
 use crate::connection::{Connection, State};
 use crate::crypto::aead::Aead;
 use crate::error::{CloseReason, Code, OperationError};
@@ -15,7 +16,7 @@ impl Endpoint {
     /// Opens a connection to a peer's port. It can be written to at once; what is written leaves when the peer has accepted,
     /// which [`crate::Event::Connected`] tells. Without a tunnel, a handshake comes first.
     pub fn connect(&mut self, now: Instant, peer: PeerId, port: u16) -> Result<ConnectionHandle, OperationError> {
-        if peer.0 as usize >= self.tunnels.len() {
+        if !self.owns(peer) {
             return Err(OperationError::UnknownPeer);
         }
         self.with(now, peer, |tunnel, ctx| {
@@ -30,8 +31,35 @@ impl Endpoint {
 
     /// Brings the tunnel to a peer up without opening a connection.
     pub fn open_tunnel(&mut self, now: Instant, peer: PeerId) {
-        if (peer.0 as usize) < self.tunnels.len() {
+        if self.owns(peer) {
             self.with(now, peer, |tunnel, ctx| tunnel.want(ctx));
+        }
+    }
+
+    /// Which of a node's workers has the tunnel to a peer; without this, each endpoint its own. To the peer all workers are one
+    /// node, with one tunnel: two that both answered it would end each other's, and one that did not know the tunnel could
+    /// not continue it (W3.14). Here, nothing is begun with a peer that another worker has.
+    pub fn set_owner(&mut self, peer: PeerId, worker: u8) {
+        if let Some(owner) = self.owners.get_mut(peer.0 as usize) {
+            *owner = worker;
+        }
+    }
+
+    /// Whether tunnels to the peer are this worker's.
+    pub fn owns(&self, peer: PeerId) -> bool {
+        self.owners.get(peer.0 as usize) == Some(&self.config.worker)
+    }
+
+    /// What leaves and arrives by the first port goes another way, or its device works again: what could not arrive is sent
+    /// again soon, however long the pauses had become. `is_zero_copy`: nothing beside it is faster, so that
+    /// [`BulkUse::Auto`] does without the bulk path.
+    pub fn on_link_changed(&mut self, now: Instant, is_zero_copy: bool) {
+        self.config.bulk = match self.bulk {
+            BulkUse::Auto if is_zero_copy => BulkUse::Never,
+            wanted => wanted,
+        };
+        for id in 0..self.tunnels.len() as u32 {
+            self.with(now, PeerId(id), |tunnel, ctx| tunnel.on_link_changed(ctx.config.bulk));
         }
     }
 

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 
 use pilot_common::wire::{Header, HeaderError, PacketType};
 
-use crate::config::{Config, PeerConfig};
+use crate::config::{BulkUse, Config, PeerConfig};
 use crate::crypto::handshake::Initiated;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::rng::SeededRng;
@@ -36,6 +36,8 @@ use timers::Timers;
 /// See the module's head.
 pub struct Endpoint {
     config: Config,
+    /// As configured; in `config`, as the link allows it.
+    bulk: BulkUse,
     own_mac1: Mac1Key,
     rng: SeededRng,
     /// By [`PeerId`].
@@ -46,6 +48,8 @@ pub struct Endpoint {
     /// Tunnels that may have something to send, each once, in turn.
     ready: VecDeque<PeerId>,
     is_ready: Vec<bool>,
+    /// The worker that has the tunnel, see [`Endpoint::set_owner`].
+    owners: Vec<u8>,
     timers: Timers,
     /// Tunnels that something was done on since their deadlines were looked at, each once: several things are done in a pass,
     /// and the deadlines are asked for at its end.
@@ -64,6 +68,8 @@ pub enum Received {
     Data,
     /// A handshake message of a peer, authenticated.
     Handshake,
+    /// An initiation of a peer whose tunnel this worker has: to be handed to it, as it came.
+    Elsewhere(u8),
     /// Nothing that can be used.
     Dropped(DropReason),
 }
@@ -85,6 +91,7 @@ impl Endpoint {
         let config = config.clamped();
         Self {
             own_mac1: Mac1Key::to(&config.identity.public_key().static_key),
+            bulk: config.bulk,
             config,
             rng: SeededRng::new(seed),
             tunnels: Vec::new(),
@@ -93,6 +100,7 @@ impl Endpoint {
             events: VecDeque::new(),
             ready: VecDeque::new(),
             is_ready: Vec::new(),
+            owners: Vec::new(),
             timers: Timers::default(),
             stale: Vec::new(),
             is_stale: Vec::new(),
@@ -111,6 +119,7 @@ impl Endpoint {
         let id = PeerId(self.tunnels.len() as u32);
         self.tunnels.push(Tunnel::new(id, peer));
         self.is_ready.push(false);
+        self.owners.push(self.config.worker);
         self.is_stale.push(false);
         self.by_identity.insert(peer.key.identity, id);
         id
@@ -163,6 +172,10 @@ impl Endpoint {
         let initiated = Initiated::read(&self.config.identity, &self.own_mac1, rng, unix_time.as_secs(), datagram)?;
         // W3.4: default deny.
         let peer = *self.by_identity.get(&initiated.key.identity).ok_or(DropReason::UnknownPeer)?;
+        let owner = self.owners[peer.0 as usize];
+        if owner != self.config.worker {
+            return Ok(Received::Elsewhere(owner));
+        }
         self.with(now, peer, |tunnel, ctx| tunnel.on_initiation(ctx, initiated, path))?;
         Ok(Received::Handshake)
     }

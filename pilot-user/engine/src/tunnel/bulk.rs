@@ -86,6 +86,14 @@ impl Bulk {
         self.peer_port = port;
     }
 
+    /// Whether it may be used from now on. Data that takes it returns if not.
+    pub(super) fn set_usage(&mut self, usage: BulkUse) {
+        self.usage = usage;
+        if usage == BulkUse::Never && self.is_sending {
+            self.leaving.get_or_insert("the first path has become as fast");
+        }
+    }
+
     pub(super) fn is_sending(&self) -> bool {
         self.is_sending
     }

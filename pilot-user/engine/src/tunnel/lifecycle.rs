@@ -3,6 +3,7 @@
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
 use super::{Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
+use crate::config::BulkUse;
 use crate::connection::PeerLimits;
 use crate::crypto::aead::Aeads;
 use crate::crypto::handshake::{Initiated, Initiation};
@@ -281,6 +282,14 @@ impl Tunnel {
         session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer));
         self.table.control.push_back(SentFrame::NewSessionId);
         true
+    }
+
+    /// See [`crate::Endpoint::on_link_changed`].
+    pub(crate) fn on_link_changed(&mut self, bulk: BulkUse) {
+        if let Some(transport) = &mut self.transport {
+            transport.recovery.forget_backoff();
+            transport.paths.bulk.set_usage(bulk);
+        }
     }
 
     // Going down
