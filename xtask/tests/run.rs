@@ -34,7 +34,7 @@ datapath='"datapath":{"kind":"udp","mode":null,"attach":null,"reason":"a script"
 case $1 in
 keygen) echo '{"public_key":"key","identity":"file"}' ;;
 listen)
-    trap 'echo "{\"event\":\"stats\",\"xdp\":null,\"engine\":{\"opened_from_xdp\":0,\"opened_from_udp\":7,\"rx_ring\":0}}"; exit' TERM
+    trap 'echo "{\"event\":\"stats\",\"xdp\":null,\"engine\":{\"opened_from_xdp\":0,\"opened_from_udp\":7,\"opened_from_bulk\":0,\"rx_ring\":0,\"rx_bulk\":0}}"; exit' TERM
     echo "{\"event\":\"ready\",$datapath,\"listen\":\"-\"}"
     until [ -f "$NODES/sent" ]; do sleep 0.01; done
     echo "{\"event\":\"file\",\"path\":\"$NODES/received\"}"

@@ -416,3 +416,52 @@ fn ids_are_bounded_and_old_ones_end() {
     assert!(pair.ends[1].endpoint.replace_session_id(pair.now, peer));
     echo_once(&mut pair, handles, b"on");
 }
+
+// The link
+
+/// What could not arrive is sent again at once when the link works again, not after the pause that silence has led to.
+#[test]
+fn a_link_that_is_back_is_used_at_once() {
+    let delivered_after = |is_told: bool| {
+        let mut pair = Pair::with(|_, _| {});
+        let [ours, theirs] = pair.connected();
+        pair.run(SECOND);
+        let works = std::mem::replace(&mut pair.fate, Box::new(|_| vec![]));
+        pair.ends[0].endpoint.send_message(pair.now, ours, b"47 -> 48").unwrap();
+        pair.run(700 * MILLISECOND);
+        pair.fate = works;
+        let back = pair.now;
+        if is_told {
+            pair.ends[0].endpoint.on_link_changed(back, false);
+        }
+        pair.run_until(60 * SECOND, |pair| pair.messages(1, theirs) == [b"47 -> 48"]);
+        pair.now.since(back)
+    };
+    let (told, untold) = (delivered_after(true), delivered_after(false));
+    assert!(told <= MILLISECOND && untold > 10 * told, "{told:?} and {untold:?}");
+}
+
+/// Where a driver is zero-copy nothing beside it is faster: `Auto` does without the bulk path, and returns from it.
+#[test]
+fn zero_copy_needs_no_bulk_path() {
+    let mut pair = Pair::with(both_bulk(BulkUse::Auto));
+    let handles = pair.connected();
+    let now = pair.now;
+    pair.ends[0].endpoint.on_link_changed(now, true);
+    transfer(&mut pair, handles, 8 << 20, |_, _| {});
+    assert_eq!(told(&mut pair, 0), []);
+
+    let now = pair.now;
+    pair.ends[0].endpoint.on_link_changed(now, false);
+    let mut is_told = false;
+    transfer(&mut pair, handles, 8 << 20, |pair, received| {
+        if received > 4 << 20 && !std::mem::replace(&mut is_told, true) {
+            assert!(stats(pair, 0).sending_bulk);
+            let now = pair.now;
+            pair.ends[0].endpoint.on_link_changed(now, true);
+        }
+    });
+    assert!(!stats(&pair, 0).sending_bulk);
+    let ways: Vec<bool> = told(&mut pair, 0).into_iter().map(|(bulk, _)| bulk).collect();
+    assert_eq!(ways, [true, false]);
+}

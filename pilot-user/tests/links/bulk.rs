@@ -86,7 +86,8 @@ fn each_datagram_leaves_by_the_port_that_it_names_and_says_which_it_came_to() {
         let kept = receive(&mut b, COUNT as usize);
         for (by_bulk, from, to) in [(true, bulk(&a), bulk(&b)), (false, a.local_addr(), b.local_addr())] {
             let came: Vec<&Kept> = kept.iter().filter(|kept| kept.destination == to).collect();
-            assert!(came.iter().all(|kept| kept.source == from && kept.via == Via::Udp));
+            let via = if by_bulk { Via::Bulk } else { Via::Udp };
+            assert!(came.iter().all(|kept| kept.source == from && kept.via == via));
             let sent = numbers(by_bulk).map(|number| data(number, 300 + number as usize));
             assert!(came.iter().map(|kept| kept.payload.clone()).eq(sent), "by bulk: {by_bulk}");
         }
@@ -314,7 +315,8 @@ fn super_packets_come_whole_by_either_port() {
     peer.flush().unwrap();
     assert_eq!(receive(&mut node.link, 1)[0].via, Via::Xdp);
 
-    for (to, reason) in [(local, PassReason::LongerThanMtu), (to_bulk, PassReason::OtherPort)] {
+    let ways = [(local, Via::Udp, PassReason::LongerThanMtu), (to_bulk, Via::Bulk, PassReason::OtherPort)];
+    for (to, via, reason) in ways {
         let (passed, redirected) = (node.verdicts(reason), node.attached.counters().unwrap().redirected());
         const SUPER_PACKETS: u64 = 10;
         for round in 0..SUPER_PACKETS as u32 {
@@ -325,7 +327,7 @@ fn super_packets_come_whole_by_either_port() {
         }
         let kept = receive(&mut node.link, 400);
         for (number, kept) in kept.iter().enumerate() {
-            assert_eq!((kept.via, kept.destination), (Via::Udp, to));
+            assert_eq!((kept.via, kept.destination), (via, to));
             assert_eq!(kept.payload, data(number as u32, if number % 40 == 39 { 600 } else { 1400 }));
         }
         // The program saw them in one piece each: forty datagrams would be forty verdicts.
