@@ -19,15 +19,18 @@ use super::xdp::XdpLink;
 use super::{Change, Link, Received, Trust, Via};
 pub use slot::PairSlot;
 
-/// How long a socket that had nothing is left alone while there is another way to receive: a look is a system call of some
-/// 300 ns, more than the rest of a pass that finds nothing. Every pass counts it down by one, and a pass that found nothing by
-/// [`IDLE_PASS`], so that looks fall where no answer waits for the end of the pass. Lower costs latency at the other ways;
-/// higher delays what comes by this one: with nothing else to do by 8 passes, some µs, and under full load by 32 of 20 µs,
-/// less than 1 ms. A sleep ends when the socket becomes readable, and then it is looked at.
-const LOOK_AFTER: u32 = 32;
+/// Passes that found nothing, after which a socket that had nothing is looked at again while there is another way to receive:
+/// a look is a system call of some 300 ns, and such a pass takes 70. The pause begins here after something came, and doubles
+/// with each look in vain up to [`LOOK_AFTER_MOST`]: so an answer by this way waits for no longer than was waited for it before.
+/// Lower costs latency at the other ways, higher at this one.
+const LOOK_AFTER: u32 = 4;
 
-/// What a pass that found nothing counts, see [`LOOK_AFTER`].
-const IDLE_PASS: u32 = 4;
+/// Longest pause between looks: 20 µs with nothing else to do, and by [`BUSY_PASS`] 32 passes of 20 µs, less than 1 ms, under full
+/// load. A sleep ends when the socket becomes readable, and then it is looked at.
+const LOOK_AFTER_MOST: u32 = 256;
+
+/// What a pass that found something counts. With fewer, a socket would wait for very long under full load.
+const BUSY_PASS: u32 = 8;
 
 /// Part of a pass that a UDP socket gets when it is looked at: one in so many datagrams. A smaller part, and a burst of
 /// handshakes takes more passes; a larger one, and strangers who send what XDP passes up, or a peer's bulk, slow AF_XDP down.
@@ -83,18 +86,20 @@ pub struct PairLink {
 /// When a socket is to be looked at again, see [`LOOK_AFTER`].
 #[derive(Default)]
 struct Watch {
+    pause: u32,
     left: u32,
 }
 
 impl Watch {
     /// A look found so many: a socket that yields is looked at in every pass.
     fn looked(&mut self, found: usize) {
-        self.left = if found > 0 { 0 } else { LOOK_AFTER };
+        self.pause = if found > 0 { 0 } else { (self.pause * 2).clamp(LOOK_AFTER, LOOK_AFTER_MOST) };
+        self.left = self.pause;
     }
 
     /// A pass without a look found so many elsewhere.
     fn passed(&mut self, found: usize) {
-        self.left = self.left.saturating_sub(if found > 0 { 1 } else { IDLE_PASS });
+        self.left = self.left.saturating_sub(if found > 0 { BUSY_PASS } else { 1 });
     }
 }
 
