@@ -64,8 +64,7 @@ pub(super) fn run(input: &[u8]) {
                         *byte ^= mask;
                     }
                 }
-                let unchanged = same_but_mac2(&datagram, original);
-                deliver(&mut pair, to.into(), datagram, mac1, unchanged);
+                deliver(&mut pair, to.into(), datagram, mac1, original);
             }
             Operation::Made { to, kind, receiver, length, bytes, mac1 } => {
                 let receiver = match receiver {
@@ -81,7 +80,7 @@ pub(super) fn run(input: &[u8]) {
                     datagram[0] = VERSION << 5 | kind & 0x1f;
                     datagram[1..5].copy_from_slice(&receiver);
                 }
-                deliver(&mut pair, to.into(), datagram, mac1, false);
+                deliver(&mut pair, to.into(), datagram, mac1, &[]);
             }
             Operation::Wait { microseconds_log2 } => pair.pass(Duration::from_micros(1 << (microseconds_log2 % 26))),
         }
@@ -112,10 +111,12 @@ fn same_but_mac2(datagram: &[u8], original: &[u8]) -> bool {
 }
 
 /// A datagram that no node made must be dropped (wire.md W3.2, W4.4).
-fn deliver(pair: &mut Pair, to: usize, mut datagram: Vec<u8>, mac1: bool, genuine: bool) {
+fn deliver(pair: &mut Pair, to: usize, mut datagram: Vec<u8>, mac1: bool, original: &[u8]) {
     if mac1 && datagram.len() >= MACS_LEN {
         fuzzing::write_mac1(&static_key(to), &mut datagram);
     }
+    // Only now: where nothing but mac1 was changed, it is whole again.
+    let genuine = same_but_mac2(&datagram, original);
     let received = pair.deliver(to, &datagram);
     assert!(genuine || matches!(received, Received::Dropped(_)), "{received:?} of a forged datagram");
     if datagram.len() < HEADER_LEN {

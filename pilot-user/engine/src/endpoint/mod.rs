@@ -30,6 +30,7 @@ use crate::event::{Event, PeerId};
 use crate::limits::MAX_DATAGRAM_BYTES;
 use crate::stats::{DropReason, Stats};
 use crate::time::Instant;
+use crate::tunnel::transmit::Sent;
 use crate::tunnel::{Context, Path, Sessions, Tunnel};
 use timers::Timers;
 
@@ -213,11 +214,14 @@ impl Endpoint {
     pub fn poll_transmit(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Transmit> {
         while let Some(peer) = self.ready.pop_front() {
             let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
-            if let Some((len, path)) = sent {
+            let more = sent.as_ref().is_some_and(|sent| sent.more);
+            if more {
                 self.ready.push_back(peer);
+            }
+            self.is_ready[peer.0 as usize] = more;
+            if let Some(Sent { len, path, .. }) = sent {
                 return Some(Transmit { destination: path.remote, source: path.local, len });
             }
-            self.is_ready[peer.0 as usize] = false;
         }
         None
     }

@@ -16,7 +16,7 @@ pub(crate) mod lifecycle;
 mod mtu;
 mod path;
 mod receive;
-mod transmit;
+pub(crate) mod transmit;
 
 use std::collections::VecDeque;
 use std::time::Duration;

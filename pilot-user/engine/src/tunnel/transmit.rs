@@ -23,20 +23,32 @@ struct Filled {
     len: usize,
     /// Where it goes.
     path: Path,
+    /// There may be more to send at once.
+    more: bool,
+}
+
+/// A datagram that was written.
+pub(crate) struct Sent {
+    /// Its bytes.
+    pub(crate) len: usize,
+    pub(crate) path: Path,
+    /// Whether there may be more to send now. Without, nothing has to be looked at again until something arrives, the
+    /// application does something, or a deadline passes: it spares the search in vain before a single packet leaves.
+    pub(crate) more: bool,
 }
 
 impl Tunnel {
-    /// Writes the next datagram into `datagram`; its length and where it goes. `None`: nothing to send now.
-    pub(crate) fn poll_transmit(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
+    /// Writes the next datagram into `datagram`. `None`: nothing to send now.
+    pub(crate) fn poll_transmit(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<Sent> {
         if self.answer.is_some()
-            && let Some(sent) = self.respond(ctx, datagram)
+            && let Some((len, path)) = self.respond(ctx, datagram)
         {
-            return Some(sent);
+            return Some(Sent { len, path, more: true });
         }
         if self.next_try.is_some_and(|at| at <= ctx.now)
-            && let Some(sent) = self.initiate(ctx, datagram)
+            && let Some((len, path)) = self.initiate(ctx, datagram)
         {
-            return Some(sent);
+            return Some(Sent { len, path, more: true });
         }
         let filled = self.fill(ctx, datagram)?;
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
@@ -76,7 +88,7 @@ impl Tunnel {
         } else {
             transport.recovery.on_sent_unacked();
         }
-        Some((length, path))
+        Some(Sent { len: length, path, more: filled.more })
     }
 
     /// Fills the room between header and tag. `None`: nothing to send, or not now.
@@ -135,14 +147,16 @@ impl Tunnel {
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
+        let all_sent = table.control.is_empty() && table.with_messages.is_empty() && table.with_streams.is_empty();
+        let more = !all_sent || mtu_probe.is_some() || recovery.probe_due();
         match mtu_probe {
             Some(size) if may_send && !ack_eliciting => {
                 let len = fill_probe(datagram, len, size)?;
                 paths.sending_mut().mtu.on_probe_sent();
-                Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path })
+                Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path, more: true })
             }
             _ if len == 0 => None,
-            _ => Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path }),
+            _ => Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path, more }),
         }
     }
 }
@@ -150,7 +164,7 @@ impl Tunnel {
 impl Filled {
     /// A packet to be filled, of which nobody is to tell whether it arrived.
     fn nothing(path: Path) -> Self {
-        Self { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: 0, path }
+        Self { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: 0, path, more: true }
     }
 }
 
