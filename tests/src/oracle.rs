@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pilot_engine::limits::MAX_MESSAGE_BYTES;
+use pilot_engine::limits::{MAX_MESSAGE_BYTES, WHOLE_MESSAGE_BYTES};
 use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, OperationError, PeerId, Read, StreamId};
 use pilot_user::worker::Application;
 
@@ -19,8 +19,11 @@ pub const PORT: u16 = 4000;
 /// Part of a stream's length that is sent back on it in the other direction, as a divisor.
 const ANSWER_SHARE: u64 = 8;
 
-/// One message in so many is of any length up to the largest; the others have at most [`DELTA_BYTES`].
+/// One message in so many is of any length up to twice what goes in one frame; the others have at most [`DELTA_BYTES`].
 const LONG_MESSAGES: u64 = 16;
+
+/// One message in so many is of any length up to the largest.
+const LARGE_MESSAGES: u64 = 256;
 
 /// Bytes of the largest usual message, a delta.
 const DELTA_BYTES: u64 = 32;
@@ -55,7 +58,11 @@ impl Plan {
 
     fn message(&self, by_opener: bool, number: u64) -> Vec<u8> {
         let key = self.key(by_opener, number << 2 | 1);
-        let longest = if key.is_multiple_of(LONG_MESSAGES) { MAX_MESSAGE_BYTES as u64 } else { DELTA_BYTES };
+        let longest = match key {
+            _ if key.is_multiple_of(LARGE_MESSAGES) => MAX_MESSAGE_BYTES as u64,
+            _ if key.is_multiple_of(LONG_MESSAGES) => 2 * WHOLE_MESSAGE_BYTES as u64,
+            _ => DELTA_BYTES,
+        };
         let mut message = vec![0; (mix(key) % (longest + 1)) as usize];
         fill(key, 0, &mut message);
         message
@@ -167,6 +174,10 @@ impl Application for Oracle {
         match event {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::DatagramsReadable { .. } => {}
+            Event::StreamReset { stream, .. } | Event::StreamStopped { stream, .. } => {
+                unreachable!("{stream:?} was given up by nobody")
+            }
             Event::Offered { connection, port } => {
                 assert_eq!(port, PORT);
                 assert!(self.exchange.is_none(), "the peer opened a second connection");

@@ -86,7 +86,10 @@ impl Application for Services {
                     self.echo.serve(endpoint, now, connection);
                 }
             }
-            Event::StreamReadable { connection, stream } | Event::StreamWritable { connection, stream } => {
+            Event::StreamReadable { connection, stream }
+            | Event::StreamWritable { connection, stream }
+            | Event::StreamReset { connection, stream, .. }
+            | Event::StreamStopped { connection, stream, .. } => {
                 if let Some(files) = &mut self.files
                     && endpoint.port(connection) == Some(FILES_PORT)
                 {
@@ -104,7 +107,8 @@ impl Application for Services {
             Event::TunnelDown { peer, reason } => {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
-            Event::Connected { .. } | Event::StreamOpened { .. } => {}
+            Event::Connected { .. } | Event::StreamOpened { .. } | Event::DatagramsReadable { .. } => {}
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }
     }
 

@@ -288,6 +288,10 @@ impl World {
     fn on_event(&mut self, end: usize, event: Event) {
         match event {
             Event::TunnelUp { .. } | Event::MessagesWritable { .. } | Event::StreamWritable { .. } => {}
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::DatagramsReadable { .. } => {}
+            Event::StreamReset { stream, .. } | Event::StreamStopped { stream, .. } => {
+                unreachable!("{stream:?} was given up by nobody")
+            }
             Event::TunnelDown { reason, .. } => assert!(is_possible(&reason), "the tunnel is down: {reason}"),
             Event::Offered { connection, .. } => self.offered[end].push_back(connection),
             Event::Connected { connection } => self.with_handle(end, connection, |_, it| it.accepted = true),

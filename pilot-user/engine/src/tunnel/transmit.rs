@@ -89,7 +89,7 @@ impl Tunnel {
             return Some(Filled { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: w.len() });
         }
         let table = &mut self.table;
-        let wants = !table.control.is_empty() || !table.with_messages.is_empty() || !table.with_streams.is_empty();
+        let wants = table.wants_to_send();
         let mtu_probe = transport.mtu.probe().filter(|size| usize::from(*size) <= datagram.len());
         let ack_due = transport.acks.is_due(ctx.now);
         let may_send =
@@ -102,6 +102,9 @@ impl Tunnel {
         if ack_due && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
+        // What was consumed goes with what is sent anyway (W5.16).
+        let in_company = !frames.is_empty() || !table.control.is_empty() || transport.recovery.probe_due();
+        let consumed = if in_company { table.write_consumed(&mut w) } else { SentFrames::new() };
         let before = w.len();
         // While nothing arrives, data has the next try.
         let probe_first =
@@ -114,6 +117,7 @@ impl Tunnel {
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
+        table.on_consumed_written(consumed, ack_eliciting, &mut frames);
         match mtu_probe {
             Some(size) if may_send && !ack_eliciting => fill_probe(transport, datagram, len, size, frames),
             _ if len == 0 => None,
@@ -138,7 +142,7 @@ fn fill_probe(
     Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len: padded })
 }
 
-/// Control frames, then messages, then streams: whatever is queued and fits (no timer waits for more).
+/// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
 fn fill_queued(table: &mut Table, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
@@ -150,34 +154,7 @@ fn fill_queued(table: &mut Table, w: &mut Writer<'_>, sent: &mut SentFrames) {
             sent.push(control);
         }
     }
-    let mut last_message = None;
-    while let Some(key) = table.with_messages.front().copied() {
-        let Some(connection) = table.get_mut(key) else {
-            table.with_messages.pop_front();
-            continue;
-        };
-        last_message = connection.write_messages(key, w, sent).or(last_message);
-        if connection.has_messages_to_send() {
-            break; // no room
-        }
-        connection.messages_queued = false;
-        table.with_messages.pop_front();
-    }
-    let behind_messages = w.len();
-    for _ in 0..table.with_streams.len() {
-        let Some(key) = table.with_streams.pop_front() else { break };
-        let Some(connection) = table.get_mut(key) else { continue };
-        while connection.write_stream(key, w, sent) {}
-        connection.streams_queued = connection.has_streams_to_send();
-        if connection.streams_queued {
-            // Full: its next piece is behind those of the others.
-            table.with_streams.push_back(key);
-            break;
-        }
-    }
-    if let Some(start) = last_message.filter(|_| w.len() == behind_messages) {
-        w.shorten_last(start, frame::elide_message_length);
-    }
+    table.write_lanes(w, sent);
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
@@ -198,8 +175,13 @@ fn write_control(table: &mut Table, w: &mut Writer<'_>, control: &SentFrame) -> 
             Some(offset) => frame::write_stream_credit(w, id, *stream, offset),
             None => Some(()),
         },
-        SentFrame::StreamLimit(_) if connection.is_open() => {
-            frame::write_stream_limit(w, id, connection.stream_limit())
+        SentFrame::StreamLimit(_, direction) if connection.is_open() => {
+            frame::write_stream_limit(w, id, *direction, connection.stream_limit(*direction))
+        }
+        SentFrame::AllConsumed(_, stream, length) if connection.is_open() => {
+            // CONSUMED elicits no ack, and this is the last one of its stream.
+            frame::write_ping(w)?;
+            frame::write_consumed(w, id, *stream, *length)
         }
         _ => Some(()),
     }
