@@ -414,6 +414,29 @@ mod tests {
         assert_eq!(sent as u64, MESSAGE_WINDOW);
     }
 
+    /// wire.md W5.9: a message that credit does not allow whole is not begun; one that was begun goes on. A part is sent again
+    /// when it was lost, and not when another copy of it had arrived.
+    #[test]
+    fn credit_and_loss_of_what_goes_in_parts() {
+        let mut sender = MessageSender::default();
+        sender.push(&[1; 3000]);
+        sender.push(b"small");
+        let part = |range| Some(Outgoing { number: 0, total: 3000, range });
+        assert_eq!(sender.peek(cost(3000) - 1), None);
+        assert_eq!(sender.peek(cost(3000)), part(0..3000));
+        assert_eq!(sender.on_sent(&part(0..1024).unwrap()), cost(3000));
+        assert_eq!(sender.peek(0), part(1024..3000), "it has its credit");
+        assert_eq!(sender.on_sent(&part(1024..3000).unwrap()), 0);
+        assert_eq!(sender.peek(cost(5) - 1), None);
+        sender.on_part_lost(0, 0..1024);
+        assert_eq!(sender.peek(0), part(0..1024));
+        assert!(!sender.on_part_acked(0, 0..1024));
+        sender.on_part_lost(0, 0..1024);
+        assert_eq!(sender.peek(0), None, "a late loss of what was acked");
+        assert!(sender.on_part_acked(0, 1024..3000));
+        assert_eq!(sender.peek(cost(5)).map(|next| next.number), Some(1));
+    }
+
     #[test]
     fn numbers_far_apart() {
         for next in [0u64, 1, 40_000, 65_535, 65_536, 1 << 40] {

@@ -8,6 +8,8 @@ mod common;
 use common::{Pair, Random};
 use pilot_engine::limits::{CONNECTION_CREDIT_BYTES, MAX_CONNECTION_CREDIT_BYTES, MAX_STREAMS, STREAM_CREDIT_BYTES};
 use pilot_engine::{ConnectionHandle, Event, OperationError, Read, StreamId};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -300,6 +302,27 @@ fn consumed_is_not_delivered() {
     pair.run(Duration::from_millis(10));
     assert!(is_told(&mut pair, &Event::StreamConsumed { connection: ours, stream }));
     assert_eq!(pair.ends[0].endpoint.consumed(ours, stream), None);
+}
+
+/// wire.md W5.16: what a lost ack-only packet said is said again.
+#[test]
+fn consumption_is_told_after_a_loss() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let lossy = Rc::new(Cell::new(false));
+    let is_lossy = Rc::clone(&lossy);
+    pair.fate = Box::new(move |_| if is_lossy.get() { vec![] } else { vec![Duration::ZERO] });
+    pair.ends[0].endpoint.send_message(pair.now, ours, b"once").unwrap();
+    pair.run_until(SECOND, |pair| pair.messages(1, theirs).len() == 1);
+    let before = pair.ends[1].sent.len();
+    lossy.set(true);
+    pair.run(Duration::from_millis(20));
+    assert!(pair.ends[1].sent.len() > before, "the ack was sent");
+    assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(0));
+    lossy.set(false);
+    pair.run(12 * SECOND);
+    assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(1));
 }
 
 /// wire.md W5.16: a delta and its echo take no more packets because their consumption is told.

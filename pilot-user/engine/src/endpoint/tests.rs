@@ -233,15 +233,22 @@ fn an_end_before_its_open_makes_it_void() {
 /// wire.md W5.9: streams share their connection's credit; all of it may be used, and not a byte more.
 #[test]
 fn connection_credit_holds_over_streams() {
-    let (mut pair, _) = Pair::connected();
-    let window = CONNECTION_CREDIT_BYTES / STREAM_CREDIT_BYTES;
-    for id in 0..window {
-        pair.inject(&stream(0, id << 2, STREAM_CREDIT_BYTES - 1, false, 1));
-        assert!(pair.ends[1].is_up(PeerId(0)));
+    for with_reset in [false, true] {
+        let (mut pair, _) = Pair::connected();
+        let window = CONNECTION_CREDIT_BYTES / STREAM_CREDIT_BYTES;
+        // What is reset gives back what it took, and no more.
+        let first = if with_reset { window } else { 0 };
+        for id in 0..first {
+            pair.inject(&bytes(|w| frame::write_reset_stream(w, 0, id << 2, 7, STREAM_CREDIT_BYTES)));
+        }
+        for id in first..first + window {
+            pair.inject(&stream(0, id << 2, STREAM_CREDIT_BYTES - 1, false, 1));
+            assert!(pair.ends[1].is_up(PeerId(0)));
+        }
+        pair.inject(&stream(0, (first + window) << 2, 0, false, 1));
+        let violation = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::ProtocolViolation(v), .. } if v.code == Code::CreditExceeded);
+        assert!(pair.events(1).iter().any(violation));
     }
-    pair.inject(&stream(0, window << 2, 0, false, 1));
-    let violation = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::ProtocolViolation(v), .. } if v.code == Code::CreditExceeded);
-    assert!(pair.events(1).iter().any(violation));
 }
 
 /// More connections than there may be are refused, and those that are there go on.
