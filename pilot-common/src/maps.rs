@@ -17,6 +17,8 @@ pub const LOCAL: &str = "LOCAL";
 pub const ALLOW_FROM: &str = "ALLOW_FROM";
 /// Per-CPU array of u64, indexed by [`crate::stats::Verdict::counter`].
 pub const COUNTERS: &str = "COUNTERS";
+// The log has maps of its own: the ring `AYA_LOGS`, which the crates aya-log-ebpf and aya-log agree on, and the program's
+// window of time, of which userspace knows nothing.
 
 /// Most receive queues: as many as a session id's 8 bits can name workers (wire.md W1.2). On a device with more, the
 /// queues above get no socket, and what they receive is passed.
@@ -27,14 +29,19 @@ pub const MAX_LOCAL: u32 = 256;
 /// Most prefixes in `allow_from`. Allocated as they are inserted; more would make the trie deep and every packet slower.
 pub const MAX_ALLOW_FROM: u32 = 4096;
 
+/// Most frames that a CPU logs in a second. The next line says how many more there were. More would let who sends to us fill
+/// a disk, at some 200 bytes a line, and would not be read by anybody; with fewer, the frames of one failed handshake might
+/// not all be seen.
+pub const MAX_LOG_LINES: u64 = 100;
+
 /// The value of a set's member.
 pub type Present = u8;
 /// The IP version of an allowed prefix, see [`allow_value`].
 pub type AllowValue = u8;
-/// [`Config`] as the map holds it.
-pub type ConfigWords = [u32; 3];
+/// [`Config`] as the map holds it, and whether the program logs.
+pub type ConfigWords = [u32; 4];
 
-const _: () = assert!(size_of::<Address>() == 16 && size_of::<ConfigWords>() == 12);
+const _: () = assert!(size_of::<Address>() == 16 && size_of::<ConfigWords>() == 16);
 
 /// The value of a prefix in `ALLOW_FROM`, and what a lookup must find for an address of that family: the trie would find
 /// `::/0` for IPv4 addresses also, which an IPv6 prefix does not contain.
@@ -56,18 +63,24 @@ pub struct Config {
 
 impl Config {
     /// The map's value. Its bytes are not replaced at once: a packet that comes in between may see some words old and
-    /// some new.
+    /// some new. With `log`, the program logs what is sent to our port and is not redirected.
     #[inline]
-    pub const fn to_words(self) -> ConfigWords {
-        [self.port as u32, self.mtu, self.allow_all as u32]
+    pub const fn to_words(self, log: bool) -> ConfigWords {
+        [self.port as u32, self.mtu, self.allow_all as u32, log as u32]
     }
 
     /// Reads the map's value.
     #[inline(always)]
     pub const fn from_words(words: &ConfigWords) -> Self {
-        let [port, mtu, allow_all] = *words;
+        let [port, mtu, allow_all, _] = *words;
         Self { port: port as u16, mtu, allow_all: allow_all != 0 }
     }
+}
+
+/// Whether the program logs: the switch in the map's value.
+#[inline(always)]
+pub const fn is_logging(words: &ConfigWords) -> bool {
+    words[3] != 0
 }
 
 #[cfg(test)]
@@ -76,9 +89,10 @@ mod tests {
 
     #[test]
     fn words_give_the_config_back() {
-        for allow_all in [false, true] {
+        for (allow_all, log) in [(false, false), (false, true), (true, false), (true, true)] {
             let config = Config { port: 0xfedc, mtu: 9000, allow_all };
-            assert_eq!(Config::from_words(&config.to_words()), config);
+            let words = config.to_words(log);
+            assert_eq!((Config::from_words(&words), is_logging(&words)), (config, log));
         }
     }
 }

@@ -3,12 +3,13 @@
 #![no_main]
 
 mod ctx;
+mod log;
 mod maps;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use pilot_common::maps::Config;
+use pilot_common::maps::{Config, is_logging};
 use pilot_common::steer::{PassReason, Verdict, steer};
 
 use crate::ctx::Frame;
@@ -26,6 +27,10 @@ fn pilot_steer(ctx: XdpContext) -> u32 {
         verdict @ Verdict::Drop(_) => (XDP_DROP, verdict),
     };
     maps::count(verdict);
+    // What is redirected is not logged: the fast path has no test of the switch.
+    if action != XDP_REDIRECT && is_logging(config) {
+        log::unredirected(ctx, verdict.counter() as u32);
+    }
     action
 }
 

@@ -18,6 +18,9 @@ static LOCAL: HashMap<Address, Present> = HashMap::with_max_entries(MAX_LOCAL, 0
 static ALLOW_FROM: LpmTrie<[u8; 16], AllowValue> = LpmTrie::with_max_entries(MAX_ALLOW_FROM, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stats::COUNTERS as u32, 0);
+/// What [`log`](crate::log) remembers, see there.
+#[map]
+pub(crate) static LOG_WINDOW: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps as the decision's tables.
 pub(crate) struct Tables;

@@ -13,6 +13,7 @@ use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
 use crate::worker::Application;
 use crate::worker::drivers::Worker;
+use crate::worker::handoff::Handoff;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +87,7 @@ impl Node {
 
     /// Puts an application on the node. The worker goes to a driver, the rest stays with the caller.
     pub fn with<A: Application>(self, application: A) -> (Running, Worker<PairLink, A>) {
-        let worker = Worker::new(self.endpoint, self.link, application, self.origin);
+        let worker = Worker::new(self.endpoint, self.link, application, Handoff::alone(), self.origin);
         (Running { control: self.control, doorbell: self.doorbell, peers: self.peers }, worker)
     }
 }

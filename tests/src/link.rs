@@ -71,7 +71,7 @@ const SLOTS: usize = 48;
 /// Largest UDP payload in bytes, of IPv4 over Ethernet: 1500 - 20 - 8.
 const MAX_PAYLOAD: usize = 1472;
 
-/// A link over a network in memory.
+/// A link over a network in memory. It sends from whichever port it is told to, and receives on all.
 #[derive(Debug)]
 pub struct SimLink {
     local: SocketAddr,
@@ -162,10 +162,10 @@ impl Slot for SimSlot<'_> {
 
     fn commit(self, envelope: &Envelope) {
         let link = self.link;
-        let source = envelope.source.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
-        let source = source.unwrap_or(link.local.ip());
+        let named = envelope.source.unwrap_or(link.local);
+        let ip = Some(named.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(link.local.ip());
         link.committed.push(Packet {
-            source: SocketAddr::new(source, link.local.port()),
+            source: SocketAddr::new(ip, named.port()),
             destination: envelope.destination,
             head: Vec::new(),
             bytes: link.room[..envelope.len].to_vec(),

@@ -1,4 +1,4 @@
-//! Warnings and errors that are logged during a simulation: there must be none.
+//! What is logged during a test: during a simulation, there must be no warning and no error.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,19 +7,24 @@ use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Collects what this thread logs as WARN or ERROR while it lives. Nodes that are honest give each other no reason for
-/// either: a warning about a peer that broke the protocol means that one of the two has a bug.
+/// Collects what this thread logs while it lives.
 pub struct Watch {
     text: Text,
     _guard: DefaultGuard,
 }
 
 impl Watch {
-    /// Begins to collect.
+    /// Begins to collect what is WARN or ERROR. Nodes that are honest give each other no reason for either: a warning about
+    /// a peer that broke the protocol means that one of the two has a bug.
     pub fn begin() -> Self {
+        Self::at(Level::WARN)
+    }
+
+    /// Begins to collect what is of this level or worse.
+    pub fn at(level: Level) -> Self {
         let text = Text::default();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::WARN)
+            .with_max_level(level)
             .with_ansi(false)
             .without_time()
             .with_writer(text.clone())

@@ -150,12 +150,14 @@ pub struct Oracle {
     closed: Vec<CloseReason>,
     /// For each tunnel that came up: whether it continued the one before.
     tunnels: Vec<bool>,
+    /// For each change of the path sent over: whether to the bulk path.
+    sending: Vec<bool>,
 }
 
 impl Oracle {
     /// An end that opens the connection, and opens it anew when it was closed; or one that waits for it.
     pub fn new(plan: Plan, opens_to: Option<PeerId>) -> Self {
-        Self { plan, opens_to, exchange: None, closed: Vec::new(), tunnels: Vec::new() }
+        Self { plan, opens_to, exchange: None, closed: Vec::new(), tunnels: Vec::new(), sending: Vec::new() }
     }
 
     /// Whether all is written, delivered and read.
@@ -175,6 +177,11 @@ impl Oracle {
     /// For each tunnel that came up so far: whether it continued the one before.
     pub fn tunnels(&self) -> &[bool] {
         &self.tunnels
+    }
+
+    /// For each change of the path sent over, so far: whether to the bulk path.
+    pub fn sending(&self) -> &[bool] {
+        &self.sending
     }
 
     fn connect(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) {
@@ -219,6 +226,7 @@ impl Application for Oracle {
         match event {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
+            Event::Sending { bulk, .. } => self.sending.push(bulk),
             Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
             Event::DatagramsReadable { connection } => {
                 let mut exchange = it(&mut self.exchange, connection);

@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
 use pilot_engine::limits::KEEP_ALIVE;
-use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
+use pilot_engine::{BulkUse, Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
+use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Opened, turn};
 
 use crate::link::{Attachment, Packet, Place};
@@ -20,6 +21,12 @@ use crate::random::Random;
 
 /// The overlay port's UDP port.
 const UDP_PORT: u16 = 4242;
+
+/// A host's second UDP port, if it has one.
+const BULK_PORT: u16 = 4343;
+
+/// How much sooner what a relay sends arrives than what it is a copy of would at the least.
+const RELAY_DELAY: Duration = Duration::from_micros(1);
 
 /// Unix time at the origin of virtual time.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
@@ -41,17 +48,43 @@ const KEEP_ALIVE_BYTES: usize = 256;
 /// Number of hosts. Host 0 opens the connection, to host 1.
 const HOSTS: usize = 2;
 
+/// Whether a host has a second port, and sends over the bulk path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bulk {
+    /// Whether it has the port.
+    pub port: bool,
+    /// Whether it sends.
+    pub usage: BulkUse,
+}
+
+/// Somebody on the way who sends on, from an address of their own, what a host sends, and is faster than its path.
+#[derive(Clone, Copy, Debug)]
+struct Relay {
+    /// Whose packets.
+    host: usize,
+    address: SocketAddr,
+    /// Bytes that it sent, and that came to it.
+    sent: u64,
+    came: u64,
+}
+
 /// One host.
 pub struct Host<A> {
     place: Place,
+    bulk: Bulk,
+    /// Where the network sees it: at this address, with ports so much higher than its own.
+    seen_at: (IpAddr, u16),
     peer: PeerId,
     /// Its engine.
     pub endpoint: Endpoint,
     /// Its application.
     pub oracle: Oracle,
     attachment: A,
+    handoff: Handoff,
     opened: Opened,
     uplink: Netem,
+    /// The bulk path's, which has its own fate.
+    bulk_uplink: Netem,
     /// When it must be looked at, if nothing arrives before.
     deadline: Option<Instant>,
     delivered: u64,
@@ -62,6 +95,19 @@ impl<A> Host<A> {
     /// The other host, to this one's engine.
     pub fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    /// Where the network sees one of the host's own addresses.
+    fn seen_as(&self, own: SocketAddr) -> SocketAddr {
+        let (ip, higher) = self.seen_at;
+        if own.ip() == self.place.address.ip() { SocketAddr::new(ip, own.port().wrapping_add(higher)) } else { own }
+    }
+
+    /// Which of the host's own addresses the network sees there.
+    fn own(&self, seen: SocketAddr) -> Option<SocketAddr> {
+        let second = SocketAddr::new(self.place.address.ip(), BULK_PORT);
+        let own = [Some(self.place.address), Some(second).filter(|_| self.bulk.port)];
+        own.into_iter().flatten().find(|own| self.seen_as(*own) == seen)
     }
 
     /// Packets that came to the host and were dropped before its worker saw them: by the device, the XDP program or for
@@ -86,20 +132,29 @@ pub struct World<A: Attachment> {
     sent: u64,
     /// Packets, and of those the ones larger than [`KEEP_ALIVE_BYTES`], since this was reset.
     recent: [u64; 2],
+    relay: Option<Relay>,
     logs: Watch,
 }
 
 impl<A: Attachment> World<A> {
     /// Two hosts on good paths, of which the first opens a connection to the second.
     pub fn new(seed: u64, plan: Plan) -> Self {
+        Self::with_bulk(seed, plan, [Bulk::default(); HOSTS])
+    }
+
+    /// The same, of which some may have a second port. Only the link in memory takes it.
+    pub fn with_bulk(seed: u64, plan: Plan, bulk: [Bulk; HOSTS]) -> Self {
         let logs = Watch::begin();
         let mut random = Random::new(seed);
         let now = Instant::from_nanos(1);
         let places: Vec<Place> = (0..HOSTS).map(place).collect();
-        let uplink = |random: &mut Random| Netem::new(Conditions::GOOD, random.fork());
-        let hosts = places.iter().map(|own| host(own, &places, plan, uplink(&mut random), &mut random)).collect();
+        let hosts = places.iter().map(|own| {
+            let uplink = Netem::new(Conditions::GOOD, random.fork());
+            host(own, &places, plan, bulk[own.index], uplink, &mut random)
+        });
+        let hosts = hosts.collect();
         let in_flight = BinaryHeap::new();
-        Self { hosts, seed, plan, random, now, in_flight, sent: 0, recent: [0; 2], logs }
+        Self { hosts, seed, plan, random, now, in_flight, sent: 0, recent: [0; 2], relay: None, logs }
     }
 
     /// The time.
@@ -110,6 +165,28 @@ impl<A: Attachment> World<A> {
     /// Other conditions on all paths.
     pub fn set_conditions(&mut self, conditions: Conditions) {
         self.hosts.iter_mut().for_each(|host| host.uplink.set_conditions(conditions));
+        self.set_bulk_conditions(conditions);
+    }
+
+    /// Other conditions on the bulk paths alone.
+    pub fn set_bulk_conditions(&mut self, conditions: Conditions) {
+        self.hosts.iter_mut().for_each(|host| host.bulk_uplink.set_conditions(conditions));
+    }
+
+    /// A host is seen at another address, or behind other ports, from now on. What is sent to where it was is lost.
+    pub fn rebind(&mut self, host: usize, ip: IpAddr, ports_higher: u16) {
+        self.hosts[host].seen_at = (ip, ports_higher);
+    }
+
+    /// Somebody sends on, from an address that is not the host's, whatever it sends; `None`: not any more. What came there
+    /// goes nowhere.
+    pub fn relay(&mut self, of: Option<(usize, SocketAddr)>) {
+        self.relay = of.map(|(host, address)| Relay { host, address, sent: 0, came: 0 });
+    }
+
+    /// Bytes that the relay has sent, and that came to it.
+    pub fn relayed(&self) -> Option<(u64, u64)> {
+        self.relay.map(|relay| (relay.sent, relay.came))
     }
 
     /// What the path from a host did.
@@ -122,8 +199,9 @@ impl<A: Attachment> World<A> {
         let places: Vec<Place> = self.hosts.iter().map(|host| host.place).collect();
         let uplink = Netem::new(Conditions::GOOD, self.random.fork());
         let host = &mut self.hosts[index];
-        let uplink = std::mem::replace(&mut host.uplink, uplink);
-        *host = self::host(&host.place, &places, self.plan, uplink, &mut self.random);
+        let (seen_at, uplink) = (host.seen_at, std::mem::replace(&mut host.uplink, uplink));
+        *host = self::host(&host.place, &places, self.plan, host.bulk, uplink, &mut self.random);
+        host.seen_at = seen_at;
     }
 
     /// Lets `time` pass.
@@ -207,14 +285,23 @@ impl<A: Attachment> World<A> {
         for _ in 0..PASSES_MAX {
             let host = &mut self.hosts[index];
             let (endpoint, link) = (&mut host.endpoint, host.attachment.link());
-            let turn = turn(endpoint, link, &mut host.oracle, self.now, &mut host.opened)
+            let turn = turn(endpoint, link, &mut host.oracle, &mut host.handoff, self.now, &mut host.opened)
                 .expect("a link in memory has no errors");
             host.deadline = turn.deadline;
             for packet in host.attachment.take_sent() {
                 let Packet { source, destination, head, bytes } = packet;
+                let is_bulk = [source, destination].iter().any(|end| end.port() == BULK_PORT);
+                let source = host.seen_as(source);
                 self.recent[0] += 1;
                 self.recent[1] += u64::from(bytes.len() > KEEP_ALIVE_BYTES);
-                host.uplink.send(self.now, bytes, |at, bytes| {
+                if let Some(relay) = self.relay.as_mut().filter(|relay| relay.host == index) {
+                    relay.sent += bytes.len() as u64;
+                    self.sent += 1;
+                    let copy = Packet { source: relay.address, destination, head: head.clone(), bytes: bytes.clone() };
+                    self.in_flight.push(Reverse((self.now + RELAY_DELAY, self.sent, copy)));
+                }
+                let uplink = if is_bulk { &mut host.bulk_uplink } else { &mut host.uplink };
+                uplink.send(self.now, bytes, |at, bytes| {
                     self.sent += 1;
                     let packet = Packet { source, destination, head: head.clone(), bytes };
                     self.in_flight.push(Reverse((at, self.sent, packet)));
@@ -231,9 +318,13 @@ impl<A: Attachment> World<A> {
 
     /// Brings a packet to the host it is for; one that is for nobody goes nowhere.
     fn deliver(&mut self, packet: &Packet) {
-        if let Some(host) = self.hosts.iter_mut().find(|host| host.place.address == packet.destination) {
-            let taken = host.attachment.deliver(packet);
+        let inside = |host: &mut Host<A>| host.own(packet.destination).map(|own| (host.place.index, own));
+        if let Some((index, destination)) = self.hosts.iter_mut().find_map(inside) {
+            let host = &mut self.hosts[index];
+            let taken = host.attachment.deliver(&Packet { destination, ..packet.clone() });
             *if taken { &mut host.delivered } else { &mut host.refused } += 1;
+        } else if let Some(relay) = self.relay.as_mut().filter(|relay| relay.address == packet.destination) {
+            relay.came += packet.bytes.len() as u64;
         }
     }
 }
@@ -268,10 +359,18 @@ fn overlay(index: usize) -> OverlayAddress {
     OverlayAddress { network: 0, node: index as u32 + 1 }
 }
 
-fn host<A: Attachment>(own: &Place, places: &[Place], plan: Plan, uplink: Netem, random: &mut Random) -> Host<A> {
+fn host<A: Attachment>(
+    own: &Place,
+    places: &[Place],
+    plan: Plan,
+    bulk: Bulk,
+    uplink: Netem,
+    random: &mut Random,
+) -> Host<A> {
     let mut attachment = A::open(own, places).expect("memory and a few descriptors");
     let mut config = Config::new(identity(own.index), overlay(own.index), random.bytes(), EPOCH);
     config.max_datagram = attachment.link().max_payload() as u16;
+    (config.bulk_port, config.bulk) = (bulk.port.then_some(BULK_PORT), bulk.usage);
     let mut endpoint = Endpoint::new(config, random.bytes());
     let other = &places[HOSTS - 1 - own.index];
     let peer = endpoint.add_peer(PeerConfig {
@@ -281,12 +380,16 @@ fn host<A: Attachment>(own: &Place, places: &[Place], plan: Plan, uplink: Netem,
     });
     Host {
         place: *own,
+        bulk,
+        seen_at: (own.address.ip(), 0),
         peer,
         endpoint,
         oracle: Oracle::new(plan, (own.index == 0).then_some(peer)),
         attachment,
+        handoff: Handoff::alone(),
         opened: Opened::default(),
         uplink,
+        bulk_uplink: Netem::new(Conditions::GOOD, random.fork()),
         deadline: None,
         delivered: 0,
         refused: 0,

@@ -4,11 +4,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use pilot_engine::BulkUse;
 use pilot_tests::link::{Attachment, SimLink};
 use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
 use pilot_tests::oracle::Plan;
 use pilot_tests::random::Random;
-use pilot_tests::world::World;
+use pilot_tests::world::{Bulk, World};
 use pilot_tests::xdp::XdpPort;
 
 /// Enough to meet most pairs of faults, and few enough for every run of the tests.
@@ -56,15 +57,30 @@ fn conditions(random: &mut Random) -> Conditions {
     }
 }
 
-fn everything<A: Attachment>() {
+fn bulk(random: &mut Random) -> Bulk {
+    let usage = [BulkUse::Never, BulkUse::Auto, BulkUse::Always][random.below(3) as usize];
+    Bulk { port: random.below(3) > 0, usage }
+}
+
+/// `paths`: the link has second ports, and the host that opens the connection may move. (The other is where its peer is
+/// configured to find it.)
+fn everything<A: Attachment>(paths: bool) {
     for seed in seeds() {
         let mut random = Random::new(seed).fork();
-        let mut world = World::<A>::new(seed, plan(seed, &mut random));
+        let mut moves = Random::new(!seed).fork();
+        let ports = if paths { [0; 2].map(|_| bulk(&mut moves)) } else { [Bulk::default(); 2] };
+        let mut world = World::<A>::with_bulk(seed, plan(seed, &mut random), ports);
         for _ in 0..random.below(CHANGES_MAX + 1) {
             match random.below(8) {
                 0 => world.set_conditions(Conditions::PARTITIONED),
                 1 => world.restart(random.below(2) as usize),
                 _ => world.set_conditions(conditions(&mut random)),
+            }
+            match if paths { moves.below(6) } else { u64::MAX } {
+                0 => world.set_bulk_conditions(Conditions::PARTITIONED),
+                1 => world.set_bulk_conditions(conditions(&mut moves)),
+                2 => world.rebind(0, [192, 0, 2, moves.below(3) as u8].into(), moves.below(3) as u16),
+                _ => {}
             }
             world.run(Duration::from_micros(random.of_any_size(24)));
         }
@@ -74,12 +90,12 @@ fn everything<A: Attachment>() {
 
 #[test]
 fn everything_in_memory() {
-    everything::<SimLink>();
+    everything::<SimLink>(true);
 }
 
 #[test]
 fn everything_over_af_xdp() {
-    everything::<XdpPort>();
+    everything::<XdpPort>(false);
 }
 
 /// A seed is all there is to a run.

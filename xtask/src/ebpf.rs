@@ -20,7 +20,7 @@ const CPU: &str = "v3";
 const RUST_SRC: &str = "PILOT_RUST_SRC";
 
 /// Builds the object and writes it, with the versions that made it, to `pilot-ebpf/dist`. With `check`, builds it from
-/// nothing in a temporary folder and fails unless the bytes are those of `dist`.
+/// nothing in a temporary folder, lints it there, and fails unless clippy is content and the bytes are those of `dist`.
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
     let dist = root.join("pilot-ebpf/dist");
@@ -44,7 +44,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
         object.display()
     );
     let target = std::env::temp_dir().join(format!("pilot-ebpf-{}", std::process::id()));
-    let built = build(root, &target);
+    let built = build(root, &target).and_then(|built| lint(root, &target).map(|()| built));
     if target.exists() {
         fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
     }
@@ -57,6 +57,22 @@ pub(crate) fn run(check: bool) -> Result<()> {
 
 /// The object's bytes, built in `target_dir`.
 fn build(root: &Path, target_dir: &Path) -> Result<Vec<u8>> {
+    let status = cargo("build", root, target_dir)?.status().context("cannot run cargo")?;
+    ensure!(status.success(), "building pilot-ebpf failed: {status}");
+    let object = target_dir.join(TARGET).join("ebpf/pilot");
+    fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
+}
+
+/// Clippy on the program, which the workspace's other lints leave out because it is for another target.
+fn lint(root: &Path, target_dir: &Path) -> Result<()> {
+    let mut clippy = cargo("clippy", root, target_dir)?;
+    let status = clippy.args(["--", "-D", "warnings"]).status().context("cannot run cargo")?;
+    ensure!(status.success(), "clippy on pilot-ebpf failed: {status}");
+    Ok(())
+}
+
+/// A command of cargo's for the program, its target and its flags.
+fn cargo(command: &str, root: &Path, target_dir: &Path) -> Result<Command> {
     let library = rust_src()?;
     // Paths that could get into the object, and what to call them everywhere.
     let home = || std::env::home_dir().map(|home| home.join(".cargo"));
@@ -68,21 +84,18 @@ fn build(root: &Path, target_dir: &Path) -> Result<Vec<u8>> {
         format!("--remap-path-prefix={}=/cargo", crates.display()),
         format!("--remap-path-prefix={}=/rust/library", library.display()),
     ];
-    let status = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
         .current_dir(root)
-        .args(["build", "--quiet", "--locked", "--package=pilot-ebpf", "--profile=ebpf", "-Zbuild-std=core"])
+        .args([command, "--quiet", "--locked", "--package=pilot-ebpf", "--profile=ebpf", "-Zbuild-std=core"])
         .arg(format!("--target={TARGET}"))
         .arg("--target-dir")
         .arg(target_dir)
         // Stable rustc, allowed what only the building of `core` needs.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_TESTS_ONLY_SRC_ROOT", &library)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "building pilot-ebpf failed: {status}");
-    let object = target_dir.join(TARGET).join("ebpf/pilot");
-    fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    Ok(cargo)
 }
 
 /// The folder `library` of the standard library's sources.
@@ -111,7 +124,7 @@ fn toolchain(root: &Path) -> Result<String> {
     for (name, version) in lock.lines().zip(lock.lines().skip(1)) {
         let quoted = |line: &str, key| Some(line.strip_prefix(key)?.trim_matches('"').to_owned());
         if let (Some(name), Some(version)) = (quoted(name, "name = "), quoted(version, "version = "))
-            && name.starts_with("aya-ebpf")
+            && (name.starts_with("aya-ebpf") || name.starts_with("aya-log-"))
         {
             lines += &format!("{name} {version}\n");
         }

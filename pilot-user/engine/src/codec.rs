@@ -30,6 +30,10 @@ impl<'a> Reader<'a> {
         self.array().map(u16::from_be_bytes)
     }
 
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
     pub(crate) fn varint(&mut self) -> Option<u64> {
         let first = *self.0.first()?;
         let length = 1usize << (first >> 6);

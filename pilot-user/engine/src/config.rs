@@ -8,6 +8,18 @@ use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
 use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
 
+/// Whether an end sends over the bulk path (W6.8). What arrives is the other end's choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BulkUse {
+    /// Not at all.
+    #[default]
+    Never,
+    /// While data queues for longer than a few round trips (W6.9).
+    Auto,
+    /// Whenever it works.
+    Always,
+}
+
 /// Configuration of an endpoint.
 #[derive(Debug)]
 pub struct Config {
@@ -29,6 +41,10 @@ pub struct Config {
     pub aeads: Aeads,
     /// A tunnel on which nothing was opened for this long is over.
     pub idle_timeout: Duration,
+    /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
+    pub bulk_port: Option<u16>,
+    /// Whether this end sends over the bulk path.
+    pub bulk: BulkUse,
 }
 
 impl Config {
@@ -44,6 +60,8 @@ impl Config {
             packet_credit: DEFAULT_PACKET_CREDIT,
             aeads: Aeads::detect(),
             idle_timeout: IDLE_TIMEOUT,
+            bulk_port: None,
+            bulk: BulkUse::Never,
         }
     }
 

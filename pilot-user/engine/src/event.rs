@@ -40,6 +40,15 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+    /// What is sent to the peer takes another path from now on. A tunnel begins on its first path.
+    Sending {
+        /// To whom.
+        peer: PeerId,
+        /// Over the bulk path, or else over the first.
+        bulk: bool,
+        /// Why, in words for an operator.
+        why: &'static str,
+    },
     /// The peer opens a connection: [`crate::Endpoint::accept`] or [`crate::Endpoint::refuse`] it.
     Offered {
         /// The connection.

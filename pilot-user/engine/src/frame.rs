@@ -21,6 +21,9 @@ const RESET_STREAM: u8 = 0x0b;
 const STOP_STREAM: u8 = 0x0c;
 const CONSUMED: u8 = 0x10;
 const MESSAGES_CONSUMED: u8 = 0x11;
+const NEW_SESSION_ID: u8 = 0x0d;
+const PATH_CHALLENGE: u8 = 0x0e;
+const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
 const DATAGRAM: u8 = 0x18;
 const MESSAGE: u8 = 0x1a;
@@ -34,6 +37,9 @@ const WITH_LENGTH: u8 = 0x01;
 const STREAM_FIN: u8 = 0x01;
 const STREAM_LENGTH: u8 = 0x02;
 const STREAM_OFFSET: u8 = 0x04;
+
+/// What a PATH_CHALLENGE asks for and a PATH_RESPONSE repeats.
+pub(crate) type PathData = [u8; 8];
 
 /// One decoded frame; its bytes are lent by the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +61,9 @@ pub(crate) enum Frame<'a> {
     StreamLimit { connection: u64, direction: Direction, total: u64 },
     Datagram { connection: u64, payload: &'a [u8] },
     MessagePart { connection: u64, number: u16, part: Part<'a> },
+    NewSessionId { id: u32 },
+    PathChallenge { data: PathData },
+    PathResponse { data: PathData },
     Message { connection: u64, number: u16, payload: &'a [u8] },
     Stream { connection: u64, stream: u64, offset: u64, fin: bool, payload: &'a [u8] },
 }
@@ -105,7 +114,15 @@ impl<'a> Frame<'a> {
 
     /// Whether the packet is to be acknowledged for it (W5.3).
     pub(crate) const fn is_ack_eliciting(&self) -> bool {
-        !matches!(self, Self::Ack(_) | Self::Close { .. } | Self::Consumed { .. } | Self::MessagesConsumed { .. })
+        !matches!(
+            self,
+            Self::Ack(_)
+                | Self::Close { .. }
+                | Self::PathChallenge { .. }
+                | Self::PathResponse { .. }
+                | Self::Consumed { .. }
+                | Self::MessagesConsumed { .. }
+        )
     }
 
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
@@ -135,6 +152,10 @@ impl<'a> Frame<'a> {
             _ if kind & !WITH_LENGTH == DATAGRAM => datagram(kind, reader),
             _ if kind & !WITH_LENGTH == MESSAGE => message(kind, reader),
             _ if kind & !WITH_LENGTH == MESSAGE_PART => message_part(kind, reader),
+            // 0 is nobody's id (W1.2).
+            NEW_SESSION_ID => reader.u32().filter(|id| *id != 0).map(|id| Self::NewSessionId { id }),
+            PATH_CHALLENGE => reader.array().map(|data| Self::PathChallenge { data }),
+            PATH_RESPONSE => reader.array().map(|data| Self::PathResponse { data }),
             _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
             _ => return Err(Code::UnknownFrame),
         };
@@ -350,6 +371,26 @@ pub(crate) fn write_message_part(
         writer.varint(length as u64)?;
         writer.bytes(payload[0])?;
         writer.bytes(payload[1])
+    })?
+}
+
+pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32) -> Option<()> {
+    let [a, b, c, d] = id.to_be_bytes();
+    writer.bytes(&[NEW_SESSION_ID, a, b, c, d])
+}
+
+pub(crate) fn write_path_challenge(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
+    path_frame(writer, PATH_CHALLENGE, data)
+}
+
+pub(crate) fn write_path_response(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
+    path_frame(writer, PATH_RESPONSE, data)
+}
+
+fn path_frame(writer: &mut Writer<'_>, kind: u8, data: PathData) -> Option<()> {
+    (writer.room() > data.len()).then(|| {
+        writer.u8(kind)?;
+        writer.bytes(&data)
     })?
 }
 

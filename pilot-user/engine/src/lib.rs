@@ -28,7 +28,7 @@ mod stream;
 pub mod time;
 mod tunnel;
 
-pub use config::{Config, PeerConfig};
+pub use config::{BulkUse, Config, PeerConfig};
 pub use crypto::aead::{Aead, Aeads};
 pub use endpoint::{Endpoint, Received, Transmit};
 pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};

@@ -69,14 +69,58 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const MAX_CLOSE_PACKETS: u8 = 3;
 /// Own initiations that go unanswered before the smaller key answers the other's (W3.12).
 pub const UNANSWERED_INITIATIONS: u32 = 3;
-/// Tries of the path MTU probe (W6.1) before the tunnel stays at [`MIN_DATAGRAM_BYTES`].
+/// Probes of one size that may be lost in a row (W6.1) before the search for a larger one pauses. Lower: a lossy path keeps
+/// small datagrams. Higher: more into a path that does not carry them.
 pub const MAX_MTU_PROBES: u8 = 3;
+/// Bytes. Sizes that the search tries below the largest that both ends take, smallest first (W6.6): what carries a tunnel
+/// or two under Ethernet's 1500, a page-sized frame of AF_XDP, a jumbo frame. Each costs a round trip on the way up.
+pub const MTU_STEPS: [u16; 3] = [1400, 3400, 8900];
+/// Pause of a search that found a size too large, doubled with each failure up to [`MAX_MTU_RETRY`] (W6.6). Lower: probes
+/// into paths that never become wider. Higher: one that did is used late.
+pub const MTU_RETRY: Duration = Duration::from_secs(60);
+/// Longest pause of the search (RFC 8899 §5.1.1 names ten minutes).
+pub const MAX_MTU_RETRY: Duration = Duration::from_secs(600);
 /// Longest pause that doubling makes between probes (W5.6): on a busy host a single time-out is 100 ms and more. Lower: more
 /// probes into a path that is dead. Higher: one that comes back after seconds stands still for as long again.
 pub const MAX_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Probe time-outs in a row after which larger datagrams are taken not to arrive any more (W6.6). Lower: a burst of losses
 /// costs the size. Higher: a path that became narrower stands still for longer, doubling with each.
 pub const BLACK_HOLE_TIMEOUTS: u32 = 3;
+
+// Paths
+
+/// Bytes sent to an address for each byte received from there, until it is proven that the peer is there (W6.4; RFC 9000
+/// §8.1). Higher: a forged source address makes us an amplifier.
+pub const AMPLIFICATION_LIMIT: u64 = 3;
+/// PATH_CHALLENGEs sent into a path before it is given up. Lower: a lossy path is never proven. Higher: an address at which
+/// nobody is gets the peer's data for longer.
+pub const MAX_PATH_CHALLENGES: u32 = 4;
+/// Wait for a PATH_RESPONSE before the next challenge, unless a probe time-out is longer; doubled each time, so that a path
+/// has 1.5 s at least. Lower: challenges in vain where scheduling is slow.
+pub const PATH_CHALLENGE_WAIT: Duration = Duration::from_millis(100);
+/// PATH_RESPONSEs that wait to be sent; of more the newest are dropped, and asked for again. Bounds what a peer makes us hold.
+pub const MAX_PATH_RESPONSES: usize = 8;
+/// Ids of one session at a time (W4.8): no more are drawn while the peer uses none of the newer ones.
+pub const MAX_SESSION_IDS: usize = 4;
+/// How long an id that the peer has stopped using is accepted (W4.8): what was sent under it may be that late. Lower: late
+/// packets are lost. Higher: the old id leads to the peer for longer.
+pub const SESSION_ID_LINGER: Duration = Duration::from_secs(3);
+/// Bytes that leave while more are queued before the sender takes to the bulk path (W6.9). Lower: a large message
+/// switches. Higher: bulk is slow for longer.
+pub const BULK_AFTER_BYTES: u64 = 256 << 10;
+/// Round trips for which data has been queueing by then (W6.9). Lower: a burst that the window swallows switches.
+pub const BULK_AFTER_ROUND_TRIPS: u32 = 4;
+/// Queueing that stops for longer, and longer than two round trips, begins anew (W6.9). Lower: an application that writes
+/// in turns with its disk never counts as bulk.
+pub const BULK_GAP: Duration = Duration::from_millis(10);
+/// Without queueing for so long, data returns to the first path (W6.9). Lower: it goes to and fro between two files.
+/// Higher: messages after bulk take the slower path for longer.
+pub const BULK_IDLE: Duration = Duration::from_millis(100);
+/// How long a bulk path that failed is left alone, doubled with each failure up to [`MAX_BULK_RETRY`] (W6.10). Lower: data
+/// stands still again and again. Higher: a path that works again is not used.
+pub const BULK_RETRY: Duration = Duration::from_secs(10);
+/// Longest that a failed bulk path is left alone.
+pub const MAX_BULK_RETRY: Duration = Duration::from_secs(300);
 
 // Connections, streams, messages
 
@@ -141,6 +185,7 @@ pub const MAX_STREAM_GAPS: usize = 2 * MAX_PACKET_CREDIT as usize;
 /// Packets. Largest credit that can be configured or believed.
 pub const MAX_PACKET_CREDIT: u32 = 4096;
 
+const _: () = assert!(BULK_GAP.as_nanos() < BULK_IDLE.as_nanos());
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(MESSAGE_WINDOW < 1 << 15);
 const _: () = assert!(WHOLE_MESSAGE_BYTES + 64 < MIN_DATAGRAM_BYTES as usize);

@@ -136,8 +136,16 @@ pub struct TunnelStats {
     pub congestion_window: u64,
     /// Bytes in flight.
     pub bytes_in_flight: u64,
-    /// Bytes: the largest datagram the path is known to carry.
+    /// Bytes: the largest datagram that the path sent over is known to carry.
     pub max_datagram: u16,
+    /// Whether what is sent goes over the bulk path.
+    pub sending_bulk: bool,
+    /// Changes between the first path and the bulk path, of what is sent.
+    pub path_switches: u64,
+    /// Changes of the address at which the peer is, proven or not.
+    pub peer_moves: u64,
+    /// Addresses that were given up because the peer did not answer from there.
+    pub unproven_paths: u64,
 }
 
 #[cfg(test)]

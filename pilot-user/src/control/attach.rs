@@ -10,12 +10,18 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
+use aya_log::EbpfLogger;
 use nix::errno::Errno;
 use pilot_common::address::{Address, Prefix};
 use pilot_common::maps::{self, AllowValue, Config, ConfigWords, Present, allow_value};
 use pilot_common::stats::COUNTERS;
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
+use super::xdp_log;
 use crate::link::counters::Verdicts;
 
 /// The program as it was built from `pilot-ebpf` (`cargo xtask ebpf`).
@@ -97,7 +103,10 @@ pub struct Steering<'a> {
 /// The program, attached. Dropping it detaches.
 pub struct Attachment {
     ebpf: Ebpf,
+    config: Config,
     program_id: u32,
+    /// The reader of the program's log, once there was one to read; it ends with this.
+    log_reader: JoinSet<()>,
     // Its descriptor is what keeps the program attached, and it is closed by the kernel however this process ends.
     _link: FdLink,
 }
@@ -129,7 +138,7 @@ impl Attachment {
         let link = program.take_link(link).map_err(program_error("take the XDP link"))?;
         // aya falls back to netlink when the kernel answers EINVAL; such a link has no descriptor.
         let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink)?;
-        Ok(Self { ebpf, program_id, _link: link })
+        Ok(Self { ebpf, config: steering.config, program_id, log_reader: JoinSet::new(), _link: link })
     }
 
     /// The kernel's number of the program.
@@ -154,6 +163,29 @@ impl Attachment {
     /// When the kernel refuses, or there are more than [`maps::MAX_LOCAL`].
     pub fn set_local(&mut self, local: &BTreeSet<IpAddr>) -> Result<(), AttachError> {
         set_local(&mut self.ebpf, local)
+    }
+
+    /// Whether the program logs what is sent to our port and not redirected, from now on; at first it does not. The lines
+    /// are `tracing` events at level DEBUG, made by a task of the tokio runtime that this is called in.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or to switch it on outside of a runtime.
+    ///
+    /// # Panics
+    /// When it is switched on in a runtime without I/O.
+    pub fn set_log(&mut self, on: bool) -> Result<(), AttachError> {
+        if on && self.log_reader.is_empty() {
+            let step = "read the XDP program's log";
+            let runtime = Handle::try_current().map_err(program_error(step))?;
+            let ring = EbpfLogger::init_with_logger(&mut self.ebpf, xdp_log::ToTracing).map_err(program_error(step))?;
+            #[allow(
+                deprecated,
+                reason = "its successors are unsafe, for types whose descriptor changes; a logger keeps its ring"
+            )]
+            let ring = AsyncFd::with_interest(ring, Interest::READABLE).map_err(program_error(step))?;
+            self.log_reader.spawn_on(xdp_log::read(ring), &runtime);
+        }
+        configure(&mut self.ebpf, self.config, on)
     }
 
     /// What the program decided so far, over all CPUs.
@@ -183,10 +215,7 @@ pub fn foreign(interface: &str, id: u32) -> AttachError {
 }
 
 fn fill(ebpf: &mut Ebpf, steering: &Steering<'_>) -> Result<(), AttachError> {
-    let config = ebpf.map_mut(maps::CONFIG).ok_or_else(|| missing(maps::CONFIG))?;
-    Array::<_, ConfigWords>::try_from(config)
-        .and_then(|mut config| config.set(0, steering.config.to_words(), 0))
-        .map_err(program_error("configure the XDP program"))?;
+    configure(ebpf, steering.config, false)?;
     let allowed = ebpf.map_mut(maps::ALLOW_FROM).ok_or_else(|| missing(maps::ALLOW_FROM))?;
     let step = "fill the XDP program's allow_from";
     let mut allowed = LpmTrie::<_, [u8; 16], AllowValue>::try_from(allowed).map_err(program_error(step))?;
@@ -195,6 +224,13 @@ fn fill(ebpf: &mut Ebpf, steering: &Steering<'_>) -> Result<(), AttachError> {
         allowed.insert(&Key::new(bits, octets), allow_value(prefix.family()), 0).map_err(program_error(step))?;
     }
     set_local(ebpf, steering.local)
+}
+
+fn configure(ebpf: &mut Ebpf, config: Config, log: bool) -> Result<(), AttachError> {
+    let map = ebpf.map_mut(maps::CONFIG).ok_or_else(|| missing(maps::CONFIG))?;
+    Array::<_, ConfigWords>::try_from(map)
+        .and_then(|mut map| map.set(0, config.to_words(log), 0))
+        .map_err(program_error("configure the XDP program"))
 }
 
 fn set_local(ebpf: &mut Ebpf, local: &BTreeSet<IpAddr>) -> Result<(), AttachError> {

@@ -16,7 +16,7 @@ use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
 use super::choose::{Datapath, Kind, prefers_native, socket_mode};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
-use super::{Command, Numbered, Options, Order, Published, Report};
+use super::{Command, Numbered, Options, Order, Published, Report, xdp_log};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
 use crate::link::next_hops::NEXT_HOPS_MAX;
@@ -337,12 +337,18 @@ impl Keeper {
         device: &Facts,
         steering: &Steering<'_>,
     ) -> Result<Attachment, AttachError> {
-        let attached = Attachment::attach(&device.name, device.ifindex, mode, steering);
+        let mut attached = Attachment::attach(&device.name, device.ifindex, mode, steering);
         // Attached nevertheless, and nothing of ours would ever take it off.
         if let Err(AttachError::NoLink) = attached
             && let Err(error) = self.netlink.clear_xdp(device.ifindex, mode == AttachMode::Generic).await
         {
             tracing::error!(%error, interface = device.name, "an XDP program of ours stays attached");
+        }
+        if let Ok(program) = &mut attached
+            && xdp_log::is_wanted()
+            && let Err(error) = program.set_log(true)
+        {
+            tracing::warn!(%error, "no log of what the XDP program does not redirect");
         }
         attached
     }

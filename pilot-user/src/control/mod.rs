@@ -26,6 +26,7 @@ pub mod choose;
 mod keeper;
 pub mod netlink;
 mod obstacle;
+mod xdp_log;
 
 pub use choose::Datapath;
 use keeper::Keeper;
@@ -107,10 +108,11 @@ impl Control {
             mtu: mtu(&options),
             gso: options.datapath == DatapathChoice::Udp || options.interface.is_none(),
             allow_from: options.allow_from.clone(),
+            group: None,
         })?;
         // The kernel may have chosen the port.
         let options = Options { listen: udp.local_addr(), ..options };
-        let mut link = PairLink::new(udp);
+        let mut link = PairLink::new(udp, None);
         let (kept, reason) = match (&options.interface, options.datapath) {
             (_, DatapathChoice::Udp) => (None, "the configuration says `datapath = \"udp\"`"),
             (None, _) => (None, "no `interface` is configured: name the device that peers are reached through"),

@@ -1,9 +1,10 @@
 //! Wakes a worker that sleeps in [`Link::wait`](super::Link::wait).
 
+mod bell;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,20 +12,15 @@ use nix::poll::{PollFd, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
+use bell::Bell;
+
 /// Wakes one worker. Clones ring the same worker, from any thread.
 ///
 /// A ring costs a system call only once between two sleeps of the worker: who rings after putting work into a queue
 /// that the worker empties in every pass is always heard, however many others rang before.
 #[derive(Clone, Debug)]
 pub struct Doorbell {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    event: EventFd,
-    /// Rung since the worker last answered; later rings need no system call.
-    rung: AtomicBool,
+    bell: Arc<Bell>,
 }
 
 impl Doorbell {
@@ -34,25 +30,12 @@ impl Doorbell {
     /// When the process or the system is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self { inner: Arc::new(Inner { event, rung: AtomicBool::new(false) }) })
+        Ok(Self { bell: Arc::new(Bell::new(sync::Event(event))) })
     }
 
     /// Wakes the worker, or keeps it from falling asleep. Never blocks.
     pub fn ring(&self) {
-        // AcqRel: what the caller queued before is visible to the worker after its `answer`, also when an earlier ring
-        // makes the system call unnecessary (the read-modify-writes form one release sequence).
-        if !self.inner.rung.swap(true, Ordering::AcqRel) {
-            // The only error of a valid eventfd is a full counter, which is as good as rung.
-            let _ = self.inner.event.write(1);
-        }
-    }
-
-    /// The worker has woken: later rings count anew.
-    fn answer(&self) {
-        // First the counter, then the flag. The other way round, a ring between the two would be read away here while
-        // the flag says that it is still to be heard, and no later ring would wake anyone.
-        let _ = self.inner.event.read();
-        self.inner.rung.swap(false, Ordering::AcqRel);
+        self.bell.ring();
     }
 
     /// Sleeps until one of `fds` is ready, the doorbell rings or `timeout` has passed.
@@ -68,23 +51,46 @@ impl Doorbell {
             Err(error) => return Err(error.into()),
         }
         if all[0].any().unwrap_or(true) {
-            self.answer();
+            self.bell.answer();
         }
         Ok(())
     }
 
     fn poll_fd(&self) -> PollFd<'_> {
-        PollFd::new(self.inner.event.as_fd(), nix::poll::PollFlags::POLLIN)
+        PollFd::new(self.as_fd(), nix::poll::PollFlags::POLLIN)
     }
 }
 
-/// Descriptors one sleep waits for: the doorbell, a UDP socket and an AF_XDP socket.
-const FDS_MAX: usize = 3;
+/// Descriptors one sleep waits for: the doorbell, two UDP sockets and an AF_XDP socket.
+const FDS_MAX: usize = 4;
 
 impl AsFd for Doorbell {
     /// Readable while rung; for drivers that wait in an event loop of their own.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.event.as_fd()
+        self.bell.event.0.as_fd()
+    }
+}
+
+/// What [`bell`] is made of.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::sys::eventfd::EventFd;
+
+    /// An eventfd: readable while it is set.
+    #[derive(Debug)]
+    pub(crate) struct Event(pub(super) EventFd);
+
+    impl Event {
+        pub(super) fn set(&self) {
+            // The only error of a valid eventfd is a full counter, which is as good as set.
+            let _ = self.0.write(1);
+        }
+
+        pub(super) fn clear(&self) {
+            // The only error is that it is clear.
+            let _ = self.0.read();
+        }
     }
 }
 
@@ -115,7 +121,7 @@ mod tests {
         let bell = Doorbell::new().unwrap();
         (0..10).for_each(|_| bell.ring());
         bell.sleep([], LONG).unwrap();
-        assert!(bell.inner.event.read().is_err(), "nothing is left to be heard");
+        assert!(bell.bell.event.0.read().is_err(), "nothing is left to be heard");
         bell.ring();
         bell.sleep([], LONG).unwrap();
     }

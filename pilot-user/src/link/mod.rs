@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pub mod counters;
 pub mod doorbell;
+pub(crate) mod group;
 pub mod next_hops;
 pub mod orders;
 mod outbound;

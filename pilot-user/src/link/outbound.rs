@@ -31,6 +31,10 @@ impl Outbound {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
     }

@@ -1,4 +1,7 @@
-//! The kernel's UDP socket and, while there is one, an AF_XDP socket on the same port, as one link.
+//! The kernel's UDP socket and, while there is one, an AF_XDP socket on the same port, as one link; and beside them, where the
+//! node has one, the *bulk* socket: a UDP port that XDP never steers, so that super-packets (GSO, GRO) pass by it whole.
+
+mod slot;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +15,23 @@ use super::doorbell::Doorbell;
 use super::next_hops::NextHops;
 use super::orders::{LinkEnd, Order};
 use super::udp::UdpLink;
-use super::xdp::{XdpLink, XdpSlot};
-use super::{Envelope, Link, Received, Slot, Trust};
+use super::xdp::XdpLink;
+use super::{Link, Received, Trust};
+pub use slot::PairSlot;
 
-/// Passes between two looks at the UDP socket while AF_XDP is in use. A look is a system call of some 200 ns, and only what
-/// XDP passes up comes that way. Lower costs latency on the fast path; higher delays handshakes from peers on other routes,
-/// though never beyond a sleep, which ends when the socket becomes readable.
-const UDP_EVERY_PASSES: u32 = 8;
+/// How long a socket that had nothing is left alone while there is another way to receive: a look is a system call of some
+/// 300 ns, more than the rest of a pass that finds nothing. Every pass counts it down by one, and a pass that found nothing by
+/// [`IDLE_PASS`], so that looks fall where no answer waits for the end of the pass. Lower costs latency at the other ways;
+/// higher delays what comes by this one: with nothing else to do by 8 passes, some µs, and under full load by 32 of 20 µs,
+/// less than 1 ms. A sleep ends when the socket becomes readable, and then it is looked at.
+const LOOK_AFTER: u32 = 32;
 
-/// Part of a pass that the UDP socket gets when it is looked at: one in so many datagrams. Lower, and strangers who send
-/// what XDP passes up slow the peers down; higher, and a burst of handshakes takes more passes.
+/// What a pass that found nothing counts, see [`LOOK_AFTER`].
+const IDLE_PASS: u32 = 4;
+
+/// Part of a pass that a UDP socket gets when it is looked at: one in so many datagrams. A smaller part, and a burst of
+/// handshakes takes more passes; a larger one, and strangers who send what XDP passes up, or a peer's bulk, slow AF_XDP down.
+/// The bulk socket gets what AF_XDP leaves, too.
 const UDP_SHARE: usize = 4;
 
 /// Whether datagrams can go through AF_XDP.
@@ -41,17 +51,20 @@ pub enum XdpState {
 /// What a [`PairLink`] counted, by the way datagrams took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct PairCounters {
-    /// Over the kernel's UDP socket.
+    /// Over the kernel's UDP socket on the first port.
     pub udp: Counters,
+    /// Over the bulk socket.
+    pub bulk: Counters,
     /// Through AF_XDP, over all sockets there were.
     pub xdp: Counters,
     /// Of the datagrams sent over UDP: those that would have gone through AF_XDP if the next hop had been known.
     pub fallback: u64,
 }
 
-/// A worker's link: UDP always, AF_XDP when attached.
+/// A worker's link: UDP always, AF_XDP when attached, and a second UDP port for bulk where there is one.
 pub struct PairLink {
     udp: UdpLink,
+    bulk: Option<UdpLink>,
     xdp: Option<Box<XdpLink>>,
     state: XdpState,
     next_hops: Arc<NextHops>,
@@ -59,22 +72,45 @@ pub struct PairLink {
     /// Counted by sockets that are no longer attached.
     former: Counters,
     fallback: u64,
-    /// Passes until the UDP socket is looked at.
-    udp_due: u32,
+    /// Whether the last datagram went over the bulk socket.
+    bulk_last: bool,
+    udp_watch: Watch,
+    bulk_watch: Watch,
+}
+
+/// When a socket is to be looked at again, see [`LOOK_AFTER`].
+#[derive(Default)]
+struct Watch {
+    left: u32,
+}
+
+impl Watch {
+    /// A look found so many: a socket that yields is looked at in every pass.
+    fn looked(&mut self, found: usize) {
+        self.left = if found > 0 { 0 } else { LOOK_AFTER };
+    }
+
+    /// A pass without a look found so many elsewhere.
+    fn passed(&mut self, found: usize) {
+        self.left = self.left.saturating_sub(if found > 0 { 1 } else { IDLE_PASS });
+    }
 }
 
 impl PairLink {
-    /// A link over UDP alone, until something is attached.
-    pub fn new(udp: UdpLink) -> Self {
+    /// A link over UDP alone, until something is attached. Datagrams whose source has the port of `bulk` leave by that.
+    pub fn new(udp: UdpLink, bulk: Option<UdpLink>) -> Self {
         Self {
             udp,
+            bulk,
             xdp: None,
             state: XdpState::Absent,
             next_hops: Arc::default(),
             control: None,
             former: Counters::default(),
             fallback: 0,
-            udp_due: 0,
+            bulk_last: false,
+            udp_watch: Watch::default(),
+            bulk_watch: Watch::default(),
         }
     }
 
@@ -123,10 +159,16 @@ impl PairLink {
         if let Some(link) = &self.xdp {
             xdp += link.counters();
         }
-        PairCounters { udp: self.udp.counters(), xdp, fallback: self.fallback }
+        let bulk = self.bulk.as_ref().map(UdpLink::counters).unwrap_or_default();
+        PairCounters { udp: self.udp.counters(), bulk, xdp, fallback: self.fallback }
     }
 
-    /// The address the UDP socket is bound to.
+    /// The port of the bulk socket, if there is one.
+    pub fn bulk_port(&self) -> Option<u16> {
+        self.bulk.as_ref().map(|bulk| bulk.local_addr().port())
+    }
+
+    /// The address the first UDP socket is bound to.
     pub fn local_addr(&self) -> SocketAddr {
         self.udp.local_addr()
     }
@@ -189,39 +231,44 @@ impl Link for PairLink {
 
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
         self.take_orders();
-        let Some(xdp) = &mut self.xdp else { return self.udp.recv(limit, sink) };
+        let share = (limit / UDP_SHARE).max(1).min(limit);
+        let look_at_bulk = self.bulk.is_some() && self.bulk_watch.left == 0;
+        let for_bulk = if look_at_bulk { share } else { 0 };
         let mut taken = 0;
         // First, because under load AF_XDP takes all the rest of every pass.
-        self.udp_due = self.udp_due.saturating_sub(1);
-        if self.udp_due == 0 {
-            let share = (limit / UDP_SHARE).max(1).min(limit);
-            taken = self.udp.recv(share, &mut sink)?;
-            // More may wait: then look again in the next pass.
-            self.udp_due = if taken == share { 0 } else { UDP_EVERY_PASSES };
+        let look_at_udp = self.xdp.is_none() || self.udp_watch.left == 0;
+        if look_at_udp {
+            let limit = if self.xdp.is_some() { share } else { limit - for_bulk };
+            taken = self.udp.recv(limit, &mut sink)?;
+            self.udp_watch.looked(taken);
         }
-        match xdp.recv(limit - taken, sink) {
-            Ok(0) => {}
-            Ok(count) => {
-                taken += count;
-                // A device that receives is not down.
-                self.state = XdpState::Up;
+        if let Some(xdp) = &mut self.xdp {
+            match xdp.recv(limit.saturating_sub(taken + for_bulk), &mut sink) {
+                Ok(0) => {}
+                Ok(count) => {
+                    taken += count;
+                    // A device that receives is not down.
+                    self.state = XdpState::Up;
+                }
+                Err(error) => self.on_xdp_error(error)?,
             }
-            Err(error) => self.on_xdp_error(error)?,
+        }
+        if !look_at_udp {
+            self.udp_watch.passed(taken);
+        }
+        match &mut self.bulk {
+            Some(bulk) if look_at_bulk => {
+                let found = bulk.recv(limit - taken, sink)?;
+                self.bulk_watch.looked(found);
+                taken += found;
+            }
+            _ => self.bulk_watch.passed(taken),
         }
         Ok(taken)
     }
 
     fn slot(&mut self) -> Option<PairSlot<'_>> {
-        let max_payload = self.max_payload();
-        let Self { udp, xdp, state, control, fallback, .. } = self;
-        let xdp = match (state, xdp) {
-            (XdpState::Up, Some(link)) => Some(link.slot()?),
-            _ => {
-                udp.slot()?;
-                None
-            }
-        };
-        Some(PairSlot { xdp, udp, control: control.as_ref(), fallback, max_payload })
+        self.lend()
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -231,13 +278,16 @@ impl Link for PairLink {
         {
             self.on_xdp_error(error)?;
         }
+        if let Some(bulk) = &mut self.bulk {
+            bulk.flush()?;
+        }
         self.udp.flush()
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        // Whatever ends the sleep may be the UDP socket.
-        self.udp_due = 0;
-        if self.udp.has_received() {
+        // Whatever ends the sleep may be a UDP socket.
+        (self.udp_watch, self.bulk_watch) = Default::default();
+        if self.udp.has_received() || self.bulk.as_ref().is_some_and(UdpLink::has_received) {
             return Ok(());
         }
         let mut timeout = timeout;
@@ -249,47 +299,20 @@ impl Link for PairLink {
                 Err(error) => self.on_xdp_error(error)?,
             }
         }
-        match &self.xdp {
-            Some(link) => self.udp.doorbell.sleep([self.udp.poll_fd(), link.poll_fd()], timeout),
-            None => self.udp.wait(timeout),
+        let (bell, udp) = (&self.udp.doorbell, self.udp.poll_fd());
+        match (&self.xdp, &self.bulk) {
+            (Some(xdp), Some(bulk)) => bell.sleep([udp, xdp.poll_fd(), bulk.poll_fd()], timeout),
+            (Some(xdp), None) => bell.sleep([udp, xdp.poll_fd()], timeout),
+            (None, Some(bulk)) => bell.sleep([udp, bulk.poll_fd()], timeout),
+            (None, None) => bell.sleep([udp], timeout),
         }
     }
 
     fn max_payload(&self) -> usize {
-        let udp = self.udp.max_payload();
-        self.xdp.as_ref().map_or(udp, |link| udp.min(link.max_payload()))
-    }
-}
-
-/// Room for one datagram: in packet memory while AF_XDP is up, because that is where most go. One whose next hop is not
-/// known is copied to the UDP socket's.
-pub struct PairSlot<'a> {
-    xdp: Option<XdpSlot<'a>>,
-    udp: &'a mut UdpLink,
-    control: Option<&'a LinkEnd>,
-    fallback: &'a mut u64,
-    max_payload: usize,
-}
-
-impl Slot for PairSlot<'_> {
-    fn payload(&mut self) -> &mut [u8] {
-        let room = match &mut self.xdp {
-            Some(slot) => slot.payload(),
-            None => self.udp.room(),
-        };
-        &mut room[..self.max_payload]
-    }
-
-    fn commit(self, envelope: &Envelope) {
-        let Some(slot) = self.xdp else { return self.udp.commit_room(envelope) };
-        let Err(mut slot) = slot.try_commit(envelope) else { return };
-        if let Some(control) = self.control
-            && slot.should_ask(envelope.destination.ip())
-        {
-            control.ask(envelope.destination.ip());
+        let mut least = self.udp.max_payload();
+        if let Some(bulk) = &self.bulk {
+            least = least.min(bulk.max_payload());
         }
-        *self.fallback += 1;
-        let len = envelope.len.min(self.max_payload);
-        self.udp.commit_copy(&slot.payload()[..len], envelope);
+        self.xdp.as_ref().map_or(least, |link| least.min(link.max_payload()))
     }
 }

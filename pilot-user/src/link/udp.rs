@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{setsockopt, sockopt};
 use pilot_common::address::Prefix;
 use pilot_common::maps::Config;
 use pilot_common::steer::{Lists, Verdict, admit};
@@ -15,11 +16,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::counters::Counters;
 use super::doorbell::Doorbell;
+pub use super::group::Group;
 use super::outbound::Outbound;
 use super::{Ecn, Envelope, Link, RECV_BATCH, Received, Slot, Trust, Via};
 
 /// Bytes the kernel may queue for us: 20 ms at 3 Gb/s, so that a worker that was descheduled for a few time slices
-/// loses nothing. Lower loses bursts; higher only hides an overload, as delay. The kernel caps it at `net.core.rmem_max`.
+/// loses nothing. Lower loses bursts; higher only hides an overload, as delay. The kernel counts the memory that packets
+/// occupy, which is more than their bytes, and caps it at `net.core.rmem_max` for a process without CAP_NET_ADMIN.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// Bytes the kernel may hold unsent: several full batches. Lower makes bulk stutter on `EWOULDBLOCK`; higher is queueing
@@ -47,6 +50,8 @@ pub struct UdpOptions {
     pub gso: bool,
     /// Who may send to us; empty: everyone.
     pub allow_from: Vec<Prefix>,
+    /// The other workers on the same port, if there are any.
+    pub group: Option<Group>,
 }
 
 /// A UDP socket and the arena that datagrams are sealed in.
@@ -67,14 +72,21 @@ impl UdpLink {
     /// Opens the socket: non-blocking, unfragmentable (wire.md W6.1), with ECN and destination addresses.
     ///
     /// # Errors
-    /// Those of `socket`, `setsockopt` and `bind`: the address is not ours, the port is taken or needs a privilege.
+    /// Those of `socket`, `setsockopt` and `bind`: the address is not ours, the port is taken or needs a privilege. And a
+    /// group of more workers than session ids can name.
     pub fn open(options: UdpOptions) -> io::Result<Self> {
-        let UdpOptions { listen, mtu, gso, allow_from } = options;
+        let UdpOptions { listen, mtu, gso, allow_from, group } = options;
         let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-        // The kernel caps both silently at its limits, which an operator may raise.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        // Without the right to go beyond the kernel's limits, which an operator may raise, it caps both silently.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
+            socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        }
         socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.set_reuse_port(group.is_some())?;
         socket.bind(&listen.into())?;
+        if let Some(group) = group {
+            group.steer(&socket)?;
+        }
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let max_payload = max_payload(mtu, listen.ip());
@@ -107,6 +119,11 @@ impl UdpLink {
         self.counters
     }
 
+    /// Whether a slot can be had.
+    pub(super) fn has_room(&self) -> bool {
+        self.outbound.has_room(self.max_payload)
+    }
+
     /// The descriptors to wait for: readable, and writable while datagrams wait for room in the send buffer.
     pub(super) fn poll_fd(&self) -> PollFd<'_> {
         let mut flags = PollFlags::POLLIN;
@@ -128,17 +145,17 @@ impl UdpLink {
         }
     }
 
-    /// Copies `payload` in as if it had been written to a slot. When the batch is full, that leaves first; what then still
-    /// has no room is counted as lost.
-    pub(super) fn commit_copy(&mut self, payload: &[u8], envelope: &Envelope) {
-        if payload.len() > self.max_payload {
+    /// Copies in a datagram from the beginning of `room`, as if it had been written to a slot. When the batch is full, that
+    /// leaves first; what then still has no room is counted as lost.
+    pub(super) fn commit_copy(&mut self, room: &[u8], envelope: &Envelope) {
+        let Some(payload) = room.get(..envelope.len).filter(|payload| payload.len() <= self.max_payload) else {
             self.counters.lost.too_big += 1;
             return;
-        }
-        if !self.outbound.has_room(self.max_payload) {
+        };
+        if !self.has_room() {
             self.send_all();
         }
-        if self.outbound.has_room(self.max_payload) {
+        if self.has_room() {
             self.room()[..payload.len()].copy_from_slice(payload);
             self.commit_room(envelope);
         } else {
@@ -147,6 +164,9 @@ impl UdpLink {
     }
 
     fn send_all(&mut self) {
+        if self.outbound.is_empty() {
+            return;
+        }
         // quinn-udp says 1 for good once a device refused segmentation.
         let segments = if self.gso { self.state.max_gso_segments().min(GSO_SEGMENTS) } else { 1 };
         let (state, socket, v6) = (&self.state, &self.socket, self.local.is_ipv6());
@@ -207,7 +227,7 @@ impl Link for UdpLink {
     }
 
     fn slot(&mut self) -> Option<UdpSlot<'_>> {
-        self.outbound.has_room(self.max_payload).then_some(UdpSlot { link: self })
+        self.has_room().then_some(UdpSlot { link: self })
     }
 
     fn flush(&mut self) -> io::Result<()> {

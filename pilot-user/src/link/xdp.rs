@@ -100,6 +100,11 @@ impl XdpLink {
         u64::from(self.xsk.chunks().sending)
     }
 
+    /// Counts a datagram that was ready to go and found no chunk.
+    pub(super) fn lose_for_room(&mut self) {
+        self.counters.lost.no_room += 1;
+    }
+
     /// Before a sleep: leave nothing that only we could go on with, and say how long to sleep at most.
     pub(super) fn prepare_sleep(&mut self, timeout: Option<Duration>) -> io::Result<Option<Duration>> {
         self.xsk.refill()?;

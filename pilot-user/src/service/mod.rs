@@ -107,8 +107,8 @@ impl Application for Services {
             Event::TunnelDown { peer, reason } => {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
-            Event::Connected { .. } | Event::StreamOpened { .. } | Event::DatagramsReadable { .. } => {}
-            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
+            Event::Connected { .. } | Event::StreamOpened { .. } | Event::Sending { .. } => {}
+            Event::DatagramsReadable { .. } | Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }
     }
 

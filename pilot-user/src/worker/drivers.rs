@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pilot_engine::{Endpoint, Instant};
 
+use super::handoff::Handoff;
 use super::pin::{PinError, drop_capabilities, pin_to_core};
 use super::{Application, Opened, Turn, turn};
 use crate::link::Link;
@@ -26,6 +27,8 @@ pub struct Worker<L, A> {
     pub link: L,
     /// What runs on it.
     pub application: A,
+    /// The rings to the other workers.
+    pub handoff: Handoff,
     /// What was opened, by the way it came.
     pub opened: Opened,
     /// The clock time of [`Instant::ORIGIN`].
@@ -35,8 +38,8 @@ pub struct Worker<L, A> {
 
 impl<L: Link, A: Application> Worker<L, A> {
     /// A worker whose time began at `origin`.
-    pub fn new(endpoint: Endpoint, link: L, application: A, origin: std::time::Instant) -> Self {
-        Self { endpoint, link, application, opened: Opened::default(), origin, last_progress: Instant::ORIGIN }
+    pub fn new(endpoint: Endpoint, link: L, application: A, handoff: Handoff, origin: std::time::Instant) -> Self {
+        Self { endpoint, link, application, handoff, opened: Opened::default(), origin, last_progress: Instant::ORIGIN }
     }
 
     /// The time, as the endpoint counts it.
@@ -53,7 +56,7 @@ impl<L: Link, A: Application> Worker<L, A> {
     }
 
     fn pass_at(&mut self, now: Instant) -> io::Result<Turn> {
-        turn(&mut self.endpoint, &mut self.link, &mut self.application, now, &mut self.opened)
+        turn(&mut self.endpoint, &mut self.link, &mut self.application, &mut self.handoff, now, &mut self.opened)
     }
 
     /// The caller's thread is the worker: one pass, and then a spin or a sleep if there was nothing to do. Reads the clock

@@ -2,13 +2,15 @@
 //! business (`drivers`), and over which link they go the link's. The simulator runs the same [`turn`].
 
 pub mod drivers;
+pub mod handoff;
 pub mod pin;
 
 use std::io;
 
 use pilot_engine::{Endpoint, Event, Instant, Received};
 
-use crate::link::{Ecn, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
+use crate::link::{self, Ecn, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
+use handoff::Handoff;
 
 /// What runs on a transport, on the worker's own thread. Its methods must not block: whoever needs to wait, as for a
 /// disk, hands the work to a thread of its own.
@@ -23,7 +25,8 @@ pub trait Application {
     fn deadline(&self) -> Option<Instant>;
 }
 
-/// Datagrams that were authenticated, and those that came to nothing, by the way they came.
+/// Datagrams that were authenticated, and those that came to nothing, by the way they came. One that was handed over is
+/// counted by the worker that opened it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Opened {
     /// From AF_XDP rings.
@@ -45,7 +48,7 @@ pub struct Turn {
     pub deadline: Option<Instant>,
 }
 
-/// One pass: receive, open, frames, timers, application, seal into slots, one kick.
+/// One pass: take over, receive, open, frames, timers, application, seal into slots, one kick.
 ///
 /// # Errors
 /// The link's own, which are not about a datagram: the worker cannot go on with it.
@@ -53,25 +56,22 @@ pub fn turn<L: Link>(
     endpoint: &mut Endpoint,
     link: &mut L,
     application: &mut impl Application,
+    handoff: &mut Handoff,
     now: Instant,
     opened: &mut Opened,
 ) -> io::Result<Turn> {
-    let received = link.recv(RECV_BATCH, |datagram| {
-        match endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload) {
-            Received::Data | Received::Handshake => {
-                *match datagram.via {
-                    Via::Xdp => &mut opened.xdp,
-                    Via::Udp => &mut opened.udp,
-                    Via::Memory => &mut opened.memory,
-                } += 1;
-                Trust::Authentic
-            }
-            Received::Dropped(_) => {
-                opened.dropped += 1;
-                Trust::Unproven
-            }
+    // What came by another worker has waited longer than what is still with the link.
+    let mut received = handoff.take(RECV_BATCH, |datagram| {
+        open(endpoint, now, opened, &datagram);
+    });
+    received += link.recv(RECV_BATCH, |datagram| {
+        if handoff.give(&datagram) {
+            // Whether it is genuine only its owner will know, whose link is another.
+            return Trust::Unproven;
         }
+        open(endpoint, now, opened, &datagram)
     })?;
+    handoff.ring();
     endpoint.handle_timeout(now);
     let mut progress = received > 0;
     progress |= application.poll(endpoint, now);
@@ -84,10 +84,30 @@ pub fn turn<L: Link>(
     Ok(Turn { progress, deadline })
 }
 
+/// Opens one datagram, and counts it.
+fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &link::Received<'_>) -> Trust {
+    match endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload) {
+        Received::Data | Received::Handshake => {
+            *match datagram.via {
+                Via::Xdp => &mut opened.xdp,
+                Via::Udp => &mut opened.udp,
+                Via::Memory => &mut opened.memory,
+            } += 1;
+            Trust::Authentic
+        }
+        Received::Dropped(_) => {
+            opened.dropped += 1;
+            Trust::Unproven
+        }
+    }
+}
+
 /// Sends what there is to send, at most a batch, so that a long queue of ours does not keep us from receiving.
 fn transmit<L: Link>(endpoint: &mut Endpoint, link: &mut L, now: Instant) -> io::Result<bool> {
     let mut sent = 0;
+    // Asked first: fetching room is not free, and most passes have nothing to send.
     while sent < RECV_BATCH
+        && endpoint.wants_transmit()
         && let Some(mut slot) = link.slot()
         && let Some(transmit) = endpoint.poll_transmit(now, slot.payload())
     {

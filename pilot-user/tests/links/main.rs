@@ -1,7 +1,10 @@
 //! The links and the control thread: over rings in memory, over loopback, and as root over veth pairs in namespaces.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
+mod bulk;
 mod control;
+mod group;
+mod handoff;
 mod netlink;
 mod netns;
 mod pair;

@@ -17,7 +17,8 @@ use crate::xdp::hop;
 use crate::{data, keep, receive, send, xdp};
 
 fn udp() -> UdpLink {
-    let options = UdpOptions { listen: "127.0.0.1:0".parse().unwrap(), mtu: 1500, gso: false, allow_from: vec![] };
+    let options =
+        UdpOptions { listen: "127.0.0.1:0".parse().unwrap(), mtu: 1500, gso: false, allow_from: vec![], group: None };
     UdpLink::open(options).unwrap()
 }
 
@@ -30,7 +31,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let mut link = PairLink::new(udp());
+        let mut link = PairLink::new(udp(), None);
         let (xdp, kernel) = xdp::link(link.local_addr(), 1500);
         assert!(link.attach(Box::new(xdp)).is_none());
         Self { link, kernel, peer: udp() }
@@ -167,7 +168,7 @@ fn a_device_that_is_gone_costs_what_was_queued_and_counts_it() {
 
 #[test]
 fn orders_attach_tell_and_detach() {
-    let mut link = PairLink::new(udp());
+    let mut link = PairLink::new(udp(), None);
     let (reports, mut from_link) = tokio::sync::mpsc::channel(8);
     let (control, end) = orders(3, link.doorbell(), reports);
     link.follow(end);
@@ -207,7 +208,7 @@ fn orders_attach_tell_and_detach() {
 
 #[test]
 fn orders_that_nobody_takes_are_refused_and_sockets_are_not_lost() {
-    let mut link = PairLink::new(udp());
+    let mut link = PairLink::new(udp(), None);
     let (reports, mut from_link) = tokio::sync::mpsc::channel(1);
     let (control, end) = orders(0, link.doorbell(), reports);
     link.follow(end);
@@ -231,8 +232,9 @@ fn orders_that_nobody_takes_are_refused_and_sockets_are_not_lost() {
 
 #[test]
 fn the_smaller_payload_counts() {
-    let options = UdpOptions { listen: "127.0.0.1:0".parse().unwrap(), mtu: 9000, gso: false, allow_from: vec![] };
-    let mut link = PairLink::new(UdpLink::open(options).unwrap());
+    let options =
+        UdpOptions { listen: "127.0.0.1:0".parse().unwrap(), mtu: 9000, gso: false, allow_from: vec![], group: None };
+    let mut link = PairLink::new(UdpLink::open(options).unwrap(), None);
     assert_eq!(link.max_payload(), 8972);
     let (xdp, _kernel) = xdp::link(link.local_addr(), 1500);
     link.attach(Box::new(xdp));

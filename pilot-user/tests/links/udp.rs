@@ -11,7 +11,7 @@ use crate::{data, keep, receive, send};
 
 fn open(listen: &str, gso: bool, allow_from: &[&str]) -> UdpLink {
     let allow_from = allow_from.iter().map(|prefix| prefix.parse().unwrap()).collect();
-    UdpLink::open(UdpOptions { listen: listen.parse().unwrap(), mtu: 1500, gso, allow_from }).unwrap()
+    UdpLink::open(UdpOptions { listen: listen.parse().unwrap(), mtu: 1500, gso, allow_from, group: None }).unwrap()
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn sizes_follow_the_mtu() {
         ("127.0.0.1:0", 65_536, PAYLOAD_MAX),
         ("127.0.0.1:0", 10, 0),
     ] {
-        let options = UdpOptions { listen: listen.parse().unwrap(), mtu, gso: false, allow_from: vec![] };
+        let options = UdpOptions { listen: listen.parse().unwrap(), mtu, gso: false, allow_from: vec![], group: None };
         let mut link = UdpLink::open(options).unwrap();
         assert_eq!(link.max_payload(), payload);
         assert!(link.slot().unwrap().payload().len() >= payload);

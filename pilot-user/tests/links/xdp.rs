@@ -32,7 +32,7 @@ pub(crate) fn hop(mac: Option<Mac>) -> NextHop {
     NextHop { interface: INDEX, vlan: None, source: None, mac }
 }
 
-fn frame(mac: Mac, source: SocketAddr, destination: SocketAddr, ecn: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(mac: Mac, source: SocketAddr, destination: SocketAddr, ecn: u8, payload: &[u8]) -> Vec<u8> {
     let headers = Headers { destination_mac: OUR_MAC, source_mac: mac, tag: None, source, destination, ecn };
     let mut frame = vec![0; headers.len()];
     headers.write_back(&mut frame, payload).unwrap();

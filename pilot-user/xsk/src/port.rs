@@ -28,6 +28,20 @@ impl Port {
         }
     }
 
+    /// The socket is about to take the word that a frame was sent. Only the kernel in memory can be made to lie.
+    pub(crate) fn believe_sent(&self, address: u64) {
+        if let Self::Memory(port) = self {
+            port.believe_sent(address);
+        }
+    }
+
+    /// The socket is about to take the word that a frame was received.
+    pub(crate) fn believe_received(&self, address: u64) {
+        if let Self::Memory(port) = self {
+            port.believe_received(address);
+        }
+    }
+
     pub(crate) fn statistics(&self) -> io::Result<KernelStatistics> {
         let Self::Socket(fd) = self else { return Ok(KernelStatistics::default()) };
         let statistics: Statistics = sys::get_option(fd.as_fd(), SOL_XDP, XDP_STATISTICS)?;

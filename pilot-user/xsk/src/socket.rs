@@ -119,6 +119,7 @@ impl Xsk {
                 self.counters.bad_addresses += 1;
                 continue;
             };
+            self.port.believe_received(desc.addr);
             if !is_part {
                 self.counters.received += 1;
                 sink(&chunk.bytes()[frame]);
@@ -191,7 +192,10 @@ impl Xsk {
         let mut reaped = 0;
         while let Some(address) = self.completion.peek() {
             match self.umem.take_completed(address) {
-                Ok(chunk) => drop(chunk),
+                Ok(chunk) => {
+                    self.port.believe_sent(address);
+                    drop(chunk);
+                }
                 Err(_) => self.counters.bad_addresses += 1,
             }
             reaped += 1;
@@ -268,6 +272,20 @@ impl Xsk {
     /// Chunks that are not home. It never falls to 0 while receiving; see [`Xsk::chunks`] for where they are.
     pub fn outstanding(&self) -> u32 {
         self.umem.outstanding()
+    }
+}
+
+impl Drop for Xsk {
+    /// A socket in memory is a test's, and no test may lose a chunk. What a real socket has given to the kernel ends with
+    /// it; what is in hand, the umem sees.
+    fn drop(&mut self) {
+        if let Port::Memory(port) = &self.port
+            && !std::thread::panicking()
+        {
+            let kernel = port.kernel();
+            let lost = kernel.settle(self);
+            assert!(lost == 0, "{lost} chunks are lost");
+        }
     }
 }
 

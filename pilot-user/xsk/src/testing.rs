@@ -15,9 +15,15 @@
 //! }
 //! let _ = xsk.flush()?;
 //! assert_eq!(kernel.transmit_all(), [b"reply".to_vec()]);
-//! assert_eq!(kernel.settle(&mut xsk), 0, "chunks that are lost");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Dropping the socket gives every chunk back that the kernel has or that lies in a ring, and panics if one is not home
+//! then: so every test over such a socket ends by asserting that no chunk is lost.
+//!
+//! The kernel can be made to lie. Two lies no socket can tell from the truth: that a frame is sent that is committed and
+//! not flushed, and that a frame arrived in a chunk that the kernel still has to receive into. Then two would own the
+//! chunk, so a socket panics instead of believing one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -61,7 +67,9 @@ fn assemble(options: &Options, start: u32) -> io::Result<(Xsk, Kernel)> {
         frame_offset: u64::from(XDP_PACKET_HEADROOM + options.headroom),
         posted: VecDeque::new(),
         taken: VecDeque::new(),
-        handed_out: Vec::new(),
+        owed: Vec::new(),
+        sent: VecDeque::new(),
+        received: VecDeque::new(),
         refusals: VecDeque::new(),
         batch: None,
     };
@@ -126,10 +134,14 @@ struct End {
     frame_offset: u64,
     /// Chunks taken from the fill ring.
     posted: VecDeque<u64>,
-    /// Frames taken from the TX ring and not completed.
+    /// Frames taken from the TX ring that the test has not asked for.
     taken: VecDeque<Taken>,
-    /// Addresses of frames that the test has taken and may complete.
-    handed_out: Vec<u64>,
+    /// Addresses of frames taken from the TX ring and not completed.
+    owed: Vec<u64>,
+    /// Addresses of those completed, until the socket believes it.
+    sent: VecDeque<u64>,
+    /// Chunks taken from the fill ring and named in RX, until the socket believes it.
+    received: VecDeque<u64>,
     /// Answers to the next kicks, as errno.
     refusals: VecDeque<i32>,
     /// Frames taken on each kick.
@@ -152,13 +164,10 @@ impl Kernel {
     pub fn take(&self) -> Vec<Taken> {
         let mut end = self.lock();
         end.take(u32::MAX);
-        let taken: Vec<Taken> = end.taken.drain(..).collect();
-        end.handed_out.extend(taken.iter().map(|frame| frame.address));
-        taken
+        end.taken.drain(..).collect()
     }
 
-    /// Completes an address, true or not. `false` if the completion ring is full. Do not name a frame that is queued but not
-    /// flushed: an early completion is the one untruth that no socket can tell from a true one.
+    /// Completes an address, true or not. `false` if the completion ring is full.
     pub fn complete(&self, address: u64) -> bool {
         let mut end = self.lock();
         // Its frame may lie in the TX ring still: it is read before the chunk is the socket's again.
@@ -172,7 +181,10 @@ impl Kernel {
         end.take(u32::MAX);
         let taken: Vec<Taken> = end.taken.drain(..).collect();
         for frame in &taken {
-            end.complete(frame.address);
+            // The test may have completed it by its address.
+            if end.owed.contains(&frame.address) {
+                end.complete(frame.address);
+            }
         }
         taken.into_iter().map(|frame| frame.bytes).collect()
     }
@@ -181,10 +193,13 @@ impl Kernel {
     pub fn inject_received(&self, address: u64, len: u32) -> bool {
         let mut end = self.lock();
         end.take_posted();
-        // If it names a chunk we have, that is the socket's again.
-        let base = address & !(end.chunk_size - 1);
-        end.posted.retain(|&posted| posted != base);
-        end.put_received(Desc { addr: address, len, options: 0 })
+        let put = end.put_received(Desc { addr: address, len, options: 0 });
+        // If it names a chunk we have, that is ours no longer.
+        let base = end.base(address);
+        if put && take_out(&mut end.posted, base) {
+            end.received.push_back(base);
+        }
+        put
     }
 
     /// Sets the need_wakeup flags of the two rings that have one. At the start TX has it and fill has not.
@@ -204,28 +219,21 @@ impl Kernel {
         self.lock().batch = Some(batch);
     }
 
-    /// Gives every chunk back that it has or that lies in a ring, and returns how many are still not home: 0, or chunks are
-    /// lost. For the end of a test: the socket is of no use afterwards. Another kernel's socket is left alone.
-    pub fn settle(self, xsk: &mut Xsk) -> u32 {
-        let mut end = self.lock();
-        if !Arc::ptr_eq(&end.packets, xsk.umem.memory()) {
-            return xsk.umem.outstanding();
-        }
+    /// Gives every chunk back that it has or that lies in a ring, and returns how many are still not home. The socket is of
+    /// no use afterwards.
+    pub(crate) fn settle(&self, xsk: &mut Xsk) -> u32 {
         // Frames written and never flushed are in the rings too.
         xsk.tx.submit();
         xsk.fill.submit();
+        xsk.reap();
+        let mut end = self.lock();
         end.take(u32::MAX);
         end.take_posted();
-        while let Some(desc) = xsk.rx.peek() {
-            end.posted.push_back(desc.addr);
-        }
-        for addr in std::mem::take(&mut end.posted) {
+        let End { posted, received, owed, .. } = &mut *end;
+        for addr in posted.drain(..).chain(received.drain(..)) {
             let _ = xsk.umem.take_received(&Desc { addr, len: 0, options: 0 });
         }
-        xsk.reap();
-        let taken: Vec<u64> = end.taken.drain(..).map(|frame| frame.address).collect();
-        for address in taken.into_iter().chain(std::mem::take(&mut end.handed_out)) {
-            // One that the test has completed is home already, and refused here.
+        for address in owed.drain(..) {
             let _ = xsk.umem.take_completed(address);
         }
         xsk.umem.outstanding()
@@ -254,6 +262,7 @@ impl End {
             let to = self.packets.address().add(addr as usize);
             to.as_ptr().copy_from_nonoverlapping(frame.as_ptr(), frame.len());
         }
+        self.received.push_back(base);
         self.put_received(Desc { addr, len: frame.len() as u32, options })
     }
 
@@ -286,6 +295,7 @@ impl End {
                 },
                 None => Vec::new(),
             };
+            self.owed.push(desc.addr);
             self.taken.push_back(Taken { address: desc.addr, bytes });
         }
         self.tx.release();
@@ -295,8 +305,22 @@ impl End {
         let Some(entry) = self.completion.reserve() else { return false };
         entry.write(address);
         self.completion.submit();
+        if let Some(place) = self.owed.iter().position(|&owed| owed == address) {
+            self.sent.push_back(self.owed.swap_remove(place));
+        }
         true
     }
+
+    /// Where the chunk of an address begins.
+    fn base(&self, address: u64) -> u64 {
+        address & !(self.chunk_size - 1)
+    }
+}
+
+/// Takes one such address out; whether there was one.
+fn take_out(addresses: &mut VecDeque<u64>, address: u64) -> bool {
+    let place = addresses.iter().position(|&it| it == address);
+    place.and_then(|place| addresses.remove(place)).is_some()
 }
 
 /// Where the socket's system calls go.
@@ -327,5 +351,26 @@ impl Port {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub(crate) fn kernel(&self) -> Kernel {
+        Kernel { end: Arc::clone(&self.end) }
+    }
+
+    /// # Panics
+    /// When the frame is still to be read: the chunk would be the socket's and the kernel's.
+    pub(crate) fn believe_sent(&self, address: u64) {
+        let told = take_out(&mut self.kernel().lock().sent, address);
+        assert!(told, "a test completed a frame at {address:#x} that was not flushed: no socket can tell");
+    }
+
+    /// # Panics
+    /// When the chunk is still to be written to: it would be the socket's and the kernel's.
+    pub(crate) fn believe_received(&self, address: u64) {
+        let kernel = self.kernel();
+        let mut end = kernel.lock();
+        let base = end.base(address);
+        let told = take_out(&mut end.received, base);
+        assert!(told, "a test made up a frame at {address:#x}, where another may arrive: no socket can tell");
     }
 }

@@ -151,6 +151,7 @@ impl Drop for Umem {
             tracing::error!(in_hand, bytes = self.memory.len(), "chunks never came home: their umem stays mapped");
             std::mem::forget(Arc::clone(&self.memory));
         }
+        debug_assert!(in_hand == 0 || std::thread::panicking(), "{in_hand} chunks never came home");
     }
 }
 
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_unmapped_unless_a_chunk_is_in_hand() {
+    fn memory_is_unmapped_though_chunks_are_with_the_kernel() {
         let home = umem();
         let watch = Arc::downgrade(home.memory());
         drop(home);
@@ -281,11 +282,15 @@ mod tests {
         let _ = with_the_kernel.take().unwrap().give_fill();
         drop(with_the_kernel);
         assert_eq!(watch.strong_count(), 0, "the socket is closed when the umem is dropped, so nothing will come back");
+    }
 
-        let mut forgotten = umem();
-        let watch = Arc::downgrade(forgotten.memory());
-        std::mem::forget(forgotten.take().unwrap());
-        drop(forgotten);
+    #[test]
+    fn forgotten_chunks_fail_a_test_and_their_memory_stays_mapped() {
+        let mut umem = umem();
+        let watch = Arc::downgrade(umem.memory());
+        std::mem::forget(umem.take().unwrap());
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(umem)));
+        assert_eq!(dropped.is_err(), cfg!(debug_assertions));
         assert_eq!(watch.strong_count(), 1, "kept mapped on purpose");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use pilot_engine::{CloseReason, Code, ConnectionHandle, Event, OperationError, Read, StreamId};
 
-use super::pair::{Pair, QUIET_DATAGRAMS};
+use super::pair::{Pair, QUIET_DATAGRAMS, Sent};
 use crate::random::{fill, mix};
 
 /// Datagrams on the way to one node; of more, the oldest are lost.
@@ -82,6 +82,14 @@ enum Operation {
     Wait {
         microseconds_log2: u8,
     },
+    /// A node is seen behind other ports.
+    Rebind {
+        end: bool,
+        ports_higher: u8,
+    },
+    ReplaceSessionId {
+        end: bool,
+    },
     OpenUnidirectional {
         on: On,
     },
@@ -139,7 +147,7 @@ type Place = (u16, usize, StreamId);
 
 struct World {
     pair: Pair,
-    in_flight: [VecDeque<Vec<u8>>; 2],
+    in_flight: [VecDeque<Sent>; 2],
     offered: [VecDeque<ConnectionHandle>; 2],
     connections: [Vec<Connection>; 2],
     /// Connections opened, which is also the next one's port.
@@ -153,7 +161,7 @@ struct World {
 
 pub(super) fn run(input: &[u8]) {
     let mut world = World {
-        pair: Pair::new(),
+        pair: Pair::with_bulk(),
         in_flight: Default::default(),
         offered: Default::default(),
         connections: Default::default(),
@@ -274,7 +282,7 @@ impl World {
             Operation::Transmit { end, count } => {
                 let end = usize::from(end);
                 for _ in 0..count {
-                    let Some(datagram) = self.pair.transmit(end) else { break };
+                    let Some(datagram) = self.pair.send(end) else { break };
                     let path = &mut self.in_flight[1 - end];
                     path.push_back(datagram);
                     if path.len() > IN_FLIGHT_MAX {
@@ -292,16 +300,16 @@ impl World {
                 let kept = if twice { path.get(index).cloned() } else { path.remove(index) };
                 let Some(mut datagram) = kept else { return };
                 if let Some((at, mask)) = damage {
-                    let at = usize::from(at) % datagram.len();
-                    datagram[at] ^= mask;
+                    let at = usize::from(at) % datagram.bytes.len();
+                    datagram.bytes[at] ^= mask;
                 }
-                self.pair.deliver(end, &datagram);
+                self.pair.arrive(end, &datagram);
             }
             Operation::ArriveInOrder { end, count } => {
                 let end = usize::from(end);
                 for _ in 0..count {
                     let Some(datagram) = self.in_flight[end].pop_front() else { break };
-                    self.pair.deliver(end, &datagram);
+                    self.pair.arrive(end, &datagram);
                 }
             }
             Operation::Lose { end, index } => {
@@ -310,6 +318,11 @@ impl World {
             }
             Operation::Wait { microseconds_log2 } => {
                 self.pair.pass(Duration::from_micros(1 << (microseconds_log2 % 26)));
+            }
+            Operation::Rebind { end, ports_higher } => self.pair.rebind(end.into(), ports_higher.into()),
+            Operation::ReplaceSessionId { end } => {
+                let node = &mut self.pair.ends[usize::from(end)];
+                node.endpoint.replace_session_id(now, node.peer);
             }
         }
     }
@@ -339,7 +352,10 @@ impl World {
 
     fn on_event(&mut self, end: usize, event: Event) {
         match event {
-            Event::TunnelUp { .. } | Event::MessagesWritable { .. } | Event::StreamWritable { .. } => {}
+            Event::TunnelUp { .. }
+            | Event::Sending { .. }
+            | Event::MessagesWritable { .. }
+            | Event::StreamWritable { .. } => {}
             Event::MessagesConsumed { connection } => self.with_handle(end, connection, |world, it| {
                 let (sent, read) = world.messages.get(&(it.port, end)).expect("there were messages");
                 assert_eq!(sent.len(), *read, "messages were not consumed");

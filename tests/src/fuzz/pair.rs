@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{Config, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
+use pilot_engine::{BulkUse, Config, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
 
 /// Bytes: the largest datagram of both nodes.
 pub(super) const DATAGRAM_BYTES: usize = 1472;
+
+/// The second port of both nodes.
+const BULK_PORT: u16 = 4343;
 
 /// Time on the way, in [`Pair::settle`].
 const DELAY: Duration = Duration::from_micros(50);
@@ -27,6 +30,17 @@ pub(super) struct End {
     pub(super) peer: PeerId,
     /// Counts the starts of the process.
     boot: u8,
+    bulk: BulkUse,
+    /// The network sees its ports so much higher than they are.
+    ports_higher: u16,
+}
+
+/// A datagram on its way.
+#[derive(Clone)]
+pub(super) struct Sent {
+    pub(super) bytes: Vec<u8>,
+    source: SocketAddr,
+    destination: SocketAddr,
 }
 
 /// Both nodes, in virtual time.
@@ -49,35 +63,67 @@ pub(super) fn address(end: usize) -> SocketAddr {
 }
 
 impl End {
-    fn new(end: usize, boot: u8) -> Self {
+    fn new(end: usize, boot: u8, bulk: BulkUse) -> Self {
         let overlay = |end: usize| OverlayAddress { network: 0, node: end as u32 };
         let mut config = Config::new(identity(end), overlay(end), [boot; 16], Duration::from_secs(1_700_000_000));
         config.max_datagram = DATAGRAM_BYTES as u16;
+        (config.bulk_port, config.bulk) = ((bulk != BulkUse::Never).then_some(BULK_PORT), bulk);
         let mut endpoint = Endpoint::new(config, [(end as u8) << 7 | boot; 32]);
         let other = 1 - end;
         let key = identity(other).public_key();
         let peer = endpoint.add_peer(PeerConfig { key, address: overlay(other), endpoint: Some(address(other)) });
-        Self { endpoint, peer, boot }
+        Self { endpoint, peer, boot, bulk, ports_higher: 0 }
     }
 }
 
 impl Pair {
     /// Nodes that know each other, without a tunnel.
     pub(super) fn new() -> Self {
-        Self { ends: [End::new(0, 0), End::new(1, 0)], now: Instant::from_nanos(1) }
+        Self { ends: [0, 1].map(|end| End::new(end, 0, BulkUse::Never)), now: Instant::from_nanos(1) }
+    }
+
+    /// The same with second ports, of which both make use.
+    pub(super) fn with_bulk() -> Self {
+        let usage = [BulkUse::Always, BulkUse::Auto];
+        Self { ends: [0, 1].map(|end| End::new(end, 0, usage[end])), now: Instant::from_nanos(1) }
+    }
+
+    /// The network sees a node behind other ports from now on.
+    pub(super) fn rebind(&mut self, end: usize, ports_higher: u16) {
+        self.ends[end].ports_higher = ports_higher;
     }
 
     /// The process of a node ends without a word and is started again.
     pub(super) fn restart(&mut self, end: usize) {
-        self.ends[end] = End::new(end, self.ends[end].boot.wrapping_add(1) & 0x7f);
+        let End { boot, bulk, ports_higher, .. } = self.ends[end];
+        self.ends[end] = End { ports_higher, ..End::new(end, boot.wrapping_add(1) & 0x7f, bulk) };
     }
 
     /// The next datagram that a node sends now.
     pub(super) fn transmit(&mut self, end: usize) -> Option<Vec<u8>> {
+        self.send(end).map(|sent| sent.bytes)
+    }
+
+    /// The same with its addresses, as the network sees them.
+    pub(super) fn send(&mut self, end: usize) -> Option<Sent> {
         let mut buffer = [0; DATAGRAM_BYTES];
         let transmit = self.ends[end].endpoint.poll_transmit(self.now, &mut buffer)?;
-        assert_eq!(transmit.destination, address(1 - end), "there is nobody else");
-        Some(buffer[..transmit.len].to_vec())
+        let destination = transmit.destination;
+        assert_eq!(destination.ip(), address(1 - end).ip(), "there is nobody else");
+        let port = transmit.source.map_or(address(end).port(), |source| source.port());
+        let source = SocketAddr::new(address(end).ip(), port + self.ends[end].ports_higher);
+        Some(Sent { bytes: buffer[..transmit.len].to_vec(), source, destination })
+    }
+
+    /// A datagram arrives at the node that is at its destination, if one is.
+    pub(super) fn arrive(&mut self, end: usize, sent: &Sent) {
+        let node = &mut self.ends[end];
+        let port = sent.destination.port().wrapping_sub(node.ports_higher);
+        let is_there = port == address(end).port() || node.bulk != BulkUse::Never && port == BULK_PORT;
+        if is_there {
+            let destination = SocketAddr::new(address(end).ip(), port);
+            node.endpoint.handle_datagram(self.now, sent.source, destination, &sent.bytes);
+        }
     }
 
     /// A datagram arrives at a node, as from the other.
@@ -100,7 +146,7 @@ impl Pair {
         let mut all_sent = 0;
         loop {
             let sent = [0, 1].map(|end| {
-                let datagrams: Vec<Vec<u8>> = std::iter::from_fn(|| self.transmit(end)).take(BURST_MAX).collect();
+                let datagrams: Vec<Sent> = std::iter::from_fn(|| self.send(end)).take(BURST_MAX).collect();
                 assert!(datagrams.len() < BURST_MAX, "node {end} sends without end");
                 datagrams
             });
@@ -117,7 +163,7 @@ impl Pair {
             self.now = self.now.max(next);
             for (from, datagrams) in sent.into_iter().enumerate() {
                 for datagram in datagrams {
-                    self.deliver(1 - from, &datagram);
+                    self.arrive(1 - from, &datagram);
                 }
             }
             self.pass(Duration::ZERO);

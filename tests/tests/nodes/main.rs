@@ -13,3 +13,4 @@ mod rights;
 mod scene;
 mod setup;
 mod strangers;
+mod xdp_log;

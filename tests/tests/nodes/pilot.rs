@@ -151,6 +151,19 @@ impl Pilot {
         }
     }
 
+    /// Waits until its log has these words.
+    pub(crate) fn wait_for_log(&self, words: &str) {
+        let began = Instant::now();
+        loop {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            if log.contains(words) {
+                return;
+            }
+            assert!(began.elapsed() < SILENCE_MAX, "waiting for {words:?} in: {log}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until a command has so many messages answered, or bytes sent.
     pub(crate) fn wait_for_progress(&mut self, done: u64) -> u64 {
         let at_least = |event: &Value| event["done"].as_u64().is_some_and(|so_far| so_far >= done);

@@ -22,6 +22,7 @@ use socket2::{Domain, Socket, Type};
 use crate::cases::{address, cases, data, frame_between, v4, v6};
 
 mod cases;
+mod log;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../pilot-ebpf/dist/pilot.bpf.o"));
 
@@ -71,6 +72,11 @@ struct Program {
 impl Program {
     /// Loads it, or says why it cannot be.
     fn load(test: &str, rules: Rules) -> Option<Self> {
+        Self::load_with(test, rules, false)
+    }
+
+    /// As [`Program::load`], with its log on or off.
+    fn load_with(test: &str, rules: Rules, log: bool) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: {test}: loading an XDP program needs root");
             return None;
@@ -80,7 +86,7 @@ impl Program {
         program.load().expect("the verifier accepts it");
 
         let mut config: Array<_, maps::ConfigWords> = map(&mut ebpf, maps::CONFIG).try_into().expect("an array");
-        config.set(0, rules.config.to_words(), 0).expect("one entry");
+        config.set(0, rules.config.to_words(log), 0).expect("one entry");
         let mut local: HashMap<_, [u8; 16], maps::Present> = map(&mut ebpf, maps::LOCAL).try_into().expect("a hash");
         for address in &rules.local {
             local.insert(address.octets(), 1, 0).expect("there is room");
@@ -152,10 +158,12 @@ fn each_frame_meets_its_verdict() {
     for (name, frame, verdict) in cases() {
         assert_eq!(rules.steer(&frame), verdict, "pure: {name}");
     }
-    let Some(program) = Program::load("each_frame_meets_its_verdict", rules) else { return };
-    let mut program = program.open_socket();
-    for (name, frame, verdict) in cases() {
-        assert_eq!(program.run(&frame), verdict, "kernel: {name}");
+    for log in [false, true] {
+        let Some(program) = Program::load_with("each_frame_meets_its_verdict", Rules::new(1500), log) else { return };
+        let mut program = program.open_socket();
+        for (name, frame, verdict) in cases() {
+            assert_eq!(program.run(&frame), verdict, "kernel, log {log}: {name}");
+        }
     }
 }
 
@@ -269,15 +277,20 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => mutated, 1 => prop::collection::vec(any::<u8>(), eth::LEN..200)]
 }
 
-/// wire.md W2.4: one parser, two places.
+/// wire.md W2.4: one parser, two places; whether it logs or not.
 #[test]
 fn kernel_and_pure_function_agree() {
-    let Some(program) = Program::load("kernel_and_pure_function_agree", Rules::new(1500)) else { return };
-    let program = std::cell::RefCell::new(program.open_socket());
+    let load = |log| {
+        let program = Program::load_with("kernel_and_pure_function_agree", Rules::new(1500), log);
+        program.map(|program| std::cell::RefCell::new(program.open_socket()))
+    };
+    let (Some(silent), Some(logging)) = (load(false), load(true)) else { return };
     let cases = Cases { cases: 4096, failure_persistence: None, ..Cases::default() };
     let outcome = TestRunner::new(cases).run(&any_frame(), |frame| {
-        let expected = program.borrow().expect(&frame);
-        prop_assert_eq!(program.borrow_mut().run(&frame), expected);
+        for program in [&silent, &logging] {
+            let expected = program.borrow().expect(&frame);
+            prop_assert_eq!(program.borrow_mut().run(&frame), expected);
+        }
         Ok(())
     });
     assert!(outcome.is_ok(), "{outcome:?}");

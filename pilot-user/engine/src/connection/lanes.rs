@@ -8,9 +8,14 @@ use crate::limits::{LANE_SHARE_PACKETS, MAX_CONSUMED_FRAMES};
 use crate::recovery::sent::{SentFrame, SentFrames};
 
 impl Table {
-    /// Whether there is anything to send.
-    pub(crate) fn wants_to_send(&self) -> bool {
-        !self.control.is_empty() || self.with.iter().any(|lane| !lane.is_empty())
+    /// Whether there is anything to send, beside control frames.
+    pub(crate) fn has_data(&self) -> bool {
+        self.with.iter().any(|lane| !lane.is_empty())
+    }
+
+    /// Whether there are streams with something to send.
+    pub(crate) fn has_bulk(&self) -> bool {
+        !self.with[Lane::Streams as usize].is_empty()
     }
 
     /// Fills a packet from the lanes, the first before the others, but for one that was passed over for too long.

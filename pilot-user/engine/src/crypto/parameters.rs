@@ -23,6 +23,7 @@ const PACKET_CREDIT: u8 = 11;
 const IDLE_TIMEOUT: u8 = 12;
 const STREAM_LIMIT: u8 = 15;
 const RESUME: u8 = 16;
+const BULK_PORT: u8 = 17;
 
 /// One end's parameters. `timestamp` is there in an initiation and not in a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Parameters {
     pub(crate) packet_credit: u32,
     pub(crate) idle_timeout: Duration,
     pub(crate) stream_limit: u64,
+    /// The sender's second UDP port (W6.8).
+    pub(crate) bulk_port: Option<u16>,
     /// The tunnel whose connections the sender would continue (W3.14).
     pub(crate) resume: Option<u64>,
 }
@@ -65,6 +68,9 @@ impl Parameters {
         tlv_varint(writer, PACKET_CREDIT, u64::from(self.packet_credit))?;
         tlv_varint(writer, IDLE_TIMEOUT, u64::try_from(self.idle_timeout.as_millis()).ok()?)?;
         tlv_varint(writer, STREAM_LIMIT, self.stream_limit)?;
+        if let Some(port) = self.bulk_port {
+            tlv(writer, BULK_PORT, &port.to_be_bytes())?;
+        }
         match self.resume {
             Some(tunnel) => tlv(writer, RESUME, &tunnel.to_be_bytes()),
             None => Some(()),
@@ -75,7 +81,7 @@ impl Parameters {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(payload);
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
-        let (mut aeads, mut session_id, mut resume) = (None, None, None);
+        let (mut aeads, mut session_id, mut resume, mut bulk_port) = (None, None, None, None);
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
@@ -102,6 +108,7 @@ impl Parameters {
                 IDLE_TIMEOUT => idle_timeout = Duration::from_millis(varint(value)?),
                 STREAM_LIMIT => stream_limit = varint(value)?,
                 RESUME => resume = Some(u64::from_be_bytes(value.try_into().ok()?)),
+                BULK_PORT => bulk_port = Some(u16::from_be_bytes(value.try_into().ok()?)).filter(|port| *port != 0),
                 _ => {}
             }
         }
@@ -119,6 +126,7 @@ impl Parameters {
             packet_credit: packet_credit.clamp(2, MAX_PACKET_CREDIT),
             idle_timeout,
             stream_limit,
+            bulk_port,
             resume,
         })
     }
@@ -160,6 +168,7 @@ pub(crate) mod tests {
             packet_credit: 128,
             idle_timeout: Duration::from_secs(30),
             stream_limit: 100,
+            bulk_port: Some(4343),
             resume: Some(99),
         }
     }

@@ -59,6 +59,13 @@ impl Endpoint {
         }
     }
 
+    /// Draws a new id for this end's session with a peer and tells it; the old one is accepted until the peer has taken the
+    /// new one, and a little longer (W4.8). `false`: no tunnel is up, or the peer has not yet taken the ids before.
+    pub fn replace_session_id(&mut self, now: Instant, peer: PeerId) -> bool {
+        let is_known = (peer.0 as usize) < self.tunnels.len();
+        is_known && self.with(now, peer, |tunnel, ctx| tunnel.replace_session_id(ctx))
+    }
+
     /// Queues a message, at most [`MAX_MESSAGE_BYTES`].
     pub fn send_message(
         &mut self,

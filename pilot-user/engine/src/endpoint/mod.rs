@@ -209,6 +209,11 @@ impl Endpoint {
         None
     }
 
+    /// Whether [`Endpoint::poll_transmit`] may have something: room need not be fetched for nothing.
+    pub fn wants_transmit(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next thing to tell the application.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -64,6 +64,9 @@ fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
                 part: Part { total: 1100, offset: 1088, payload: b"a part of it" },
             },
         ),
+        (written(|w| write_new_session_id(w, 0x0102_0304)), Frame::NewSessionId { id: 0x0102_0304 }),
+        (written(|w| write_path_challenge(w, *b"12345678")), Frame::PathChallenge { data: *b"12345678" }),
+        (written(|w| write_path_response(w, *b"87654321")), Frame::PathResponse { data: *b"87654321" }),
         (
             written(|w| write_message(w, 0, 7, [b"one ", b"message"])),
             Frame::Message { connection: 0, number: 7, payload: b"one message" },
@@ -147,9 +150,10 @@ fn acks_are_bounded() {
 /// wire.md W5.1, W5.14
 #[test]
 fn what_cannot_be_is_refused() {
-    for kind in [0x03, 0x0f, 0x14, 0x17, 0x1e, 0x28, 0x3f, 0xff] {
+    for kind in [0x03, 0x14, 0x17, 0x1e, 0x28, 0x3f, 0xff] {
         assert_eq!(decode_all(&[kind, 0, 0, 0, 0]), Err(Code::UnknownFrame), "{kind:#x}");
     }
+    assert_eq!(decode_all(&[NEW_SESSION_ID, 0, 0, 0, 0]), Err(Code::FrameEncoding), "wire.md W1.2: nobody's id");
     assert_eq!(decode_all(&[CLOSE, 0, 2, 0xff, 0xff]), Err(Code::FrameEncoding), "a reason that is not UTF-8");
     let mut long = vec![CLOSE, 0, 0x41, 0x01];
     long.extend([b'x'; 257]);
@@ -163,6 +167,14 @@ fn what_cannot_be_is_refused() {
     }
     assert_eq!(cut(&"ä".repeat(200)).len(), 256);
     assert_eq!(cut(&format!("x{}", "ä".repeat(200))).len(), 255, "never through a character");
+}
+
+/// wire.md W4.8, W6.4: these bytes are what other implementations send and read.
+#[test]
+fn vectors_of_path_frames() {
+    assert_eq!(written(|w| write_new_session_id(w, 0x0900_00ff)), [0x0d, 9, 0, 0, 0xff]);
+    assert_eq!(written(|w| write_path_challenge(w, [7; 8])), [0x0e, 7, 7, 7, 7, 7, 7, 7, 7]);
+    assert_eq!(written(|w| write_path_response(w, [7; 8])), [0x0f, 7, 7, 7, 7, 7, 7, 7, 7]);
 }
 
 proptest! {

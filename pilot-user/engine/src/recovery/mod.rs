@@ -24,7 +24,10 @@ pub(crate) struct Recovery {
     sent: SentPackets,
     pub(crate) rtt: Rtt,
     congestion: NewReno,
+    /// Of the packets waited for. What asks for no ack may have gone another way, and shows nothing to be late.
     largest_acked: Option<u64>,
+    /// Packets with lower numbers went over another path, and say nothing of this one (RFC 9000 §9.4).
+    path_start: u64,
     bytes_in_flight: u64,
     packets_in_flight: u32,
     last_eliciting_sent: Instant,
@@ -41,6 +44,13 @@ pub(crate) struct Recovery {
     window_limited: bool,
     pub(crate) lost_packets: u64,
     pub(crate) probe_timeouts: u64,
+}
+
+/// What is known of one path.
+#[derive(Debug, Default)]
+pub(crate) struct Estimates {
+    rtt: Rtt,
+    congestion: NewReno,
 }
 
 /// Frames of a packet that were acked or lost, one at a time.
@@ -61,6 +71,7 @@ impl Recovery {
             rtt: Rtt::default(),
             congestion: NewReno::default(),
             largest_acked: None,
+            path_start: 0,
             bytes_in_flight: 0,
             packets_in_flight: 0,
             last_eliciting_sent: Instant::ORIGIN,
@@ -138,6 +149,7 @@ impl Recovery {
         }
         let (mut sample, mut any) = (None, false);
         let limited = std::mem::take(&mut self.window_limited);
+        let (path_start, mut largest_acked) = (self.path_start, self.largest_acked);
         for &(smallest, largest) in ack.ranges() {
             let (sent, congestion) = (&mut self.sent, &mut self.congestion);
             let (bytes_in_flight, packets_in_flight) = (&mut self.bytes_in_flight, &mut self.packets_in_flight);
@@ -145,17 +157,20 @@ impl Recovery {
                 any = true;
                 *bytes_in_flight -= u64::from(packet.bytes);
                 *packets_in_flight -= 1;
-                congestion.on_acked(packet.sent, u64::from(packet.bytes), limited);
-                if number == ack.largest() {
-                    sample = Some(packet.sent);
-                }
-                if packet.mtu_probe {
-                    fate(Fate::MtuProbe { bytes: packet.bytes, arrived: true });
+                largest_acked = largest_acked.max(Some(number));
+                if number >= path_start {
+                    congestion.on_acked(packet.sent, u64::from(packet.bytes), limited);
+                    if number == ack.largest() {
+                        sample = Some(packet.sent);
+                    }
+                    if packet.mtu_probe {
+                        fate(Fate::MtuProbe { bytes: packet.bytes, arrived: true });
+                    }
                 }
                 packet.frames.into_iter().for_each(|frame| fate(Fate::Acked(frame)));
             });
         }
-        self.largest_acked = self.largest_acked.max(Some(ack.largest()));
+        self.largest_acked = largest_acked;
         if any {
             self.pto_count = 0;
             self.probes = 0;
@@ -181,18 +196,18 @@ impl Recovery {
             }
             // The loop's condition holds the packet there.
             let Some(packet) = self.sent.pop_oldest() else { return };
-            self.give_up(now, packet, &mut fate);
+            self.give_up(now, number, packet, &mut fate);
         }
     }
 
-    fn give_up(&mut self, now: Instant, packet: SentPacket, fate: &mut impl FnMut(Fate)) {
+    fn give_up(&mut self, now: Instant, number: u64, packet: SentPacket, fate: &mut impl FnMut(Fate)) {
         self.bytes_in_flight -= u64::from(packet.bytes);
         self.packets_in_flight -= 1;
         self.lost_packets += 1;
-        if packet.mtu_probe {
-            fate(Fate::MtuProbe { bytes: packet.bytes, arrived: false });
-        } else {
-            self.congestion.on_lost(now, packet.sent);
+        match packet.mtu_probe {
+            _ if number < self.path_start => {}
+            true => fate(Fate::MtuProbe { bytes: packet.bytes, arrived: false }),
+            false => self.congestion.on_lost(now, packet.sent),
         }
         packet.frames.into_iter().for_each(|frame| fate(Fate::Lost(frame)));
     }
@@ -228,9 +243,42 @@ impl Recovery {
         self.last_eliciting_sent = now;
     }
 
+    /// Whether the peer has acked anything.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.largest_acked.is_some()
+    }
+
     /// Probe time-outs since the last ACK that acked something.
     pub(crate) fn timeouts_in_a_row(&self) -> u32 {
         self.pto_count
+    }
+
+    /// What is sent from now on takes another path, of which this is known, or nothing yet. Returns what is known of the one
+    /// that is left.
+    pub(crate) fn switch_path(&mut self, to: Option<Estimates>) -> Estimates {
+        self.path_start = self.next_number();
+        self.pto_count = 0;
+        self.window_limited = false;
+        let Estimates { rtt, congestion } = to.unwrap_or_default();
+        Estimates {
+            rtt: std::mem::replace(&mut self.rtt, rtt),
+            congestion: std::mem::replace(&mut self.congestion, congestion),
+        }
+    }
+
+    /// The path is left because nothing arrives: all that is in flight counts as lost, but not as congestion.
+    pub(crate) fn give_up_in_flight(&mut self, mut fate: impl FnMut(Fate)) {
+        while let Some(packet) = self.sent.pop_oldest() {
+            self.lost_packets += 1;
+            packet.frames.into_iter().for_each(|frame| fate(Fate::Lost(frame)));
+        }
+        (self.bytes_in_flight, self.packets_in_flight) = (0, 0);
+        (self.loss_time, self.probes) = (None, 0);
+    }
+
+    /// The probe time-out without backoff.
+    pub(crate) fn pto(&self) -> Duration {
+        self.rtt.pto(self.max_ack_delay)
     }
 
     /// The keys or the path changed: probe soon, whatever the backoff had become.

@@ -34,6 +34,8 @@ pub(crate) enum SentFrame {
         offset: u32,
         length: u32,
     },
+    /// The newest one, whichever that is when it is written.
+    NewSessionId,
     Message {
         connection: Key,
         number: u64,
@@ -51,7 +53,7 @@ impl SentFrame {
     /// The connection it is about.
     pub(crate) fn connection(&self) -> Option<Key> {
         match *self {
-            Self::Ack { .. } | Self::Ping => None,
+            Self::Ack { .. } | Self::Ping | Self::NewSessionId => None,
             Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) => Some(key),
             Self::StreamLimit(key, _) | Self::StreamCredit(key, _) => Some(key),
             Self::MessagesConsumed(key) | Self::Consumed(key, _) | Self::AllConsumed(key, ..) => Some(key),

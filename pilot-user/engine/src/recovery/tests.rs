@@ -155,3 +155,47 @@ fn an_ack_of_what_was_not_sent_is_a_violation() {
     let violation = r.on_ack(at(1), &ack(&[(0, 1)]), |_| panic!("nothing was acked"));
     assert_eq!(violation.map_err(|violation| violation.code), Err(Code::AckOfUnsent));
 }
+
+/// wire.md W6.9: what asks for no ack may go another way, and overtake; its ack shows nothing to be late.
+#[test]
+fn only_packets_waited_for_show_losses() {
+    let mut r = recovery();
+    (0..5).for_each(|n| send(&mut r, at(n)));
+    r.on_sent_unacked();
+    assert_eq!(acked(&mut r, at(10), &[(5, 5)]), Fates::default());
+    assert_eq!((r.lost_packets, r.deadline().map(|(_, why)| why)), (0, Some("probe")));
+    assert_eq!(acked(&mut r, at(11), &[(0, 5)]).0, [0, 1, 2, 3, 4]);
+}
+
+/// wire.md W6.7: packets of the path that was left say nothing of the one in use, and what was known comes back with it.
+#[test]
+fn each_path_has_its_own_estimates() {
+    let mut r = recovery();
+    (0..4).for_each(|n| send(&mut r, at(n)));
+    acked(&mut r, at(100), &[(0, 0)]);
+    let window = r.congestion_window();
+    let first = r.switch_path(None);
+    assert_eq!(r.rtt.min, None);
+    let fresh = r.congestion_window();
+    send(&mut r, at(200));
+    assert_eq!(acked(&mut r, at(300), &[(3, 3)]).0, [3]);
+    assert_eq!(r.rtt.min, None, "no sample of the other path");
+    assert_eq!(acked(&mut r, at(350), &[(4, 4)]), Fates(vec![4], vec![1]));
+    assert_eq!((r.rtt.min, r.congestion_window()), (Some(Duration::from_micros(150)), fresh), "nor a loss of it");
+    r.switch_path(Some(first));
+    assert_eq!((r.rtt.min, r.congestion_window()), (Some(Duration::from_micros(100)), window));
+}
+
+/// wire.md W6.10
+#[test]
+fn what_is_given_up_is_lost_without_congestion() {
+    let mut r = recovery();
+    (0..4).for_each(|n| send(&mut r, at(n)));
+    let window = r.congestion_window();
+    let mut fates = Fates::default();
+    r.give_up_in_flight(|fate| fates.take(fate));
+    assert_eq!(fates, Fates(vec![], vec![0, 1, 2, 3]));
+    assert_eq!((r.bytes_in_flight(), r.has_unacked(), r.deadline()), (0, false, None));
+    assert_eq!((r.congestion_window(), r.lost_packets), (window, 4));
+    assert_eq!(acked(&mut r, at(50), &[(0, 3)]), Fates::default(), "acks that come after all");
+}

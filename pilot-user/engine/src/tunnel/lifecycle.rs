@@ -2,7 +2,7 @@
 
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
-use super::{Answer, Attempt, Closing, Context, Path, Session, Transport, Tunnel};
+use super::{Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
 use crate::connection::PeerLimits;
 use crate::crypto::aead::Aeads;
 use crate::crypto::handshake::{Initiated, Initiation};
@@ -18,7 +18,6 @@ use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::{DropReason, TunnelStats};
-use crate::tunnel::mtu::Mtu;
 
 impl Tunnel {
     /// Brings the tunnel up if it is not and nothing is under way to that end. `false`: no address to send to is known.
@@ -69,6 +68,7 @@ impl Tunnel {
             packet_credit: ctx.config.packet_credit,
             idle_timeout: ctx.config.idle_timeout,
             stream_limit: MAX_STREAMS,
+            bulk_port: ctx.config.bulk_port,
             resume,
         }
     }
@@ -92,7 +92,7 @@ impl Tunnel {
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
-                self.attempt = Some(Attempt { initiation, sent: ctx.now, resume });
+                self.attempt = Some(Attempt { initiation, sent: ctx.now, path, resume });
                 Some((INITIATION_LEN, path))
             }
             None => {
@@ -146,8 +146,9 @@ impl Tunnel {
             return None;
         };
         self.next = Some(Box::new(Session {
-            local_id,
+            local: SessionIds::new(local_id),
             remote_id: secrets.peer.session_id,
+            remote_id_from: None,
             keys: secrets.keys,
             aead: secrets.aead,
             path,
@@ -172,7 +173,7 @@ impl Tunnel {
         let attempt = attempt.ok_or(DropReason::NoAttempt)?;
         let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
-        let (sent, resume) = (attempt.sent, attempt.resume);
+        let (sent, asked, resume) = (attempt.sent, attempt.path, attempt.resume);
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
         if resumes.is_some() && resumes != self.resumable() {
             // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
@@ -184,17 +185,23 @@ impl Tunnel {
         // The session takes the attempt's id over.
         self.attempt = None;
         let session = Session {
-            local_id: receiver,
+            local: SessionIds::new(receiver),
             remote_id: secrets.peer.session_id,
+            remote_id_from: None,
             keys: secrets.keys,
             aead: secrets.aead,
-            path,
+            // Where the initiation went the peer is; where the response came from it need not be (W6.4).
+            path: if asked.is(&path) { path } else { asked },
             is_initiator: true,
             resumes,
             peer: secrets.peer,
             handshake: ctx.now.since(sent),
         };
         self.establish(ctx, Box::new(session));
+        if let Some(transport) = &mut self.transport {
+            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
+            paths.on_received(ctx.now, path, datagram.len(), true, recovery, ctx.events);
+        }
         // Confirms the key to the responder, which sends nothing before (W3.9).
         self.table.control.push_back(SentFrame::Ping);
         Ok(())
@@ -221,13 +228,16 @@ impl Tunnel {
             }
             self.start_transport(ctx, &session);
         } else if let Some(transport) = &mut self.transport {
-            transport.recovery.forget_backoff();
+            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
+            paths.on_handshake(ctx.now, session.path, session.peer.bulk_port, recovery, ctx.events);
+            recovery.forget_backoff();
             transport.awaiting_since = None;
             transport.last_received = ctx.now;
         }
         self.closing = None;
+        self.last_path = Some(session.path);
         if let Some(old) = self.session.replace(session) {
-            ctx.sessions.release(old.local_id);
+            old.local.release(ctx.sessions);
         }
         ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed });
     }
@@ -235,8 +245,8 @@ impl Tunnel {
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
         let peer = &session.peer;
         let (first, second) = match session.is_initiator {
-            true => (session.local_id, session.remote_id),
-            false => (session.remote_id, session.local_id),
+            true => (session.local.newest(), session.remote_id),
+            false => (session.remote_id, session.local.newest()),
         };
         let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit);
         if session.is_initiator {
@@ -249,7 +259,7 @@ impl Tunnel {
             acks: Acks::default(),
             replay: ReplayWindow::default(),
             next_received: 0,
-            mtu: Mtu::new(ctx.config.max_datagram.min(peer.max_datagram)),
+            paths: Paths::new(self.peer, ctx.config, peer, session.path),
             last_received: ctx.now,
             last_sent: ctx.now,
             awaiting_since: None,
@@ -261,6 +271,16 @@ impl Tunnel {
             streams: peer.stream_limit,
         };
         self.table.on_tunnel_up(session.is_initiator, limits, ctx.events);
+    }
+
+    /// Draws a new id for this end's session and tells the peer (W4.8). `false`: there is no session, or the peer has not
+    /// yet taken the ones before.
+    pub(crate) fn replace_session_id(&mut self, ctx: &mut Context<'_>) -> bool {
+        let session = self.session.as_mut().filter(|session| self.closing.is_none() && session.local.has_room());
+        let Some(session) = session else { return false };
+        session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer));
+        self.table.control.push_back(SentFrame::NewSessionId);
+        true
     }
 
     // Going down
@@ -320,13 +340,13 @@ impl Tunnel {
 
     pub(super) fn drop_next(&mut self, ctx: &mut Context<'_>) {
         if let Some(next) = self.next.take() {
-            ctx.sessions.release(next.local_id);
+            next.local.release(ctx.sessions);
         }
     }
 
     pub(super) fn drop_session(&mut self, ctx: &mut Context<'_>) {
         if let Some(session) = self.session.take() {
-            ctx.sessions.release(session.local_id);
+            session.local.release(ctx.sessions);
         }
         self.transport = None;
         self.closing = None;

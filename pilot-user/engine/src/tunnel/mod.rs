@@ -10,16 +10,16 @@
 //! `session` is keys and ids of one handshake; `transport` is what outlives a handshake: packet numbers, recovery, and
 //! with the table of connections the state that resumption continues (`docs/wire.md` W3.14).
 
+mod bulk;
+mod ids;
 pub(crate) mod lifecycle;
 mod mtu;
+mod path;
 mod receive;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::time::Duration;
-
-use foldhash::fast::FixedState;
 
 use crate::config::{Config, PeerConfig};
 use crate::connection::table::Table;
@@ -41,7 +41,10 @@ use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::{Stats, TunnelStats};
 use crate::time::Instant;
-use mtu::Mtu;
+use ids::SessionIds;
+pub(crate) use ids::Sessions;
+pub(crate) use path::Path;
+use path::Paths;
 
 /// What a tunnel may use of its endpoint during one call.
 pub(crate) struct Context<'a> {
@@ -60,46 +63,15 @@ impl Context<'_> {
     }
 }
 
-/// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
-/// here: nobody else can make them collide.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions(HashMap<u32, PeerId, FixedState>);
-
-impl Sessions {
-    pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
-        self.0.get(&id).copied()
-    }
-
-    /// A new id: the worker, and 24 random bits that make none in use and not 0.
-    fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: PeerId) -> u32 {
-        loop {
-            let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
-            if id != 0 && !self.0.contains_key(&id) {
-                self.0.insert(id, peer);
-                return id;
-            }
-        }
-    }
-
-    fn release(&mut self, id: u32) {
-        self.0.remove(&id);
-    }
-}
-
-/// Where datagrams of a tunnel come from and go to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Path {
-    pub(crate) remote: SocketAddr,
-    /// Our address and port that the peer uses; `None` until it was heard of.
-    pub(crate) local: Option<SocketAddr>,
-}
-
 /// Keys and ids of one handshake.
 struct Session {
-    local_id: u32,
+    local: SessionIds,
     remote_id: u32,
+    /// The packet that brought it; `None`: the handshake did. What comes late changes it no more.
+    remote_id_from: Option<u64>,
     keys: KeyPair,
     aead: Aead,
+    /// Which the handshake has proven: the peer answered what was sent there.
     path: Path,
     is_initiator: bool,
     /// What the peer said of itself.
@@ -113,6 +85,8 @@ struct Session {
 struct Attempt {
     initiation: Initiation,
     sent: Instant,
+    /// Where to.
+    path: Path,
     resume: Option<u64>,
 }
 
@@ -133,7 +107,7 @@ struct Transport {
     replay: ReplayWindow,
     /// One above the highest packet number opened.
     next_received: u64,
-    mtu: Mtu,
+    paths: Paths,
     last_received: Instant,
     last_sent: Instant,
     /// Since when something was sent that asks for an answer, and nothing was heard.
@@ -169,7 +143,7 @@ pub(crate) struct Tunnel {
     session: Option<Box<Session>>,
     transport: Option<Box<Transport>>,
     closing: Option<Box<Closing>>,
-    /// Where the peer was last authenticated.
+    /// Where the peer was last, by proof.
     last_path: Option<Path>,
     /// Since when connections wait for a tunnel.
     waiting_since: Option<Instant>,
@@ -217,7 +191,7 @@ impl Tunnel {
 
     /// Bytes: the largest datagram the path is known to carry.
     pub(crate) fn max_datagram(&self) -> u16 {
-        self.transport.as_ref().map_or(MIN_DATAGRAM_BYTES, |transport| transport.mtu.current())
+        self.transport.as_ref().map_or(MIN_DATAGRAM_BYTES, |transport| transport.paths.sending().mtu.current())
     }
 
     pub(crate) fn aead(&self) -> Option<Aead> {
@@ -235,7 +209,11 @@ impl Tunnel {
             min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
             congestion_window: recovery.congestion_window(),
             bytes_in_flight: recovery.bytes_in_flight(),
-            max_datagram: transport.mtu.current(),
+            max_datagram: transport.paths.sending().mtu.current(),
+            sending_bulk: transport.paths.bulk.is_sending(),
+            path_switches: transport.paths.bulk.switches,
+            peer_moves: transport.paths.moves,
+            unproven_paths: transport.paths.unproven,
             ..transport.stats.clone()
         })
     }
@@ -259,7 +237,11 @@ impl Tunnel {
             if let Some((at, why)) = transport.recovery.deadline() {
                 add(Some(at), why);
             }
-            add(transport.acks.due(), "ack");
+            // Nothing of it can be done where nothing may be sent.
+            let may_send = transport.paths.allowance().is_some();
+            add(transport.acks.due().filter(|_| may_send), "ack");
+            add(transport.paths.deadline(), "path");
+            add(self.session.as_ref().and_then(|session| session.local.deadline()), "session id");
             add(self.idle_at(config, transport), "idle time-out");
             add(self.suspect_at(transport), "suspicion");
             add(self.keep_alive_at(transport), "keep-alive");
@@ -282,7 +264,9 @@ impl Tunnel {
 
     /// W6.2.
     fn keep_alive_at(&self, transport: &Transport) -> Option<Instant> {
-        (self.table.has_live() && !transport.recovery.has_unacked()).then(|| transport.last_sent + KEEP_ALIVE)
+        let may_send = transport.paths.allowance().is_some();
+        (self.table.has_live() && !transport.recovery.has_unacked() && may_send)
+            .then(|| transport.last_sent + KEEP_ALIVE)
     }
 
     /// Does what is due at `ctx.now`. What is to be sent then is asked for by `poll_transmit`.
@@ -312,16 +296,26 @@ impl Tunnel {
         if due(self.keep_alive_at(transport)) {
             self.table.control.push_back(SentFrame::Ping);
         }
+        if let Some(session) = &mut self.session {
+            session.local.retire(now, ctx.sessions);
+        }
         if let Some(transport) = &mut self.transport {
-            let table = &mut self.table;
-            transport.recovery.on_timeout(ctx.now, |fate| {
-                receive::apply(fate, table, &mut transport.acks, &mut transport.mtu, ctx.events)
-            });
-            // Once an outage: the search that follows has its own bound.
-            if transport.recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {
-                transport.mtu.fall_back();
-                transport.recovery.set_datagram(transport.mtu.current());
+            let (table, acks, paths) = (&mut self.table, &mut transport.acks, &mut transport.paths);
+            let recovery = &mut transport.recovery;
+            paths.handle_timeout(now, recovery);
+            let mtu = &mut paths.sending_mut().mtu;
+            recovery.on_timeout(now, |fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
+            let mut lost = Vec::new();
+            if paths.on_probe_timeout(now, recovery, ctx.events, |fate| lost.push(fate)) {
+                let mtu = &mut paths.sending_mut().mtu;
+                lost.into_iter().for_each(|fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
+            } else if recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {
+                // Once an outage: the search that follows has its own bound.
+                let mtu = &mut paths.sending_mut().mtu;
+                mtu.fall_back();
+                recovery.set_datagram(mtu.current());
             }
+            paths.choose(now, false, recovery, ctx.events);
         }
     }
 }

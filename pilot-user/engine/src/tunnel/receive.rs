@@ -11,12 +11,22 @@ use crate::connection::State;
 use crate::connection::table::Table;
 use crate::error::{CloseReason, Code, ProtocolViolation};
 use crate::event::Event;
-use crate::frame::Frame;
+use crate::frame::{Frame, PathData};
 use crate::packet::decode_number;
 use crate::recovery::Fate;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::DropReason;
+use crate::time::Instant;
+
+/// How a packet came.
+#[derive(Clone, Copy)]
+struct Arrival {
+    number: u64,
+    path: Path,
+    /// Of the datagram.
+    bytes: usize,
+}
 
 impl Tunnel {
     /// Handles a data packet for one of this tunnel's sessions. `scratch` is where its frames are opened into. An error is
@@ -29,9 +39,9 @@ impl Tunnel {
         path: Path,
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
-        let is_next = self.next.as_ref().is_some_and(|next| next.local_id == header.receiver);
+        let is_next = self.next.as_ref().is_some_and(|next| next.local.contains(header.receiver));
         let session = if is_next { self.next.as_ref() } else { self.session.as_ref() };
-        let session = session.filter(|session| session.local_id == header.receiver);
+        let session = session.filter(|session| session.local.contains(header.receiver));
         let session = session.ok_or(DropReason::UnknownSession)?;
         // A session that is new and continues nothing counts from 0.
         let transport = self.transport.as_ref().filter(|_| !is_next || session.resumes.is_some());
@@ -58,17 +68,17 @@ impl Tunnel {
         transport.awaiting_since = None;
         transport.stats.received_packets += 1;
         transport.stats.received_bytes += datagram.len() as u64;
-        if number >= transport.next_received {
-            transport.next_received = number + 1;
-            session.path = path; // W4.5
-            self.last_path = Some(path);
-        }
+        session.local.on_used(ctx.now, header.receiver);
+        let newest = number >= transport.next_received;
+        transport.next_received = transport.next_received.max(number + 1);
+        let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
+        paths.on_received(ctx.now, path, datagram.len(), newest, recovery, ctx.events);
         self.on_heard(ctx);
         if let Some(closing) = &mut self.closing {
             closing.due = closing.packets_left > 0;
             return Ok(());
         }
-        match self.on_frames(ctx, number, &scratch[..length]) {
+        match self.on_frames(ctx, Arrival { number, path, bytes: datagram.len() }, &scratch[..length]) {
             Ok(()) => {}
             Err(violation) => {
                 tracing::warn!(peer = %self.config.address, %violation, "the peer broke the protocol; tunnel closed");
@@ -78,7 +88,7 @@ impl Tunnel {
         Ok(())
     }
 
-    fn on_frames(&mut self, ctx: &mut Context<'_>, number: u64, frames: &[u8]) -> Result<(), ProtocolViolation> {
+    fn on_frames(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frames: &[u8]) -> Result<(), ProtocolViolation> {
         let mut reader = Reader::new(frames);
         let mut ack_eliciting = false;
         while let Some(frame) =
@@ -90,22 +100,24 @@ impl Tunnel {
                 self.drop_session(ctx);
                 return Ok(());
             }
-            self.on_frame(ctx, frame)?;
+            self.on_frame(ctx, arrival, frame)?;
         }
         if let Some(transport) = &mut self.transport {
-            transport.acks.on_received(ctx.now, number, ack_eliciting);
+            transport.acks.on_received(ctx.now, arrival.number, ack_eliciting);
+            // An ack may have been the last that was waited for.
+            transport.paths.choose(ctx.now, false, &mut transport.recovery, ctx.events);
         }
         Ok(())
     }
 
-    fn on_frame(&mut self, ctx: &mut Context<'_>, frame: Frame<'_>) -> Result<(), ProtocolViolation> {
+    fn on_frame(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frame: Frame<'_>) -> Result<(), ProtocolViolation> {
         let (table, events) = (&mut self.table, &mut *ctx.events);
         match frame {
             Frame::Ack(ack) => {
                 let Some(transport) = &mut self.transport else { return Ok(()) };
-                let (acks, mtu) = (&mut transport.acks, &mut transport.mtu);
-                transport.recovery.on_ack(ctx.now, &ack, |fate| apply(fate, table, acks, mtu, events))?;
-                transport.recovery.set_datagram(transport.mtu.current());
+                let (acks, mtu) = (&mut transport.acks, &mut transport.paths.sending_mut().mtu);
+                transport.recovery.on_ack(ctx.now, &ack, |fate| apply(ctx.now, fate, table, acks, mtu, events))?;
+                transport.recovery.set_datagram(mtu.current());
             }
             Frame::Open { connection, port } => table.on_open(connection, port, events)?,
             Frame::Accept { connection } => {
@@ -171,9 +183,33 @@ impl Tunnel {
                     connection.on_stream(stream, offset, fin, payload, events)
                 })?;
             }
+            Frame::NewSessionId { id } => {
+                if let Some(session) = &mut self.session
+                    && session.remote_id_from.is_none_or(|number| number < arrival.number)
+                {
+                    (session.remote_id, session.remote_id_from) = (id, Some(arrival.number));
+                }
+            }
+            Frame::PathChallenge { data } => {
+                if let Some(transport) = &mut self.transport {
+                    transport.paths.on_challenge(arrival.path, data, arrival.bytes);
+                }
+            }
+            Frame::PathResponse { data } => self.on_path_response(ctx, data),
             Frame::Ping | Frame::Close { .. } => {}
         }
         Ok(())
+    }
+}
+
+impl Tunnel {
+    fn on_path_response(&mut self, ctx: &mut Context<'_>, data: PathData) {
+        let Some(transport) = &mut self.transport else { return };
+        if transport.paths.on_response(ctx.now, data, &mut transport.recovery) {
+            self.last_path = transport.paths.last_proven();
+            // The old id was seen at both places (RFC 9000 §9.5).
+            self.replace_session_id(ctx);
+        }
     }
 }
 
@@ -208,12 +244,19 @@ fn accepted(connection: &mut crate::connection::Connection, events: &mut VecDequ
 }
 
 /// What became of a sent frame or path MTU probe, told to whom it concerns.
-pub(super) fn apply(fate: Fate, table: &mut Table, acks: &mut Acks, mtu: &mut Mtu, events: &mut VecDeque<Event>) {
+pub(super) fn apply(
+    now: Instant,
+    fate: Fate,
+    table: &mut Table,
+    acks: &mut Acks,
+    mtu: &mut Mtu,
+    events: &mut VecDeque<Event>,
+) {
     match fate {
         Fate::Acked(SentFrame::Ack { largest }) => acks.on_ack_acked(largest),
         Fate::Acked(frame) => table.on_acked(&frame, events),
         // What it carried is queued again, for a packet with a new number (W5.2).
         Fate::Lost(frame) => table.on_lost(frame),
-        Fate::MtuProbe { bytes, arrived } => mtu.on_probe_fate(bytes, arrived),
+        Fate::MtuProbe { bytes, arrived } => mtu.on_probe_fate(now, bytes, arrived),
     }
 }

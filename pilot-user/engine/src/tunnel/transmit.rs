@@ -2,13 +2,15 @@
 
 use pilot_common::wire::{HEADER_LEN, Header, PacketType, TAG_LEN};
 
-use super::{Context, Path, Transport, Tunnel};
+use super::path::PathFrame;
+use super::{Context, Path, Tunnel};
 use crate::codec::Writer;
 use crate::connection::table::Table;
 use crate::connection::{Connection, State};
 use crate::crypto::aead::SealError;
 use crate::error::{CloseReason, Code};
 use crate::frame;
+use crate::limits::MIN_DATAGRAM_BYTES;
 use crate::recovery::sent::{SentFrame, SentFrames, SentPacket};
 use crate::stream::StreamId;
 
@@ -19,6 +21,8 @@ struct Filled {
     mtu_probe: bool,
     /// Bytes of frames.
     len: usize,
+    /// Where it goes.
+    path: Path,
 }
 
 impl Tunnel {
@@ -46,7 +50,7 @@ impl Tunnel {
         let length = HEADER_LEN + filled.len + TAG_LEN;
         let packet = datagram.get_mut(..length)?;
         packet[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        let path = session.path;
+        let path = filled.path;
         match session.keys.seal(number, packet) {
             Ok(()) => {}
             Err(SealError::Exhausted | SealError::Refused) => {
@@ -60,6 +64,7 @@ impl Tunnel {
         transport.last_sent = ctx.now;
         transport.stats.sent_packets += 1;
         transport.stats.sent_bytes += length as u64;
+        transport.paths.on_sent(&path, length);
         if filled.ack_eliciting {
             transport.awaiting_since.get_or_insert(ctx.now);
             transport.recovery.on_sent(SentPacket {
@@ -77,23 +82,36 @@ impl Tunnel {
     /// Fills the room between header and tag. `None`: nothing to send, or not now.
     fn fill(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<Filled> {
         let transport = self.transport.as_mut()?;
-        let room = |size: usize, available: usize| size.min(available).checked_sub(TAG_LEN);
-        let end = room(usize::from(transport.mtu.current()), datagram.len())?;
+        let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
         if let Some(closing) = &mut self.closing {
+            let path = paths.sending().path;
+            let end = packet_end(MIN_DATAGRAM_BYTES, paths.allowance()?, datagram.len())?;
             if !std::mem::take(&mut closing.due) {
                 return None;
             }
             closing.packets_left -= 1;
             let mut w = Writer::new(datagram.get_mut(HEADER_LEN..end)?);
             frame::write_close(&mut w, closing.code, &closing.reason)?;
-            return Some(Filled { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: w.len() });
+            return Some(Filled { len: w.len(), ..Filled::nothing(path) });
+        }
+        if let Some(frame) = paths.next_frame(ctx.now, ctx.rng, recovery) {
+            return fill_path_frame(&frame, datagram);
         }
         let table = &mut self.table;
-        let wants = table.wants_to_send();
-        let mtu_probe = transport.mtu.probe().filter(|size| usize::from(*size) <= datagram.len());
+        let has_data = table.has_data();
+        let wants = has_data || !table.control.is_empty();
+        paths.choose(ctx.now, has_data, recovery, ctx.events);
+        let allowance = paths.allowance()?;
+        let (path, is_proven, mtu) = (paths.sending().path, paths.sending().is_proven, &paths.sending().mtu);
+        let end = packet_end(mtu.current(), allowance, datagram.len())?;
+        let mtu_probe = mtu.probe(ctx.now, has_data).filter(|size| is_proven && usize::from(*size) <= datagram.len());
         let ack_due = transport.acks.is_due(ctx.now);
-        let may_send =
-            (wants || mtu_probe.is_some() || transport.recovery.probe_due()) && transport.recovery.may_send();
+        let asks = wants || mtu_probe.is_some() || recovery.probe_due();
+        let is_draining = paths.is_draining() && !recovery.probe_due();
+        let may_send = asks && !is_draining && recovery.may_send();
+        if !may_send && !is_draining && table.has_bulk() {
+            paths.on_queueing(ctx.now, 0, recovery);
+        }
         if !may_send && !ack_due {
             return None;
         }
@@ -103,50 +121,77 @@ impl Tunnel {
             frames.push(SentFrame::Ack { largest });
         }
         // What was consumed goes with what is sent anyway (W5.16).
-        let in_company = !frames.is_empty() || !table.control.is_empty() || transport.recovery.probe_due();
+        let in_company = !frames.is_empty() || !table.control.is_empty() || recovery.probe_due();
         let consumed = if in_company { table.write_consumed(&mut w) } else { SentFrames::new() };
         let before = w.len();
-        // While nothing arrives, data has the next try.
-        let probe_first =
-            mtu_probe.is_some() && transport.mtu.is_urgent() && transport.recovery.timeouts_in_a_row() == 0;
+        // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
+        let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
         if may_send && !probe_first {
-            fill_queued(table, &mut w, &mut frames);
-            if w.len() == before && transport.recovery.probe_due() {
+            let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
+            fill_queued(table, new_id, &mut w, &mut frames);
+            if w.len() == before && recovery.probe_due() {
                 frame::write_ping(&mut w)?;
                 frames.push(SentFrame::Ping);
+            }
+            if table.has_bulk() {
+                paths.on_queueing(ctx.now, w.len() - before, recovery);
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
         table.on_consumed_written(consumed, ack_eliciting, &mut frames);
         match mtu_probe {
-            Some(size) if may_send && !ack_eliciting => fill_probe(transport, datagram, len, size, frames),
+            Some(size) if may_send && !ack_eliciting => {
+                let len = fill_probe(datagram, len, size)?;
+                paths.sending_mut().mtu.on_probe_sent();
+                Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path })
+            }
             _ if len == 0 => None,
-            _ => Some(Filled { frames, ack_eliciting, mtu_probe: false, len }),
+            _ => Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path }),
         }
     }
 }
 
-/// A path MTU probe: PING and padding up to the size, behind an ACK if there is one.
-fn fill_probe(
-    transport: &mut Transport,
-    datagram: &mut [u8],
-    len: usize,
-    size: u16,
-    frames: SentFrames,
-) -> Option<Filled> {
+impl Filled {
+    /// A packet to be filled, of which nobody is to tell whether it arrived.
+    fn nothing(path: Path) -> Self {
+        Self { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: 0, path }
+    }
+}
+
+/// Where the frames of a packet of at most this size end.
+fn packet_end(mtu: u16, allowance: usize, available: usize) -> Option<usize> {
+    usize::from(mtu).min(allowance).min(available).checked_sub(TAG_LEN)
+}
+
+/// A PATH_CHALLENGE or PATH_RESPONSE, and padding. It asks for no ack: one that was lost is not congestion of the path that
+/// data takes, and has a time-out of its own.
+fn fill_path_frame(path_frame: &PathFrame, datagram: &mut [u8]) -> Option<Filled> {
+    let end = packet_end(path_frame.datagram, usize::MAX, datagram.len())?;
+    let body = datagram.get_mut(HEADER_LEN..end)?;
+    body.fill(0); // PADDING
+    let mut w = Writer::new(body);
+    match path_frame.is_response {
+        true => frame::write_path_response(&mut w, path_frame.data)?,
+        false => frame::write_path_challenge(&mut w, path_frame.data)?,
+    }
+    Some(Filled { len: end - HEADER_LEN, ..Filled::nothing(path_frame.path) })
+}
+
+/// A path MTU probe: PING and padding up to the size, behind an ACK if there is one. Returns how many bytes of frames that
+/// makes.
+fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
     let padded = usize::from(size) - HEADER_LEN - TAG_LEN;
     let body = datagram.get_mut(HEADER_LEN + len..HEADER_LEN + padded)?;
     body.fill(0); // PADDING
     frame::write_ping(&mut Writer::new(body))?;
-    transport.mtu.on_probe_sent();
-    Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len: padded })
+    Some(padded)
 }
 
 /// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
-fn fill_queued(table: &mut Table, w: &mut Writer<'_>, sent: &mut SentFrames) {
+fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
-        if write_control(table, w, &control).is_none() {
+        if write_control(table, new_id, w, &control).is_none() {
             return; // no room: the next packet
         }
         table.control.pop_front();
@@ -158,8 +203,14 @@ fn fill_queued(table: &mut Table, w: &mut Writer<'_>, sent: &mut SentFrames) {
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
-fn write_control(table: &mut Table, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
-    let Some(key) = control.connection() else { return frame::write_ping(w) };
+fn write_control(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
+    let Some(key) = control.connection() else {
+        return match (control, new_id) {
+            (SentFrame::NewSessionId, Some(id)) => frame::write_new_session_id(w, id),
+            (SentFrame::NewSessionId, None) => Some(()),
+            _ => frame::write_ping(w),
+        };
+    };
     let Some(connection) = table.get_mut(key) else { return Some(()) };
     let Some(id) = connection.wire_id else { return Some(()) };
     match control {

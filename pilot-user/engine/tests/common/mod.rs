@@ -15,7 +15,9 @@ use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfi
 pub(crate) struct End {
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: PeerId,
+    /// Where it is for the other, and its second port there.
     pub(crate) address: SocketAddr,
+    pub(crate) bulk_port: Option<u16>,
     pub(crate) events: Vec<Event>,
     /// Every datagram this end sent, as it was.
     pub(crate) sent: Vec<Vec<u8>>,
@@ -24,14 +26,21 @@ pub(crate) struct End {
 /// What the path does with a datagram: the number of copies that arrive, and how much later than the delay each does.
 pub(crate) type Fate = Box<dyn FnMut(&mut Vec<u8>) -> Vec<Duration>>;
 
-type Flying = (Instant, u64, usize, Vec<u8>);
+/// Whether the network carries a datagram from one address to another, and how much slower than the delay.
+pub(crate) type Route = Box<dyn FnMut(SocketAddr, SocketAddr) -> Option<Duration>>;
+
+/// A datagram on its way: when it arrives, its place in the order of sending, from where, to where.
+type Flying = (Instant, u64, SocketAddr, SocketAddr, Vec<u8>);
 
 pub(crate) struct Pair {
     pub(crate) ends: [End; 2],
     pub(crate) now: Instant,
     pub(crate) delay: Duration,
     pub(crate) fate: Fate,
-    /// By arrival, then in the order of sending; with the end it goes to.
+    pub(crate) route: Route,
+    /// What was sent to where neither end is.
+    pub(crate) strays: Vec<(SocketAddr, Vec<u8>)>,
+    /// By arrival, then in the order of sending.
     in_flight: BinaryHeap<Reverse<Flying>>,
     sequence: u64,
 }
@@ -53,23 +62,37 @@ pub(crate) fn address(n: u8) -> SocketAddr {
 }
 
 pub(crate) fn end(own: u8, other: u8, boot: u8) -> End {
-    let mut endpoint = Endpoint::new(config(own, boot), [own ^ boot; 32]);
+    end_with(own, other, boot, |_| {})
+}
+
+fn end_with(own: u8, other: u8, boot: u8, adjust: impl FnOnce(&mut Config)) -> End {
+    let mut config = config(own, boot);
+    adjust(&mut config);
+    let bulk_port = config.bulk_port;
+    let mut endpoint = Endpoint::new(config, [own ^ boot; 32]);
     let peer = endpoint.add_peer(PeerConfig {
         key: identity(other).public_key(),
         address: OverlayAddress { network: 0, node: u32::from(other) },
         endpoint: Some(address(other)),
     });
-    End { endpoint, peer, address: address(own), events: Vec::new(), sent: Vec::new() }
+    End { endpoint, peer, address: address(own), bulk_port, events: Vec::new(), sent: Vec::new() }
 }
 
 impl Pair {
     /// Nodes 1 and 2, 50 µs apart, on a perfect path.
     pub(crate) fn new() -> Self {
+        Self::with(|_, _| {})
+    }
+
+    /// The same, with other configurations; `adjust` is told which end's.
+    pub(crate) fn with(adjust: impl Fn(usize, &mut Config)) -> Self {
         Self {
-            ends: [end(1, 2, 11), end(2, 1, 12)],
+            ends: [end_with(1, 2, 11, |config| adjust(0, config)), end_with(2, 1, 12, |config| adjust(1, config))],
             now: Instant::from_nanos(1),
             delay: Duration::from_micros(50),
             fate: Box::new(|_| vec![Duration::ZERO]),
+            route: Box::new(|_, _| Some(Duration::ZERO)),
+            strays: Vec::new(),
             in_flight: BinaryHeap::new(),
             sequence: 0,
         }
@@ -81,10 +104,18 @@ impl Pair {
             while let Some(transmit) = self.ends[from].endpoint.poll_transmit(self.now, &mut buffer) {
                 let mut datagram = buffer[..transmit.len].to_vec();
                 self.ends[from].sent.push(datagram.clone());
+                let port = transmit.source.map_or(self.ends[from].address.port(), |source| {
+                    // What is behind another address is there by its first port.
+                    let second = self.ends[from].bulk_port.filter(|port| *port == source.port());
+                    second.unwrap_or(self.ends[from].address.port())
+                });
+                let source = SocketAddr::new(self.ends[from].ip(), port);
+                let Some(slower) = (self.route)(source, transmit.destination) else { continue };
                 for late in (self.fate)(&mut datagram) {
                     self.sequence += 1;
-                    let at = self.now + self.delay + late;
-                    self.in_flight.push(Reverse((at, self.sequence, 1 - from, datagram.clone())));
+                    let at = self.now + self.delay + slower + late;
+                    let flying = (at, self.sequence, source, transmit.destination, datagram.clone());
+                    self.in_flight.push(Reverse(flying));
                 }
             }
             while let Some(event) = self.ends[from].endpoint.poll_event() {
@@ -100,17 +131,27 @@ impl Pair {
         let timers = self.ends.iter_mut().filter_map(|end| end.endpoint.poll_timeout());
         let Some(next) = timers.chain(arrival).min().filter(|next| *next <= until) else { return false };
         self.now = self.now.max(next);
-        while let Some(Reverse((at, sequence, to, datagram))) = self.in_flight.pop() {
-            if at > self.now {
-                self.in_flight.push(Reverse((at, sequence, to, datagram)));
-                break;
-            }
-            self.deliver(to, &datagram);
+        while self.in_flight.peek().is_some_and(|Reverse((at, ..))| *at <= self.now)
+            && let Some(Reverse((_, _, source, destination, datagram))) = self.in_flight.pop()
+        {
+            self.arrive(source, destination, datagram);
         }
         for end in &mut self.ends {
             end.endpoint.handle_timeout(self.now);
         }
         true
+    }
+
+    /// Brings a datagram to whoever is at its destination.
+    pub(crate) fn arrive(&mut self, source: SocketAddr, destination: SocketAddr, datagram: Vec<u8>) {
+        let is_at = |end: &&mut End| {
+            let second = end.bulk_port.map(|port| SocketAddr::new(end.ip(), port));
+            destination == end.address || Some(destination) == second
+        };
+        match self.ends.iter_mut().find(is_at) {
+            Some(end) => _ = end.endpoint.handle_datagram(self.now, source, destination, &datagram),
+            None => self.strays.push((destination, datagram)),
+        }
     }
 
     /// Hands a datagram to an end, as from the other.

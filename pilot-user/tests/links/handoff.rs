@@ -1,0 +1,143 @@
+//! Two workers on one port, and a kernel that gives each what is the other's.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant as Clock};
+
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::Identity;
+use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId};
+use pilot_user::link::Link as _;
+use pilot_user::link::udp::{Group, UdpLink, UdpOptions};
+use pilot_user::service::{ECHO_PORT, Services};
+use pilot_user::worker::Application;
+use pilot_user::worker::drivers::{Pinned, Worker};
+use pilot_user::worker::handoff::{Handoff, mesh};
+
+const MESSAGES: u32 = 2000;
+/// Peers, each from a port of its own: enough that both workers own tunnels.
+const PEERS: u8 = 6;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn open(listen: SocketAddr, group: Option<Group>) -> UdpLink {
+    UdpLink::open(UdpOptions { listen, mtu: 1500, gso: false, allow_from: vec![], group }).unwrap()
+}
+
+fn identity(node: u8) -> Identity {
+    Identity::from_secrets([node; 32], [node + 100; 32]).unwrap()
+}
+
+fn peer(node: u8, endpoint: Option<SocketAddr>) -> PeerConfig {
+    let address = OverlayAddress { network: 0, node: u32::from(node) };
+    PeerConfig { key: identity(node).public_key(), address, endpoint }
+}
+
+fn endpoint(node: u8, worker: u8, max_datagram: usize) -> Endpoint {
+    let address = OverlayAddress { network: 0, node: u32::from(node) };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut config = Config::new(identity(node), address, [node; 16], now);
+    config.worker = worker;
+    config.max_datagram = max_datagram as u16;
+    Endpoint::new(config, [node ^ worker << 7; 32])
+}
+
+/// Asks for echoes, several at a time, and sees that they come back in order.
+#[derive(Default)]
+struct Asker {
+    connection: Option<ConnectionHandle>,
+    sent: u32,
+    got: u32,
+    buffer: Vec<u8>,
+}
+
+impl Application for Asker {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        match event {
+            Event::MessagesReadable { connection } => loop {
+                self.buffer.clear();
+                let Ok(Some(_)) = endpoint.receive_message(now, connection, &mut self.buffer) else { return };
+                assert_eq!(self.buffer, self.got.to_be_bytes());
+                self.got += 1;
+            },
+            Event::Closed { reason, .. } => panic!("{reason:?}"),
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let Some(connection) = self.connection else { return false };
+        let before = self.sent;
+        while self.sent < MESSAGES
+            && self.sent - self.got < 8
+            && endpoint.send_message(now, connection, &self.sent.to_be_bytes()).is_ok()
+        {
+            self.sent += 1;
+        }
+        self.sent > before
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+fn asker(node: u8, to: SocketAddr) -> (Worker<UdpLink, Asker>, PeerId) {
+    let link = open("127.0.0.1:0".parse().unwrap(), None);
+    let mut endpoint = endpoint(node, 0, link.max_payload());
+    let peer = endpoint.add_peer(peer(1, Some(to)));
+    (Worker::new(endpoint, link, Asker::default(), Handoff::alone(), Clock::now()), peer)
+}
+
+#[test]
+fn tunnels_live_whoever_gets_their_datagrams() {
+    // The kernel knows sockets by the order of opening, and these are opened in the wrong one: what names worker 0 goes to
+    // worker 1, and the other way round.
+    let group = Some(Group { workers: 2 });
+    let second = open("127.0.0.1:0".parse().unwrap(), group);
+    let first = open(second.local_addr(), group);
+    let to = first.local_addr();
+    let links = [first, second];
+    let doorbells = [0, 1].map(|worker: usize| links[worker].doorbell());
+    let (notices, _) = crossbeam_channel::bounded(1);
+    let origin = Clock::now();
+    let workers: Vec<_> = links
+        .into_iter()
+        .zip(mesh(&doorbells))
+        .zip(&doorbells)
+        .enumerate()
+        .map(|(worker, ((link, handoff), doorbell))| {
+            let mut endpoint = endpoint(1, worker as u8, link.max_payload());
+            for node in 2..2 + PEERS {
+                endpoint.add_peer(peer(node, None));
+            }
+            let services = Services::new(None, notices.clone(), doorbell.clone()).unwrap();
+            let worker = Worker::new(endpoint, link, services, handoff, origin);
+            Pinned::spawn(worker, None, doorbell.clone()).unwrap()
+        })
+        .collect();
+
+    let mut askers: Vec<_> = (2..2 + PEERS).map(|node| asker(node, to)).collect();
+    for (asker, peer) in &mut askers {
+        let now = asker.now();
+        asker.application.connection = Some(asker.endpoint.connect(now, *peer, ECHO_PORT).unwrap());
+    }
+    let until = Clock::now() + PATIENCE;
+    while askers.iter().any(|(asker, _)| asker.application.got < MESSAGES) {
+        let got: Vec<u32> = askers.iter().map(|(asker, _)| asker.application.got).collect();
+        assert!(Clock::now() < until, "echoes: {got:?}");
+        for (asker, _) in &mut askers {
+            asker.pass().unwrap();
+        }
+    }
+
+    let workers: Vec<_> = workers.into_iter().map(|worker| worker.stop().unwrap()).collect();
+    let counters = [0, 1].map(|worker: usize| workers[worker].handoff.counters());
+    for (own, other) in [(0, 1), (1, 0)] {
+        let received = workers[own].link.counters().received;
+        let (given, opened) = (counters[own], workers[own].opened);
+        // All that is not an initiation is another's.
+        assert!(given.handed_over > u64::from(MESSAGES) / 8 && given.dropped == 0, "{given:?}");
+        assert!(counters[other].taken_over <= given.handed_over);
+        // Counted where it was opened, and nowhere else.
+        assert_eq!(opened.udp + opened.dropped, received - given.handed_over + given.taken_over);
+    }
+}
