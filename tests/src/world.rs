@@ -251,8 +251,8 @@ impl<A: Attachment> World<A> {
 
     /// wire.md W5.15, W6.2: at rest, only keep-alives and their acks.
     fn check_quiet(&mut self) {
-        // What is on its way, and path MTU probes.
-        self.run(KEEP_ALIVE);
+        // What is on its way, path MTU probes, and the keep-alive that tells of a host that moved in silence.
+        self.run(2 * KEEP_ALIVE);
         self.recent = [0; 2];
         self.run(QUIET);
         let keep_alives = (QUIET.as_nanos() / KEEP_ALIVE.as_nanos()) as u64 + 1;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pilot_engine::limits::{AMPLIFICATION_LIMIT, KEEP_ALIVE};
 use pilot_engine::{BulkUse, TunnelStats};
 use pilot_tests::link::SimLink;
-use pilot_tests::netem::{Conditions, PerMille};
+use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
 use pilot_tests::oracle::Plan;
 use pilot_tests::world::{Bulk, World};
 
@@ -48,7 +48,9 @@ fn done(world: &mut World<SimLink>) {
 fn switching_reorders_nothing() {
     for (first, bulk) in [(1000, 1000), (1000, 100), (100, 1000)] {
         let after = |micros| Conditions { delay: Duration::from_micros(micros), ..Conditions::GOOD };
-        let mut world = world(0, after(first));
+        // A queue, in which packets of the first path can be overtaken for long.
+        let bottleneck = Bottleneck { bits_per_second: 200_000_000, queue: SECOND };
+        let mut world = world(0, Conditions { bottleneck: Some(bottleneck), ..after(first) });
         world.set_bulk_conditions(after(bulk));
         done(&mut world);
         world.run(SECOND);

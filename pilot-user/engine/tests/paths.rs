@@ -6,7 +6,7 @@ mod common;
 
 use common::{End, Pair};
 use pilot_engine::limits::{
-    AMPLIFICATION_LIMIT, BULK_IDLE, BULK_RETRY, MAX_PATH_CHALLENGES, MAX_SESSION_IDS, SESSION_ID_LINGER,
+    AMPLIFICATION_LIMIT, BULK_IDLE, BULK_RETRY, BULK_SILENCE, MAX_PATH_CHALLENGES, MAX_SESSION_IDS, SESSION_ID_LINGER,
 };
 use pilot_engine::{BulkUse, Config, ConnectionHandle, Event, Read, TunnelStats};
 use std::cell::Cell;
@@ -76,7 +76,7 @@ fn named(pair: &Pair, end: usize) -> [u8; 4] {
 /// is the faster. The other direction, which carries acks alone, stays where it is.
 #[test]
 fn bulk_goes_there_and_back_without_reordering() {
-    for (first, bulk) in [(0, 0), (500, 0), (0, 500)] {
+    for (first, bulk) in [(0, 0), (2000, 0), (0, 500)] {
         let mut pair = Pair::with(both_bulk(BulkUse::Auto));
         pair.route = Box::new(move |source, _| {
             let slower = if source.port() == BULK_PORT { bulk } else { first };
@@ -163,7 +163,7 @@ fn a_bulk_path_that_dies_is_left() {
             (cut, _) = (Some(pair.now), dead.set(true));
         }
     });
-    let why = "three probe time-outs in a row on the bulk path";
+    let why = "nothing is heard any more over the bulk path";
     assert_eq!(told(&mut pair, 0).last(), Some(&(false, why)));
     let left_after = pair.now.since(cut.unwrap());
     assert!(left_after < SECOND, "{left_after:?}");
@@ -184,6 +184,28 @@ fn a_bulk_path_that_dies_is_left() {
     transfer(&mut pair, handles, 4_000_000, |_, _| {});
     assert_eq!(told(&mut pair, 0).len(), before + 1);
     assert!(stats(&pair, 0).sending_bulk);
+}
+
+/// wire.md W6.10: a receiver that is not run for a moment is not a black hole.
+#[test]
+fn a_pause_does_not_end_bulk() {
+    let mut pair = Pair::with(both_bulk(BulkUse::Auto));
+    let paused = Rc::new(Cell::new(false));
+    let is_paused = Rc::clone(&paused);
+    pair.route = Box::new(move |_, _| (!is_paused.get()).then_some(Duration::ZERO));
+    let handles = pair.connected();
+    let (mut since, mut timeouts) = (None, 0);
+    transfer(&mut pair, handles, 8_000_000, |pair, received| {
+        if received > 4_000_000 && since.is_none() {
+            assert!(stats(pair, 0).sending_bulk, "it is under way");
+            (since, timeouts, _) = (Some(pair.now), stats(pair, 0).probe_timeouts, paused.set(true));
+        }
+        if since.is_some_and(|since| pair.now.since(since) >= BULK_SILENCE * 2 / 5) {
+            paused.set(false);
+        }
+    });
+    assert!(stats(&pair, 0).probe_timeouts >= timeouts + 3, "long enough for three of them");
+    assert_eq!(told(&mut pair, 0).len(), 1, "{:?}", told(&mut pair, 0));
 }
 
 /// wire.md W6.7: a few challenges, each in a datagram that a path must carry, and then no more.

@@ -271,3 +271,20 @@ fn connections_are_bounded() {
     }
     assert!(sent.windows(refused.len()).any(|window| window == refused));
 }
+
+/// wire.md W4.8: of two ids the one that was sent later counts, whichever arrives first.
+#[test]
+fn a_late_session_id_does_not_replace_a_newer_one() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    let [older, newer] = [5, 6].map(|id| {
+        let frames = bytes(|w| frame::write_new_session_id(w, id));
+        pair.ends[0].tunnels[0].seal_any(&frames).unwrap()
+    });
+    for packet in [newer, older] {
+        assert_eq!(pair.ends[1].handle_datagram(NOW, address(0), address(1), &packet), Received::Data);
+    }
+    pair.ends[1].send_message(NOW, theirs, b"x").unwrap();
+    let mut buffer = [0; 1500];
+    pair.ends[1].poll_transmit(NOW, &mut buffer).unwrap();
+    assert_eq!(buffer[1..5], [0, 0, 0, 6]);
+}

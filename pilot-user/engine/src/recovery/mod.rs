@@ -228,7 +228,8 @@ impl Recovery {
     /// Those count as lost for what to send, and stay in flight, because they may still be acked (RFC 9002 §6.2.4).
     pub(crate) fn on_timeout(&mut self, now: Instant, mut fate: impl FnMut(Fate)) {
         if self.loss_time.is_some_and(|at| at <= now) {
-            return self.detect_losses(now, fate);
+            // A probe may be due by now as well, if this comes late: its time is not left in the past.
+            self.detect_losses(now, &mut fate);
         }
         if self.deadline().is_none_or(|(at, _)| at > now) {
             return;

@@ -199,3 +199,18 @@ fn what_is_given_up_is_lost_without_congestion() {
     assert_eq!((r.congestion_window(), r.lost_packets), (window, 4));
     assert_eq!(acked(&mut r, at(50), &[(0, 3)]), Fates::default(), "acks that come after all");
 }
+
+/// wire.md W5.5, W5.6: both may be due at once, and neither is left behind.
+#[test]
+fn a_late_loss_timer_leaves_no_deadline_in_the_past() {
+    let mut r = recovery();
+    r.rtt.update(RTT, Duration::ZERO);
+    send(&mut r, at(0));
+    send(&mut r, at(1));
+    send(&mut r, at(2));
+    acked(&mut r, at(100), &[(1, 1)]);
+    assert_eq!(r.deadline().map(|(_, why)| why), Some("loss"));
+    let late = at(1_000_000);
+    timed_out(&mut r, late);
+    assert!(r.deadline().is_none_or(|(due, _)| due > late), "{:?}", r.deadline());
+}

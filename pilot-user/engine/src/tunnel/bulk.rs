@@ -4,7 +4,7 @@
 //!   first ── data queues ──► ask (PATH_CHALLENGE) ── answered ──► drain ── nothing in flight ──► bulk
 //!     ▲                                                                                           │
 //!     ├──────────────── nothing in flight ── drain ◄── nothing queued for a while ────────────────┤
-//!     └──────────────────────────── at once ◄── three probe time-outs in a row ───────────────────┘
+//!     └──────────────────────────── at once ◄── nothing heard over it ────────────────────────────┘
 //! ```
 //!
 //! To *drain* is to send nothing that asks for an ack until all that did was acked or lost. So no packet of one path can
@@ -18,7 +18,8 @@ use super::path::{Challenge, Path, PathState, Paths, is_at, take_round_trip};
 use crate::config::{BulkUse, Config};
 use crate::event::Event;
 use crate::limits::{
-    BLACK_HOLE_TIMEOUTS, BULK_AFTER_BYTES, BULK_AFTER_ROUND_TRIPS, BULK_GAP, BULK_IDLE, BULK_RETRY, MAX_BULK_RETRY,
+    BLACK_HOLE_TIMEOUTS, BULK_AFTER_BYTES, BULK_AFTER_ROUND_TRIPS, BULK_GAP, BULK_IDLE, BULK_RETRY, BULK_SILENCE,
+    MAX_BULK_RETRY,
 };
 use crate::recovery::{Fate, Recovery};
 use crate::time::Instant;
@@ -265,18 +266,20 @@ impl Paths {
         self.bulk.leaving = None;
     }
 
-    /// Probe time-outs have passed. Whether the bulk path was left for it (W6.10): then all that was in flight is lost.
+    /// Probe time-outs have passed; `silent`: since when nothing was heard. Whether the bulk path was left for it (W6.10): then all that was in flight is lost.
     pub(super) fn on_probe_timeout(
         &mut self,
         now: Instant,
+        silent: Option<Instant>,
         recovery: &mut Recovery,
         events: &mut VecDeque<Event>,
         fate: impl FnMut(Fate),
     ) -> bool {
-        let is_dead = self.bulk.is_sending && recovery.timeouts_in_a_row() >= BLACK_HOLE_TIMEOUTS;
+        let is_silent = silent.is_some_and(|since| now.since(since) >= BULK_SILENCE);
+        let is_dead = self.bulk.is_sending && is_silent && recovery.timeouts_in_a_row() >= BLACK_HOLE_TIMEOUTS;
         if is_dead {
             recovery.give_up_in_flight(fate);
-            self.switch(now, false, "three probe time-outs in a row on the bulk path", recovery, events);
+            self.switch(now, false, "nothing is heard any more over the bulk path", recovery, events);
             self.bulk.on_failed(now);
         }
         is_dead
