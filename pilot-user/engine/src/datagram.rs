@@ -1,4 +1,4 @@
-//! Unreliable datagrams (RFC 9221): what waits to be sent, or to be received by the application. Nothing is sent again.
+//! Unreliable datagrams (`docs/wire.md` W5.19; RFC 9221): what waits to be sent, or to be received by the application. Nothing is sent again.
 
 use std::collections::VecDeque;
 

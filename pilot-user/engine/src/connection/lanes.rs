@@ -1,4 +1,4 @@
-//! Whose turn it is: lanes by their priority, connections within a lane one after the other.
+//! Whose turn it is (`docs/wire.md` W5.20): lanes by their priority, connections within a lane one after the other.
 
 use super::Lane;
 use super::table::Table;

@@ -285,7 +285,7 @@ impl Connection {
         ours.limit = ours.limit.max(limit);
     }
 
-    /// The stream that a frame of the peer is for: one of ours that was opened, or one of its own. The first frame of one of its
+    /// W5.17: the stream that a frame of the peer is for: one of ours that was opened, or one of its own. The first frame of one of its
     /// own opens it, and those before it that are still on their way.
     fn known_stream(&mut self, id: u64, events: &mut VecDeque<Event>) -> Result<StreamId, ProtocolViolation> {
         let id = StreamId(id);

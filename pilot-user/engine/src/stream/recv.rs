@@ -114,7 +114,7 @@ impl RecvStream {
         Ok(Counted { received, discarded: 0 })
     }
 
-    /// The peer gave the stream up after `length` bytes, which count as received (RFC 9000 §4.5). When all of them had arrived,
+    /// The peer gave the stream up after `length` bytes, which count as received (W5.18; RFC 9000 §4.5). When all of them had arrived,
     /// they are read as if nothing had happened (§3.2).
     pub(crate) fn on_reset(&mut self, code: u64, length: u64) -> Result<Counted, ProtocolViolation> {
         let all_there = self.stop.is_none() && matches!(self.state(), RecvState::DataRecvd | RecvState::DataRead);

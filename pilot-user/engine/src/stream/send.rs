@@ -129,7 +129,7 @@ impl SendStream {
         news
     }
 
-    /// The peer reads no more: what is not there yet is given up with its code (RFC 9000 §3.5). Whether that was news.
+    /// The peer reads no more: what is not there yet is given up with its code (W5.18; RFC 9000 §3.5). Whether that was news.
     pub(crate) fn on_stop(&mut self, code: u64) -> bool {
         let news = self.stopped.is_none() && (self.reset(code) || self.state() == SendState::DataRecvd);
         if news {
