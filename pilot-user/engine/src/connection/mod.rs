@@ -258,11 +258,6 @@ impl Connection {
         self.receive_credit.window() - CONNECTION_CREDIT_BYTES
     }
 
-    /// Frames that became due.
-    pub(crate) fn due(&mut self) -> std::vec::Drain<'_, SentFrame> {
-        self.due.drain(..)
-    }
-
     // What the peer does.
 
     pub(crate) fn on_message(

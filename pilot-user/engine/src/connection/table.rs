@@ -311,18 +311,29 @@ impl Table {
 
     /// Puts a connection in the queues of those with something to send.
     pub(crate) fn queue(&mut self, key: Key) {
+        self.queue_due(key);
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
         let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
-        for frame in connection.due() {
-            match frame {
-                SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => self.lazy.push_back(frame),
-                _ => self.control.push_back(frame),
-            }
-        }
         for lane in Lane::ALL {
             if !connection.queued[lane as usize] && connection.has(lane) {
                 connection.queued[lane as usize] = true;
                 self.with[lane as usize].push_back(key);
+            }
+        }
+    }
+
+    /// Queues the frames of a connection that became due.
+    fn queue_due(&mut self, key: Key) {
+        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
+        let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
+        // Usually there are none, and this is asked for every message.
+        if connection.due.is_empty() {
+            return;
+        }
+        for frame in connection.due.drain(..) {
+            match frame {
+                SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => self.lazy.push_back(frame),
+                _ => self.control.push_back(frame),
             }
         }
     }
@@ -356,7 +367,7 @@ impl Table {
         let mut spare = self.spare;
         let result = run(self.get_mut(key).ok_or(OperationError::NoConnection)?, &mut spare);
         self.spare = spare;
-        self.queue(key);
+        self.queue_due(key);
         result
     }
 
@@ -367,7 +378,7 @@ impl Table {
             && let Some(connection) = self.get_mut(key)
         {
             connection.on_acked(frame, events);
-            self.queue(key);
+            self.queue_due(key);
             self.free_if_over(key);
         }
     }

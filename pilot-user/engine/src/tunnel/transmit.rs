@@ -122,7 +122,7 @@ impl Tunnel {
         }
         // What was consumed goes with what is sent anyway (W5.16).
         let in_company = !frames.is_empty() || !table.control.is_empty() || recovery.probe_due();
-        let consumed = if in_company { table.write_consumed(&mut w) } else { SentFrames::new() };
+        let consumed = in_company.then(|| table.write_consumed(&mut w)).filter(|consumed| !consumed.is_empty());
         let before = w.len();
         // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
         let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
@@ -138,7 +138,9 @@ impl Tunnel {
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
-        table.on_consumed_written(consumed, ack_eliciting, &mut frames);
+        if let Some(consumed) = consumed {
+            table.on_consumed_written(consumed, ack_eliciting, &mut frames);
+        }
         match mtu_probe {
             Some(size) if may_send && !ack_eliciting => {
                 let len = fill_probe(datagram, len, size)?;
