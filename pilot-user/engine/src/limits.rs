@@ -130,21 +130,55 @@ pub const MAX_BULK_RETRY: Duration = Duration::from_secs(300);
 
 /// Connections of one tunnel at a time. Bounds what one peer makes us hold.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// Streams that a peer may have open in one connection.
+/// Streams of each direction that a peer may have open in one connection.
 pub const MAX_STREAMS: u64 = 128;
-/// Bytes of credit of a connection: what an application that does not read can make us hold. Two stream windows, so that
-/// one stalled stream does not stop the others.
-pub const CONNECTION_CREDIT_BYTES: u64 = 2 << 20;
-/// Bytes of credit of a stream: the product of 10 Gb/s and 800 µs.
-pub const STREAM_CREDIT_BYTES: u64 = 1 << 20;
-/// Bytes that one stream holds for sending, acked and unacked.
+/// Streams that are over before the peer is told that it may open as many more, unless it is about to run out. Lower: a
+/// STREAM_LIMIT for every short stream.
+pub const STREAM_LIMIT_STEP: u64 = MAX_STREAMS / 8;
+/// Bytes of credit of a new connection: what an application that does not read can make us hold. Two stream windows, so that
+/// one stalled stream does not stop the others. [`MAX_CONNECTIONS`] of them are what a peer can make us hold in all, with
+/// [`TUNNEL_CREDIT_BYTES`]. Lower: messages wait for credit, see W5.13.
+pub const CONNECTION_CREDIT_BYTES: u64 = 512 << 10;
+/// Bytes of credit of a new stream: the product of 10 Gb/s and 200 µs. Lower: the first round trips of every stream wait for
+/// credit and not for the congestion window.
+pub const STREAM_CREDIT_BYTES: u64 = 256 << 10;
+/// Bytes. A stream's window grows no further: the product of 1 Gb/s and 130 ms, or of 10 Gb/s and 13 ms. Lower: long fast paths
+/// are not filled by one stream. Higher: memory.
+pub const MAX_STREAM_CREDIT_BYTES: u64 = 16 << 20;
+/// Bytes. A connection's window grows no further: two stream windows, as at the beginning.
+pub const MAX_CONNECTION_CREDIT_BYTES: u64 = 2 * MAX_STREAM_CREDIT_BYTES;
+/// Bytes by which the windows of all connections of a tunnel may have grown together. Lower: fewer connections at a time fill a
+/// long path. Higher: what a peer can make us hold, when applications that read fast stop.
+pub const TUNNEL_CREDIT_BYTES: u64 = 64 << 20;
+/// Bytes that one stream holds for sending, acked and unacked, on a path whose congestion window is small. Lower: an application
+/// that writes in large pieces is woken often.
 pub const STREAM_SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes. A stream holds two congestion windows for sending, a window in flight and the next, but no more than this: what the
+/// peer's largest window could take.
+pub const MAX_STREAM_SEND_BUFFER_BYTES: usize = MAX_STREAM_CREDIT_BYTES as usize;
 /// Bytes of messages that a connection holds for sending.
 pub const MESSAGE_SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Messages unacked, and how far ahead a receiver takes them (W5.11). Far below half of the 16-bit number's range.
 pub const MESSAGE_WINDOW: u64 = 4096;
-/// Bytes of one message (W5.13): fits the least datagram with every header.
-pub const MAX_MESSAGE_BYTES: usize = 1024;
+/// Bytes of one message (W5.13). It is held whole at both ends before the first byte of it is read; what is larger should be a
+/// stream. Higher: a message can wait for ever for credit, of which a quarter of a new connection's may be missing.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// Bytes of the largest message that goes in one frame (W5.13): fits the least datagram with every header.
+pub const WHOLE_MESSAGE_BYTES: usize = 1024;
+/// Bytes that parts of a message begin and end at multiples of (W5.13). Lower: more gaps to remember, at 16 bytes each. Higher:
+/// more of each packet is left empty.
+pub const MESSAGE_PART_UNIT_BYTES: usize = 64;
+/// Bytes of unreliable datagrams that a connection holds in each direction, each counted with [`MESSAGE_OVERHEAD_BYTES`]; of
+/// more, the oldest are dropped. Lower: bursts are lost at the ends and not on the path. Higher: what arrives is older.
+pub const DATAGRAM_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a packet that are not for an unreliable datagram: header, tag, and the frame's type, connection and length.
+pub const DATAGRAM_OVERHEAD_BYTES: usize = 9 + 16 + 1 + 8 + 2;
+/// Packets. A lane that waits behind others goes first in one of so many. Lower: messages wait behind bulk more often. Higher:
+/// bulk is slower while messages flow without end.
+pub const LANE_SHARE_PACKETS: u8 = 8;
+/// CONSUMED and MESSAGES_CONSUMED frames in one packet. Lower: told later where many streams are read at a time. Higher: crowds
+/// out data.
+pub const MAX_CONSUMED_FRAMES: usize = 4;
 /// Bytes that a message counts against credit beside its payload (W5.9): what holding an empty one costs.
 pub const MESSAGE_OVERHEAD_BYTES: u64 = 16;
 /// Bytes of a reason (W5.14).
@@ -158,5 +192,8 @@ pub const MAX_PACKET_CREDIT: u32 = 4096;
 const _: () = assert!(BULK_GAP.as_nanos() < BULK_IDLE.as_nanos());
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(MESSAGE_WINDOW < 1 << 15);
-const _: () = assert!(MAX_MESSAGE_BYTES + 64 < MIN_DATAGRAM_BYTES as usize);
+const _: () = assert!(WHOLE_MESSAGE_BYTES + 64 < MIN_DATAGRAM_BYTES as usize);
+const _: () = assert!(MAX_MESSAGE_BYTES.is_multiple_of(MESSAGE_PART_UNIT_BYTES));
+// Credit comes in steps of half a window: the largest message is below, so that it never waits for ever.
+const _: () = assert!(MAX_MESSAGE_BYTES as u64 + MESSAGE_OVERHEAD_BYTES < CONNECTION_CREDIT_BYTES / 4);
 const _: () = assert!(KEEP_ALIVE.as_nanos() * 3 <= IDLE_TIMEOUT.as_nanos());

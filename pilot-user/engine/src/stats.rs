@@ -99,6 +99,18 @@ impl Stats {
     }
 }
 
+/// One connection, as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConnectionStats {
+    /// Unreliable datagrams dropped here, because newer ones needed the room before they were sent, or the path came to carry
+    /// less.
+    pub datagrams_dropped_sending: u64,
+    /// Unreliable datagrams that arrived and were dropped, because newer ones needed the room before they were received.
+    pub datagrams_dropped_receiving: u64,
+    /// Bytes: how far the peer may be ahead of what was read here.
+    pub receive_window: u64,
+}
+
 /// One tunnel, as it is now.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelStats {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::connection::Key;
+use crate::stream::Direction;
 use crate::time::Instant;
 
 /// What a packet carried, as far as its loss or its arrival matters. Not the bytes: those stay where they came from.
@@ -20,7 +21,19 @@ pub(crate) enum SentFrame {
     End(Key),
     Credit(Key),
     StreamCredit(Key, u64),
-    StreamLimit(Key),
+    StreamLimit(Key, Direction),
+    MessagesConsumed(Key),
+    Consumed(Key, u64),
+    /// CONSUMED of a stream that was read to its end, at this offset, and may be gone.
+    AllConsumed(Key, u64, u64),
+    ResetStream(Key, u64),
+    StopStream(Key, u64),
+    MessagePart {
+        connection: Key,
+        number: u64,
+        offset: u32,
+        length: u32,
+    },
     /// The newest one, whichever that is when it is written.
     NewSessionId,
     Message {
@@ -41,11 +54,12 @@ impl SentFrame {
     pub(crate) fn connection(&self) -> Option<Key> {
         match *self {
             Self::Ack { .. } | Self::Ping | Self::NewSessionId => None,
-            Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) | Self::StreamLimit(key) => {
-                Some(key)
-            }
-            Self::StreamCredit(key, _) => Some(key),
-            Self::Message { connection, .. } | Self::Stream { connection, .. } => Some(connection),
+            Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) => Some(key),
+            Self::StreamLimit(key, _) | Self::StreamCredit(key, _) => Some(key),
+            Self::MessagesConsumed(key) | Self::Consumed(key, _) | Self::AllConsumed(key, ..) => Some(key),
+            Self::ResetStream(key, _) | Self::StopStream(key, _) => Some(key),
+            Self::Message { connection, .. } | Self::MessagePart { connection, .. } => Some(connection),
+            Self::Stream { connection, .. } => Some(connection),
         }
     }
 }

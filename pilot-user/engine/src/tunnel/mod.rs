@@ -31,7 +31,11 @@ use crate::crypto::replay::ReplayWindow;
 use crate::crypto::rng::SeededRng;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
-use crate::limits::{BLACK_HOLE_TIMEOUTS, CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, SUSPECT_AFTER};
+use crate::flow::Pace;
+use crate::limits::{
+    BLACK_HOLE_TIMEOUTS, CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, MAX_STREAM_SEND_BUFFER_BYTES,
+    MIN_DATAGRAM_BYTES, STREAM_SEND_BUFFER_BYTES, SUSPECT_AFTER,
+};
 use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
@@ -169,6 +173,25 @@ impl Tunnel {
 
     pub(crate) fn is_up(&self) -> bool {
         self.session.is_some() && self.closing.is_none()
+    }
+
+    /// What the application's reading is measured against.
+    pub(crate) fn pace(&self, now: Instant) -> Pace {
+        let rtt = self.transport.as_ref().map(|transport| &transport.recovery.rtt);
+        // Before the first sample the estimate is a guess for the worst path.
+        Pace { now, rtt: rtt.filter(|rtt| rtt.min.is_some()).map(|rtt| rtt.smoothed) }
+    }
+
+    /// Bytes that a stream may hold for sending: what is in flight, and as much to follow.
+    pub(crate) fn send_buffer(&self) -> usize {
+        let window = self.transport.as_ref().map_or(0, |transport| transport.recovery.congestion_window());
+        let two = usize::try_from(2 * window).unwrap_or(usize::MAX);
+        two.clamp(STREAM_SEND_BUFFER_BYTES, MAX_STREAM_SEND_BUFFER_BYTES)
+    }
+
+    /// Bytes: the largest datagram the path is known to carry.
+    pub(crate) fn max_datagram(&self) -> u16 {
+        self.transport.as_ref().map_or(MIN_DATAGRAM_BYTES, |transport| transport.paths.sending().mtu.current())
     }
 
     pub(crate) fn aead(&self) -> Option<Aead> {

@@ -94,10 +94,7 @@ impl Tunnel {
         while let Some(frame) =
             Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
         {
-            ack_eliciting |= !matches!(
-                frame,
-                Frame::Ack(_) | Frame::Close { .. } | Frame::PathChallenge { .. } | Frame::PathResponse { .. }
-            );
+            ack_eliciting |= frame.is_ack_eliciting();
             if let Frame::Close { code, reason } = frame {
                 self.on_down(ctx, CloseReason::TunnelClosed { code, reason: reason.to_owned() });
                 self.drop_session(ctx);
@@ -145,13 +142,38 @@ impl Tunnel {
                 })?;
             }
             Frame::StreamCredit { connection, stream, offset } => {
-                with(table, connection, events, |connection, _| connection.on_stream_credit(stream, offset))?;
+                with(table, connection, events, |connection, events| {
+                    connection.on_stream_credit(stream, offset, events)
+                })?;
             }
-            Frame::StreamLimit { connection, total } => {
+            Frame::StreamLimit { connection, direction, total } => {
                 with(table, connection, events, |connection, _| {
-                    connection.on_stream_limit(total);
+                    connection.on_stream_limit(direction, total);
                     Ok(())
                 })?;
+            }
+            Frame::ResetStream { connection, stream, code, length } => {
+                with(table, connection, events, |connection, events| {
+                    connection.on_reset_stream(stream, code, length, events)
+                })?;
+            }
+            Frame::StopStream { connection, stream, code } => {
+                with(table, connection, events, |connection, events| connection.on_stop_stream(stream, code, events))?;
+            }
+            Frame::Consumed { connection, stream, offset } => {
+                with(table, connection, events, |connection, events| connection.on_consumed(stream, offset, events))?;
+            }
+            Frame::MessagesConsumed { connection, number } => {
+                with(table, connection, events, |connection, events| connection.on_messages_consumed(number, events))?;
+            }
+            Frame::Datagram { connection, payload } => {
+                with(table, connection, events, |connection, events| {
+                    connection.on_datagram(payload, events);
+                    Ok(())
+                })?;
+            }
+            Frame::MessagePart { connection, number, part } => {
+                with(table, connection, events, |connection, events| connection.on_message_part(number, part, events))?;
             }
             Frame::Message { connection, number, payload } => {
                 with(table, connection, events, |connection, events| connection.on_message(number, payload, events))?;

@@ -98,7 +98,7 @@ impl Tunnel {
             return fill_path_frame(&frame, datagram);
         }
         let table = &mut self.table;
-        let has_data = !table.with_messages.is_empty() || !table.with_streams.is_empty();
+        let has_data = table.has_data();
         let wants = has_data || !table.control.is_empty();
         paths.choose(ctx.now, has_data, recovery, ctx.events);
         let allowance = paths.allowance()?;
@@ -109,7 +109,7 @@ impl Tunnel {
         let asks = wants || mtu_probe.is_some() || recovery.probe_due();
         let is_draining = paths.is_draining() && !recovery.probe_due();
         let may_send = asks && !is_draining && recovery.may_send();
-        if !may_send && !is_draining && !table.with_streams.is_empty() {
+        if !may_send && !is_draining && table.has_bulk() {
             paths.on_queueing(ctx.now, 0, recovery);
         }
         if !may_send && !ack_due {
@@ -120,6 +120,9 @@ impl Tunnel {
         if ack_due && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
+        // What was consumed goes with what is sent anyway (W5.16).
+        let in_company = !frames.is_empty() || !table.control.is_empty() || recovery.probe_due();
+        let consumed = in_company.then(|| table.write_consumed(&mut w)).filter(|consumed| !consumed.is_empty());
         let before = w.len();
         // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
         let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
@@ -130,11 +133,14 @@ impl Tunnel {
                 frame::write_ping(&mut w)?;
                 frames.push(SentFrame::Ping);
             }
-            if !table.with_streams.is_empty() {
+            if table.has_bulk() {
                 paths.on_queueing(ctx.now, w.len() - before, recovery);
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
+        if let Some(consumed) = consumed {
+            table.on_consumed_written(consumed, ack_eliciting, &mut frames);
+        }
         match mtu_probe {
             Some(size) if may_send && !ack_eliciting => {
                 let len = fill_probe(datagram, len, size)?;
@@ -183,7 +189,7 @@ fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
     Some(padded)
 }
 
-/// Control frames, then messages, then streams: whatever is queued and fits (no timer waits for more).
+/// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
 fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
@@ -195,34 +201,7 @@ fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent:
             sent.push(control);
         }
     }
-    let mut last_message = None;
-    while let Some(key) = table.with_messages.front().copied() {
-        let Some(connection) = table.get_mut(key) else {
-            table.with_messages.pop_front();
-            continue;
-        };
-        last_message = connection.write_messages(key, w, sent).or(last_message);
-        if connection.has_messages_to_send() {
-            break; // no room
-        }
-        connection.messages_queued = false;
-        table.with_messages.pop_front();
-    }
-    let behind_messages = w.len();
-    for _ in 0..table.with_streams.len() {
-        let Some(key) = table.with_streams.pop_front() else { break };
-        let Some(connection) = table.get_mut(key) else { continue };
-        while connection.write_stream(key, w, sent) {}
-        connection.streams_queued = connection.has_streams_to_send();
-        if connection.streams_queued {
-            // Full: its next piece is behind those of the others.
-            table.with_streams.push_back(key);
-            break;
-        }
-    }
-    if let Some(start) = last_message.filter(|_| w.len() == behind_messages) {
-        w.shorten_last(start, frame::elide_message_length);
-    }
+    table.write_lanes(w, sent);
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
@@ -249,8 +228,13 @@ fn write_control(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, con
             Some(offset) => frame::write_stream_credit(w, id, *stream, offset),
             None => Some(()),
         },
-        SentFrame::StreamLimit(_) if connection.is_open() => {
-            frame::write_stream_limit(w, id, connection.stream_limit())
+        SentFrame::StreamLimit(_, direction) if connection.is_open() => {
+            frame::write_stream_limit(w, id, *direction, connection.stream_limit(*direction))
+        }
+        SentFrame::AllConsumed(_, stream, length) if connection.is_open() => {
+            // CONSUMED elicits no ack, and this is the last one of its stream.
+            frame::write_ping(w)?;
+            frame::write_consumed(w, id, *stream, *length)
         }
         _ => Some(()),
     }
