@@ -344,7 +344,7 @@ impl Table {
 
     pub(crate) fn on_lost(&mut self, frame: SentFrame) {
         match frame {
-            SentFrame::Ack { .. } | SentFrame::Ping => {}
+            SentFrame::Ack { .. } | SentFrame::Ping | SentFrame::AckFrequency => {}
             SentFrame::Message { connection, .. } | SentFrame::Stream { connection, .. } => {
                 if let Some(it) = self.get_mut(connection) {
                     it.on_lost(&frame);
