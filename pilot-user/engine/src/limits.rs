@@ -63,12 +63,16 @@ pub const MAX_PTO_BACKOFF: u32 = 6;
 pub const INITIAL_WINDOW_PACKETS: u64 = 32;
 /// Packets. The congestion window never falls below (RFC 9002 §7.2).
 pub const MIN_WINDOW_PACKETS: u64 = 2;
-/// Least queueing delay that the delay target allows: what scheduling on two busy cores adds to rounds inside a rack. Lower:
-/// windows shrink for want of processor time. Higher: longer queues in switches.
-pub const MIN_DELAY_TARGET: Duration = Duration::from_millis(1);
+/// Least delay target, for all short paths: twice what scheduling on two busy cores adds to rounds inside a rack. Lower:
+/// windows shrink for want of processor time, and flows that come late get more than their share. Higher: longer queues in
+/// switches.
+pub const RACK_DELAY_TARGET: Duration = Duration::from_millis(2);
+/// Least queueing delay that the delay target allows above the least round trip. Lower: jitter of a long path is taken for a
+/// queue. Higher: flows that come late get more than their share.
+pub const MIN_QUEUE_TARGET: Duration = Duration::from_micros(250);
 /// Largest queueing delay that the delay target allows, before the part for small windows, on long paths. Lower: many flows
 /// cannot keep a long path full. Higher: latency for everybody there.
-pub const MAX_DELAY_TARGET: Duration = Duration::from_millis(10);
+pub const MAX_QUEUE_TARGET: Duration = Duration::from_millis(10);
 /// Percent of packets whose loss, without queueing delay, is not congestion for the delay target.
 pub const LOSS_NOT_CONGESTION_PERCENT: u64 = 2;
 /// Packets over which loss is measured: the last one to two times as many. Lower: chance looks like congestion, or three
@@ -77,9 +81,9 @@ pub const LOSS_WINDOW_PACKETS: u64 = 2048;
 /// Least round trip from which on packets are paced (W6.11). Below it a window is what a worker sends in a pass or two, and
 /// a timer costs more than it spreads.
 pub const MIN_PACED_RTT: Duration = Duration::from_millis(2);
-/// Packets that pacing lets leave at once (W6.11), within these bounds: fewer cost a wake-up each; a worker's pass sends no
-/// more.
-pub const MIN_PACING_BURST_PACKETS: u64 = 16;
+/// Packets that pacing lets leave at once (W6.11), within these bounds: fewer cost a wake-up each, and more overrun the
+/// short queues of slow paths; a worker's pass sends no more.
+pub const MIN_PACING_BURST_PACKETS: u64 = 8;
 /// See [`MIN_PACING_BURST_PACKETS`].
 pub const MAX_PACING_BURST_PACKETS: u64 = 64;
 /// Packets that a receiver takes at once unless configured (W6.5): half of veth's 256-slot ring. Higher: silent drops on

@@ -4,7 +4,7 @@
 use crate::limits::ECN_TEST_PACKETS;
 
 /// ECN bits of an IP header (RFC 3168).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(u8)]
 pub enum Ecn {
     /// Not ECN-capable.

@@ -419,7 +419,8 @@ impl Recovery {
             self.pacer.release();
         }
         if self.loss_time.is_some_and(|at| at <= now) {
-            return self.detect_losses(now, fate);
+            // The age of a loss may be more than the probe time-out, where packets are known to overtake.
+            self.detect_losses(now, &mut fate);
         }
         if self.loss_deadline().is_none_or(|(at, _)| at > now) {
             return;

@@ -371,3 +371,28 @@ fn a_lost_wish_is_repeated() {
     acked(&mut r, at(100), &[(5, 5)]);
     assert_eq!(r.ack_after_to_ask(), Some(8));
 }
+
+/// wire.md W5.6: where the age of a loss is more than the probe time-out, both may be due; a deadline that is left would be met
+/// by nothing.
+#[test]
+fn a_loss_by_age_and_a_probe_may_be_due_at_once() {
+    let (mut r, now) = long(10, 4096);
+    for n in 0..40 {
+        r.rtt.update(now, Duration::from_millis(10), Duration::ZERO);
+        let number = r.next_number();
+        if n == 39 {
+            // It was overtaken by far.
+            let lost = Lost { number: 0, sent: now, counted: false };
+            r.reordering.on_lost(now, lost);
+            let late = now + Duration::from_millis(20);
+            r.reordering.take_acked(late, (0, 0), number, Duration::from_millis(10), |_| {});
+        }
+    }
+    let first = r.next_number();
+    (0..3).for_each(|_| send(&mut r, now));
+    acked(&mut r, now + Duration::from_millis(10), &[(first + 1, first + 1)]);
+    let (due, why) = r.deadline().unwrap();
+    assert_eq!((due, why), (now + Duration::from_millis(20), "loss"));
+    assert_eq!(timed_out(&mut r, due).1, [first, first + 2], "and what the probe carries");
+    assert!(r.probe_due() && r.deadline().unwrap().0 > due);
+}
