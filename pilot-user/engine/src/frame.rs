@@ -193,15 +193,17 @@ pub(crate) fn write_ack(
     ecn: Option<EcnCounts>,
     mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
 ) -> Option<()> {
-    /// Bytes of the largest ACK head, first range and counts, and of the largest further range.
-    const HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 8 + 3 * 8;
+    /// Bytes of the largest further range.
     const RANGE_BYTES: usize = 16;
-    let fitting = writer.room().checked_sub(HEAD_BYTES)? / RANGE_BYTES;
-    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1).min(fitting);
+    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1);
     let (mut smallest, largest) = newest_first.next()?;
+    let micros = u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT);
+    let counts = ecn.map_or(0, |EcnCounts { ect0, ect1, ce }| [ect0, ect1, ce].map(varint_len).iter().sum());
+    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts;
+    let more = more.min(writer.room().checked_sub(head)? / RANGE_BYTES);
     writer.u8(if ecn.is_some() { ACK_ECN } else { ACK })?;
     writer.varint(largest)?;
-    writer.varint(u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT))?;
+    writer.varint(micros)?;
     writer.varint(more as u64)?;
     writer.varint(largest - smallest)?;
     for (next_smallest, next_largest) in newest_first.take(more) {

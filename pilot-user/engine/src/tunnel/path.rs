@@ -28,7 +28,7 @@ use crate::time::Instant;
 
 /// Bytes. The least that a datagram to an unproven address must be allowed to have: a header, a tag, and one frame of any
 /// kind that may have to go there.
-const LEAST_DATAGRAM_BYTES: u64 = 80;
+const LEAST_DATAGRAM_BYTES: u64 = 64;
 
 /// Bytes of a datagram with a PATH_RESPONSE alone, or a PATH_CHALLENGE.
 const LEAST_RESPONSE_BYTES: u64 = (HEADER_LEN + 1 + size_of::<PathData>() + TAG_LEN) as u64;
