@@ -1,5 +1,6 @@
 //! Congestion control in virtual time: goodput by loss, round trip and controller, and shares of flows at one bottleneck,
 //! as tables that are compared with those that are committed.
+#![allow(clippy::unwrap_used, reason = "a test's helper: a failure is the test's")]
 
 mod network;
 
@@ -36,7 +37,7 @@ fn percent(path: Path, controller: ControllerKind, settle: Duration, time: Durat
     network.run(settle);
     let before = network.received(0);
     network.run(time);
-    let bits = (network.received(0) - before) as u128 * 8;
+    let bits = u128::from(network.received(0) - before) * 8;
     (bits * 100_000 / (u128::from(path.bits_per_second) * time.as_millis())) as u64
 }
 
