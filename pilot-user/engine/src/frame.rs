@@ -5,11 +5,13 @@ use std::time::Duration;
 use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
 use crate::error::Code;
 use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
+use crate::recovery::ecn::EcnCounts;
 use crate::stream::Direction;
 
 const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
 const ACK: u8 = 0x02;
+const ACK_ECN: u8 = 0x03;
 const OPEN: u8 = 0x04;
 const ACCEPT: u8 = 0x05;
 const REFUSE: u8 = 0x06;
@@ -25,6 +27,7 @@ const NEW_SESSION_ID: u8 = 0x0d;
 const PATH_CHALLENGE: u8 = 0x0e;
 const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
+const ACK_FREQUENCY: u8 = 0x14;
 const DATAGRAM: u8 = 0x18;
 const MESSAGE: u8 = 0x1a;
 const MESSAGE_PART: u8 = 0x1c;
@@ -47,6 +50,7 @@ pub(crate) type PathData = [u8; 8];
 pub(crate) enum Frame<'a> {
     Ping,
     Ack(Ack),
+    AckFrequency { packets: u64 },
     Open { connection: u64, port: u16 },
     Accept { connection: u64 },
     Refuse { connection: u64, code: u64, reason: &'a str },
@@ -81,6 +85,7 @@ pub(crate) struct Part<'a> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ack {
     pub(crate) delay: Duration,
+    pub(crate) ecn: Option<EcnCounts>,
     ranges: [(u64, u64); MAX_ACK_RANGES],
     len: usize,
 }
@@ -128,7 +133,8 @@ impl<'a> Frame<'a> {
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
-            ACK => ack(reader).map(Self::Ack),
+            ACK | ACK_ECN => ack(kind, reader).map(Self::Ack),
+            ACK_FREQUENCY => reader.varint().map(|packets| Self::AckFrequency { packets }),
             OPEN => open(reader),
             ACCEPT => reader.varint().map(|connection| Self::Accept { connection }),
             REFUSE => closing(reader).map(|(connection, code, reason)| Self::Refuse { connection, code, reason }),
@@ -231,8 +237,8 @@ fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
     Some(Frame::Stream { connection, stream, offset, fin: kind & STREAM_FIN != 0, payload })
 }
 
-/// RFC 9000 §19.3.1, at most [`MAX_ACK_RANGES`] ranges (W5.4).
-fn ack(reader: &mut Reader<'_>) -> Option<Ack> {
+/// RFC 9000 §19.3, at most [`MAX_ACK_RANGES`] ranges (W5.4).
+fn ack(kind: u8, reader: &mut Reader<'_>) -> Option<Ack> {
     let largest = reader.varint()?;
     let delay = Duration::from_micros(reader.varint()?);
     let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
@@ -244,7 +250,12 @@ fn ack(reader: &mut Reader<'_>) -> Option<Ack> {
         smallest = largest.checked_sub(reader.varint()?)?;
         *range = (smallest, largest);
     }
-    Some(Ack { delay, ranges, len: more + 1 })
+    let ecn = if kind == ACK_ECN { Some(ecn_counts(reader)?) } else { None };
+    Some(Ack { delay, ecn, ranges, len: more + 1 })
+}
+
+fn ecn_counts(reader: &mut Reader<'_>) -> Option<EcnCounts> {
+    Some(EcnCounts { ect0: reader.varint()?, ect1: reader.varint()?, ce: reader.varint()? })
 }
 
 // Writing. Each function writes a whole frame, or nothing and `None` when there is no room.
@@ -253,21 +264,25 @@ pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
     writer.u8(PING)
 }
 
-/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out.
+/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out. With counts it is an
+/// ACK_ECN.
 pub(crate) fn write_ack(
     writer: &mut Writer<'_>,
     delay: Duration,
+    ecn: Option<EcnCounts>,
     mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
 ) -> Option<()> {
-    /// Bytes of the largest ACK head and first range, and of the largest further range.
-    const HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 8;
+    /// Bytes of the largest further range.
     const RANGE_BYTES: usize = 16;
-    let fitting = writer.room().checked_sub(HEAD_BYTES)? / RANGE_BYTES;
-    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1).min(fitting);
+    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1);
     let (mut smallest, largest) = newest_first.next()?;
-    writer.u8(ACK)?;
+    let micros = u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT);
+    let counts = ecn.map_or(0, |EcnCounts { ect0, ect1, ce }| [ect0, ect1, ce].map(varint_len).iter().sum());
+    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts;
+    let more = more.min(writer.room().checked_sub(head)? / RANGE_BYTES);
+    writer.u8(if ecn.is_some() { ACK_ECN } else { ACK })?;
     writer.varint(largest)?;
-    writer.varint(u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT))?;
+    writer.varint(micros)?;
     writer.varint(more as u64)?;
     writer.varint(largest - smallest)?;
     for (next_smallest, next_largest) in newest_first.take(more) {
@@ -275,7 +290,14 @@ pub(crate) fn write_ack(
         writer.varint(next_largest - next_smallest)?;
         smallest = next_smallest;
     }
+    if let Some(EcnCounts { ect0, ect1, ce }) = ecn {
+        [ect0, ect1, ce].into_iter().try_for_each(|count| writer.varint(count))?;
+    }
     Some(())
+}
+
+pub(crate) fn write_ack_frequency(writer: &mut Writer<'_>, packets: u64) -> Option<()> {
+    fields(writer, ACK_FREQUENCY, [packets])
 }
 
 pub(crate) fn write_open(writer: &mut Writer<'_>, connection: u64, port: u16) -> Option<()> {

@@ -63,7 +63,8 @@ impl Pair {
             for from in 0..2 {
                 while let Some(transmit) = self.ends[from].poll_transmit(NOW, &mut buffer) {
                     any = true;
-                    self.ends[1 - from].handle_datagram(NOW, address(from), address(1 - from), &buffer[..transmit.len]);
+                    let (source, datagram) = (address(from), &buffer[..transmit.len]);
+                    self.ends[1 - from].handle_datagram(NOW, source, address(1 - from), Ecn::NotEct, datagram);
                 }
             }
             if !any {
@@ -75,7 +76,7 @@ impl Pair {
     /// Sends frames from end 0 to end 1 that end 0's engine would not send.
     fn inject(&mut self, frames: &[u8]) -> Received {
         let packet = self.ends[0].tunnels[0].seal_any(frames).unwrap();
-        self.ends[1].handle_datagram(NOW, address(0), address(1), &packet)
+        self.ends[1].handle_datagram(NOW, address(0), address(1), Ecn::NotEct, &packet)
     }
 }
 
@@ -281,7 +282,7 @@ fn a_late_session_id_does_not_replace_a_newer_one() {
         pair.ends[0].tunnels[0].seal_any(&frames).unwrap()
     });
     for packet in [newer, older] {
-        assert_eq!(pair.ends[1].handle_datagram(NOW, address(0), address(1), &packet), Received::Data);
+        assert_eq!(pair.ends[1].handle_datagram(NOW, address(0), address(1), Ecn::NotEct, &packet), Received::Data);
     }
     pair.ends[1].send_message(NOW, theirs, b"x").unwrap();
     let mut buffer = [0; 1500];

@@ -15,6 +15,7 @@ pub(crate) enum SentFrame {
         largest: u64,
     },
     Ping,
+    AckFrequency,
     Open(Key),
     Accept(Key),
     /// REFUSE or CLOSE_CONNECTION, whichever the connection's state says.
@@ -53,7 +54,7 @@ impl SentFrame {
     /// The connection it is about.
     pub(crate) fn connection(&self) -> Option<Key> {
         match *self {
-            Self::Ack { .. } | Self::Ping | Self::NewSessionId => None,
+            Self::Ack { .. } | Self::Ping | Self::NewSessionId | Self::AckFrequency => None,
             Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) => Some(key),
             Self::StreamLimit(key, _) | Self::StreamCredit(key, _) => Some(key),
             Self::MessagesConsumed(key) | Self::Consumed(key, _) | Self::AllConsumed(key, ..) => Some(key),
@@ -74,6 +75,8 @@ pub(crate) struct SentPacket {
     pub(crate) bytes: u16,
     /// A path MTU probe: its loss says nothing about congestion (W6.1).
     pub(crate) mtu_probe: bool,
+    /// It left with ECT(0).
+    pub(crate) ect: bool,
     pub(crate) frames: SentFrames,
 }
 

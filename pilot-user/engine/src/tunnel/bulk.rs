@@ -239,7 +239,7 @@ impl Paths {
         let known = recovery.rtt.smoothed;
         from.parked = Some(recovery.switch_path(to.parked.take()));
         to.mtu.forget_probe();
-        take_round_trip(to, known, recovery);
+        take_round_trip(now, to, known, recovery);
         recovery.set_datagram(to.mtu.current());
         self.bulk.is_sending = bulk;
         self.bulk.leaving = None;

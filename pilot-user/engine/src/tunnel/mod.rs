@@ -202,8 +202,12 @@ impl Tunnel {
         let transport = self.transport.as_ref()?;
         let recovery = &transport.recovery;
         Some(TunnelStats {
-            lost_packets: recovery.lost_packets,
-            probe_timeouts: recovery.probe_timeouts,
+            lost_packets: recovery.counters.lost_packets,
+            spurious_losses: recovery.counters.spurious_losses,
+            persistent_congestions: recovery.counters.persistent_congestions,
+            ecn_ce: recovery.counters.ecn_ce,
+            paced: recovery.counters.paced,
+            probe_timeouts: recovery.counters.probe_timeouts,
             handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
             min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),

@@ -15,6 +15,7 @@ use crate::frame::{Frame, PathData};
 use crate::packet::decode_number;
 use crate::recovery::Fate;
 use crate::recovery::ack::Acks;
+use crate::recovery::ecn::Ecn;
 use crate::recovery::sent::SentFrame;
 use crate::stats::DropReason;
 use crate::time::Instant;
@@ -24,6 +25,7 @@ use crate::time::Instant;
 struct Arrival {
     number: u64,
     path: Path,
+    ecn: Ecn,
     /// Of the datagram.
     bytes: usize,
 }
@@ -37,6 +39,7 @@ impl Tunnel {
         header: Header,
         datagram: &[u8],
         path: Path,
+        ecn: Ecn,
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
         let is_next = self.next.as_ref().is_some_and(|next| next.local.contains(header.receiver));
@@ -78,7 +81,7 @@ impl Tunnel {
             closing.due = closing.packets_left > 0;
             return Ok(());
         }
-        match self.on_frames(ctx, Arrival { number, path, bytes: datagram.len() }, &scratch[..length]) {
+        match self.on_frames(ctx, Arrival { number, path, ecn, bytes: datagram.len() }, &scratch[..length]) {
             Ok(()) => {}
             Err(violation) => {
                 tracing::warn!(peer = %self.config.address, %violation, "the peer broke the protocol; tunnel closed");
@@ -100,10 +103,13 @@ impl Tunnel {
                 self.drop_session(ctx);
                 return Ok(());
             }
+            if let (Frame::AckFrequency { packets }, Some(transport)) = (&frame, &mut self.transport) {
+                transport.acks.on_frequency(arrival.number, *packets);
+            }
             self.on_frame(ctx, arrival, frame)?;
         }
         if let Some(transport) = &mut self.transport {
-            transport.acks.on_received(ctx.now, arrival.number, ack_eliciting);
+            transport.acks.on_received(ctx.now, arrival.number, ack_eliciting, arrival.ecn);
             // An ack may have been the last that was waited for.
             transport.paths.choose(ctx.now, false, &mut transport.recovery, ctx.events);
         }
@@ -196,7 +202,7 @@ impl Tunnel {
                 }
             }
             Frame::PathResponse { data } => self.on_path_response(ctx, data),
-            Frame::Ping | Frame::Close { .. } => {}
+            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } => {}
         }
         Ok(())
     }

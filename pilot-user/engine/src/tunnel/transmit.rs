@@ -11,6 +11,7 @@ use crate::crypto::aead::SealError;
 use crate::error::{CloseReason, Code};
 use crate::frame;
 use crate::limits::MIN_DATAGRAM_BYTES;
+use crate::recovery::ecn::Ecn;
 use crate::recovery::sent::{SentFrame, SentFrames, SentPacket};
 use crate::stream::StreamId;
 
@@ -26,17 +27,17 @@ struct Filled {
 }
 
 impl Tunnel {
-    /// Writes the next datagram into `datagram`; its length and where it goes. `None`: nothing to send now.
-    pub(crate) fn poll_transmit(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
+    /// Writes the next datagram into `datagram`; its length, where it goes, and its mark. `None`: nothing to send now.
+    pub(crate) fn poll_transmit(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path, Ecn)> {
         if self.answer.is_some()
-            && let Some(sent) = self.respond(ctx, datagram)
+            && let Some((length, path)) = self.respond(ctx, datagram)
         {
-            return Some(sent);
+            return Some((length, path, Ecn::NotEct));
         }
         if self.next_try.is_some_and(|at| at <= ctx.now)
-            && let Some(sent) = self.initiate(ctx, datagram)
+            && let Some((length, path)) = self.initiate(ctx, datagram)
         {
-            return Some(sent);
+            return Some((length, path, Ecn::NotEct));
         }
         let filled = self.fill(ctx, datagram)?;
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
@@ -65,18 +66,20 @@ impl Tunnel {
         transport.stats.sent_packets += 1;
         transport.stats.sent_bytes += length as u64;
         transport.paths.on_sent(&path, length);
+        let ecn = if filled.ack_eliciting { transport.recovery.ecn() } else { Ecn::NotEct };
         if filled.ack_eliciting {
             transport.awaiting_since.get_or_insert(ctx.now);
             transport.recovery.on_sent(SentPacket {
                 sent: ctx.now,
                 bytes: length as u16, // at most MAX_DATAGRAM_BYTES
                 mtu_probe: filled.mtu_probe,
+                ect: ecn == Ecn::Ect0,
                 frames: filled.frames,
             });
         } else {
             transport.recovery.on_sent_unacked();
         }
-        Some((length, path))
+        Some((length, path, ecn))
     }
 
     /// Fills the room between header and tag. `None`: nothing to send, or not now.
@@ -108,7 +111,7 @@ impl Tunnel {
         let ack_due = transport.acks.is_due(ctx.now);
         let asks = wants || mtu_probe.is_some() || recovery.probe_due();
         let is_draining = paths.is_draining() && !recovery.probe_due();
-        let may_send = asks && !is_draining && recovery.may_send();
+        let may_send = asks && !is_draining && recovery.may_send(ctx.now);
         if !may_send && !is_draining && table.has_bulk() {
             paths.on_queueing(ctx.now, 0, recovery);
         }
@@ -127,6 +130,12 @@ impl Tunnel {
         // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
         let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
         if may_send && !probe_first {
+            if wants
+                && let Some(packets) = recovery.ack_after_to_ask()
+                && frame::write_ack_frequency(&mut w, packets.into()).is_some()
+            {
+                frames.push(SentFrame::AckFrequency);
+            }
             let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
             fill_queued(table, new_id, &mut w, &mut frames);
             if w.len() == before && recovery.probe_due() {
