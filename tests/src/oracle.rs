@@ -355,6 +355,14 @@ impl Exchange {
                     }
                 }
                 Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                // The event that says so is still behind the one that is handled.
+                Err(OperationError::StreamStopped { code }) => {
+                    assert!(
+                        text.given_up == Some(Side::Reader) && code == text.code(),
+                        "{stream:?} was given up by nobody"
+                    );
+                    return;
+                }
                 Err(error) => unreachable!("write: {error}"),
             }
         }

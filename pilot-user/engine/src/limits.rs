@@ -166,9 +166,9 @@ pub const BULK_GAP: Duration = Duration::from_millis(10);
 /// Without queueing for so long, data returns to the first path (W6.9). Lower: it goes to and fro between two files.
 /// Higher: messages after bulk take the slower path for longer.
 pub const BULK_IDLE: Duration = Duration::from_millis(100);
-/// Silence after which probe time-outs on the bulk path mean that it is dead (W6.10). Inside a rack three of them take 10 ms,
-/// for which a receiver on a busy host may not run. Lower: such a pause costs [`BULK_RETRY`]. Higher: data stands still for
-/// longer.
+/// Time without an ack after which probe time-outs on the bulk path mean that it is dead (W6.10). Inside a rack three of them
+/// take 10 ms, for which a receiver on a busy host may not run. Lower: such a pause costs [`BULK_RETRY`]. Higher: data stands
+/// still for longer.
 pub const BULK_SILENCE: Duration = Duration::from_millis(100);
 /// How long a bulk path that failed is left alone, doubled with each failure up to [`MAX_BULK_RETRY`] (W6.10). Lower: data
 /// stands still again and again. Higher: a path that works again is not used.

@@ -1,5 +1,5 @@
 //! Explicit congestion notification (RFC 9000 §13.4, A.4): marks counted where packets arrive, and whether a path can be
-//! believed to mark ours.
+//! believed to mark ours (wire.md W5.21).
 
 use crate::limits::ECN_TEST_PACKETS;
 

@@ -53,6 +53,8 @@ pub(crate) struct Recovery {
     /// Losses without an acked packet between them: the number of the last, and when the first was sent.
     loss_run: Option<(u64, Instant)>,
     pto_count: u32,
+    /// When the first packet was sent after the last that was acked.
+    unanswered_since: Option<Instant>,
     /// Packets that may leave beyond the window, because a probe is due.
     probes: u8,
     /// The peer's announced ack delay.
@@ -127,6 +129,7 @@ impl Recovery {
             loss_time: None,
             loss_run: None,
             pto_count: 0,
+            unanswered_since: None,
             probes: 0,
             max_ack_delay,
             packet_credit,
@@ -226,6 +229,7 @@ impl Recovery {
         self.bytes_in_flight += u64::from(packet.bytes);
         self.packets_in_flight += 1;
         self.last_eliciting_sent = packet.sent;
+        self.unanswered_since.get_or_insert(packet.sent);
         self.probes = self.probes.saturating_sub(1);
         if let Some(pace) = self.pace() {
             self.pacer.on_sent(packet.sent, u64::from(packet.bytes), &pace);
@@ -299,7 +303,7 @@ impl Recovery {
         self.bytes_in_flight -= bytes;
         self.packets_in_flight -= packets;
         if packets > 0 {
-            (self.pto_count, self.probes) = (0, 0);
+            (self.pto_count, self.probes, self.unanswered_since) = (0, 0, None);
         }
         newly
     }
@@ -446,6 +450,7 @@ impl Recovery {
     pub(crate) fn switch_path(&mut self, to: Option<Estimates>) -> Estimates {
         self.path_start = self.next_number();
         (self.pto_count, self.limited_below, self.loss_run) = (0, 0, None);
+        self.unanswered_since = None;
         (self.pacer, self.reordering) = (Pacer::default(), Reordering::default());
         self.ecn.test_anew();
         let to = to.unwrap_or_else(|| Estimates { rtt: Rtt::default(), congestion: self.kind.start() });
@@ -473,6 +478,11 @@ impl Recovery {
     /// Probe time-outs since the last ACK that acked something.
     pub(crate) fn timeouts_in_a_row(&self) -> u32 {
         self.pto_count
+    }
+
+    /// How long nothing that was sent has been acked.
+    pub(crate) fn unanswered_for(&self, now: Instant) -> Duration {
+        self.unanswered_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// The keys or the path changed: probe soon, whatever the backoff had become.

@@ -411,3 +411,19 @@ fn a_loss_by_age_and_a_probe_may_be_due_at_once() {
     assert_eq!(timed_out(&mut r, due).1, [first, first + 2], "and what the probe carries");
     assert!(r.probe_due() && r.deadline().unwrap().0 > due);
 }
+
+/// wire.md W6.10: only acks end the time without an answer, and another path begins it anew.
+#[test]
+fn the_time_without_an_answer_begins_with_the_first_packet_after_an_ack() {
+    let mut r = recovery();
+    assert_eq!(r.unanswered_for(at(50)), Duration::ZERO);
+    send(&mut r, at(100));
+    send(&mut r, at(200));
+    timed_out(&mut r, at(1_000_000));
+    assert_eq!(r.unanswered_for(at(1_000_000)), Duration::from_micros(999_900));
+    acked(&mut r, at(1_000_100), &[(0, 0)]);
+    assert_eq!(r.unanswered_for(at(2_000_000)), Duration::ZERO);
+    send(&mut r, at(2_000_000));
+    r.switch_path(None);
+    assert_eq!(r.unanswered_for(at(3_000_000)), Duration::ZERO);
+}

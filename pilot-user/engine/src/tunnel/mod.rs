@@ -310,7 +310,7 @@ impl Tunnel {
             let mtu = &mut paths.sending_mut().mtu;
             recovery.on_timeout(now, |fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
             let mut lost = Vec::new();
-            if paths.on_probe_timeout(now, transport.awaiting_since, recovery, ctx.events, |fate| lost.push(fate)) {
+            if paths.on_probe_timeout(now, recovery, ctx.events, |fate| lost.push(fate)) {
                 let mtu = &mut paths.sending_mut().mtu;
                 lost.into_iter().for_each(|fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
             } else if recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {

@@ -97,13 +97,14 @@ impl Tunnel {
             frame::write_close(&mut w, closing.code, &closing.reason)?;
             return Some(Filled { len: w.len(), ..Filled::nothing(path) });
         }
-        if let Some(frame) = paths.next_frame(ctx.now, ctx.rng, recovery) {
-            return fill_path_frame(&frame, datagram);
-        }
         let table = &mut self.table;
         let has_data = table.has_data();
         let wants = has_data || !table.control.is_empty();
+        // Before the frames of paths: a challenge that it asks for is due at once, and data may be held back by pacing.
         paths.choose(ctx.now, has_data, recovery, ctx.events);
+        if let Some(frame) = paths.next_frame(ctx.now, ctx.rng, recovery) {
+            return fill_path_frame(&frame, datagram);
+        }
         let allowance = paths.allowance()?;
         let (path, is_proven, mtu) = (paths.sending().path, paths.sending().is_proven, &paths.sending().mtu);
         let end = packet_end(mtu.current(), allowance, datagram.len())?;
