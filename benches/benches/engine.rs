@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId, Read};
+use pilot_engine::{Config, ConnectionHandle, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId, Read};
 
 struct Pair {
     ends: [Endpoint; 2],
@@ -55,7 +55,13 @@ impl Pair {
                 while let Some(transmit) = self.ends[from].poll_transmit(self.now, &mut self.buffer) {
                     any = true;
                     let (source, local) = (address(from), address(1 - from));
-                    self.ends[1 - from].handle_datagram(self.now, source, local, &self.buffer[..transmit.len]);
+                    self.ends[1 - from].handle_datagram(
+                        self.now,
+                        source,
+                        local,
+                        Ecn::NotEct,
+                        &self.buffer[..transmit.len],
+                    );
                 }
             }
         }

@@ -26,6 +26,8 @@ pub struct Packet {
     pub source: SocketAddr,
     /// Whom it is for, likewise.
     pub destination: SocketAddr,
+    /// Its ECN bits; none where `bytes` is an IP packet, which has its own.
+    pub ecn: Ecn,
     /// What no path damages: the Ethernet header, if there is one. Each router makes it anew, and a frame that is damaged
     /// between two of them fails its check sequence.
     pub head: Vec<u8>,
@@ -124,8 +126,8 @@ impl Link for SimLink {
 
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
         let count = limit.min(self.inbox.len());
-        for Packet { source, destination, bytes, .. } in self.inbox.drain(..count) {
-            sink(Received { source, destination, ecn: Ecn::NotEct, via: Via::Memory, payload: &bytes });
+        for Packet { source, destination, ecn, bytes, .. } in self.inbox.drain(..count) {
+            sink(Received { source, destination, ecn, via: Via::Memory, payload: &bytes });
         }
         self.received += count as u64;
         Ok(count)
@@ -167,6 +169,7 @@ impl Slot for SimSlot<'_> {
         link.committed.push(Packet {
             source: SocketAddr::new(ip, named.port()),
             destination: envelope.destination,
+            ecn: envelope.ecn,
             head: Vec::new(),
             bytes: link.room[..envelope.len].to_vec(),
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilot_engine::Instant;
+use pilot_engine::{Ecn, Instant};
 
 use crate::random::Random;
 
@@ -31,6 +31,8 @@ pub struct Bottleneck {
     pub bits_per_second: u64,
     /// Longest time that a packet waits; one that would have to wait longer is dropped.
     pub queue: Duration,
+    /// Packets that would wait longer are marked, if their sender lets them be (RFC 3168).
+    pub mark_after: Option<Duration>,
 }
 
 impl Bottleneck {
@@ -92,6 +94,8 @@ pub struct Counters {
     pub lost: u64,
     /// Found the bottleneck's queue full.
     pub overflowed: u64,
+    /// Were marked.
+    pub marked: u64,
     /// Arrive twice.
     pub duplicated: u64,
     /// Were held up.
@@ -131,8 +135,14 @@ impl Netem {
         self.counters
     }
 
-    /// Sends a packet, and tells `arrives` of each copy of it when and as what it arrives.
-    pub fn send(&mut self, now: Instant, mut bytes: Vec<u8>, mut arrives: impl FnMut(Instant, Vec<u8>)) {
+    /// Sends a packet with these ECN bits, and tells `arrives` of each copy of it when and as what it arrives.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        mut ecn: Ecn,
+        mut bytes: Vec<u8>,
+        mut arrives: impl FnMut(Instant, Ecn, Vec<u8>),
+    ) {
         let Self { conditions, random, counters, .. } = self;
         counters.sent += 1;
         if conditions.loss.happens(random) {
@@ -145,6 +155,10 @@ impl Netem {
             if start.since(now) > bottleneck.queue {
                 counters.overflowed += 1;
                 return;
+            }
+            if ecn != Ecn::NotEct && bottleneck.mark_after.is_some_and(|longest| start.since(now) > longest) {
+                counters.marked += 1;
+                ecn = Ecn::Ce;
             }
             departure = start + bottleneck.time_for(bytes.len());
             self.free_at = departure;
@@ -170,9 +184,9 @@ impl Netem {
         }
         if conditions.duplicate.happens(random) {
             counters.duplicated += 1;
-            arrives(arrival + Duration::from_nanos(random.below(behind)), bytes.clone());
+            arrives(arrival + Duration::from_nanos(random.below(behind)), ecn, bytes.clone());
         }
-        arrives(arrival, bytes);
+        arrives(arrival, ecn, bytes);
     }
 }
 
@@ -193,7 +207,11 @@ mod tests {
         for number in 0..PACKETS {
             let mut bytes = vec![0; 100];
             bytes[..8].copy_from_slice(&number.to_be_bytes());
-            netem.send(Instant::from_nanos(number * 10_000), bytes, |at, bytes| arrived.push((at, bytes)));
+            let ecn = if number % 2 == 0 { Ecn::Ect0 } else { Ecn::NotEct };
+            netem.send(Instant::from_nanos(number * 10_000), ecn, bytes, |at, arrived_as, bytes| {
+                assert_eq!(arrived_as == Ecn::NotEct, ecn == Ecn::NotEct, "only what may be is marked");
+                arrived.push((at, bytes));
+            });
         }
         arrived.sort();
         (netem.counters(), arrived)
@@ -244,7 +262,7 @@ mod tests {
     #[test]
     fn a_bottleneck_queues_and_then_drops() {
         // Half of what is sent: 100 bytes in 20 µs.
-        let bottleneck = Bottleneck { bits_per_second: 40_000_000, queue: Duration::from_millis(1) };
+        let bottleneck = Bottleneck { bits_per_second: 40_000_000, queue: Duration::from_millis(1), mark_after: None };
         let (counters, arrived) = sent(Conditions { bottleneck: Some(bottleneck), ..Conditions::GOOD });
         assert_eq!(arrived.len() as u64, PACKETS - counters.overflowed);
         assert!((PACKETS / 2 - 100..PACKETS / 2).contains(&counters.overflowed), "{counters:?}");
@@ -253,5 +271,12 @@ mod tests {
             let waited = at.since(Instant::from_nanos(number * 10_000));
             assert!(waited <= bottleneck.queue + Conditions::GOOD.delay + Duration::from_micros(20));
         }
+        assert_eq!(counters.marked, 0);
+        let bottleneck = Some(Bottleneck { mark_after: Some(Duration::from_micros(500)), ..bottleneck });
+        let (counters, arrived) = sent(Conditions { bottleneck, ..Conditions::GOOD });
+        assert!(
+            counters.marked * 2 > arrived.len() as u64 / 2 && counters.marked < arrived.len() as u64,
+            "{counters:?}"
+        );
     }
 }

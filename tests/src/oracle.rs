@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pilot_engine::limits::MAX_MESSAGE_BYTES;
+use pilot_engine::limits::{MAX_MESSAGE_BYTES, WHOLE_MESSAGE_BYTES};
 use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, OperationError, PeerId, Read, StreamId};
 use pilot_user::worker::Application;
 
@@ -19,22 +19,31 @@ pub const PORT: u16 = 4000;
 /// Part of a stream's length that is sent back on it in the other direction, as a divisor.
 const ANSWER_SHARE: u64 = 8;
 
-/// One message in so many is of any length up to the largest; the others have at most [`DELTA_BYTES`].
+/// One message in so many is of any length up to twice what goes in one frame; the others have at most [`DELTA_BYTES`].
 const LONG_MESSAGES: u64 = 16;
+
+/// One message in so many is of any length up to the largest.
+const LARGE_MESSAGES: u64 = 256;
 
 /// Bytes of the largest usual message, a delta.
 const DELTA_BYTES: u64 = 32;
+
+/// Bytes that an unreliable datagram has at most, beside its number.
+const DATAGRAM_BYTES: u64 = 1100;
+
+/// One in so many of the streams in one direction is given up by its writer, and another by its reader.
+const GIVEN_UP: u64 = 3;
 
 /// What the two ends of a connection send to each other. Both have the same plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// What all texts are drawn from.
     pub seed: u64,
-    /// Streams that each end opens.
+    /// Streams in both directions that each end opens, and as many in one, of which some are given up halfway.
     pub streams: u64,
     /// Bytes that are sent on a stream by the end that opened it.
     pub stream_bytes: u64,
-    /// Messages that each end sends.
+    /// Messages that each end sends, each ahead of an unreliable datagram.
     pub messages: u64,
     /// How long an end lets wait what it could read.
     pub nap: Duration,
@@ -46,16 +55,43 @@ impl Plan {
         mix(self.seed ^ mix(place << 1 | u64::from(by_opener)))
     }
 
-    /// The text that one end writes on the stream that it, or the other, opened as its `index`-th.
-    fn stream(&self, by_opener: bool, opened_by_opener: bool, index: u64) -> Text {
+    /// The text that one end writes on the stream that it, or the other, opened as its `index`-th of the kind.
+    fn stream(&self, by_opener: bool, opened_by_opener: bool, index: u64, both_ways: bool) -> Text {
         let answer = by_opener != opened_by_opener;
-        let length = if answer { self.stream_bytes / ANSWER_SHARE } else { self.stream_bytes };
-        Text { key: self.key(by_opener, index << 2 | u64::from(opened_by_opener) << 1), length, done: 0, ended: false }
+        let key = self.key(by_opener, index << 3 | u64::from(both_ways) << 2 | u64::from(opened_by_opener) << 1);
+        let text = Text { key, length: self.stream_bytes, done: 0, ended: false, given_up: None };
+        match (answer, both_ways) {
+            (false, true) => text,
+            (true, true) => Text { length: self.stream_bytes / ANSWER_SHARE, ..text },
+            // Nobody writes, and nobody reads.
+            (true, false) => Text { length: 0, ended: true, ..text },
+            (false, false) => {
+                let given_up = match mix(key) % GIVEN_UP {
+                    0 => Some(Side::Writer),
+                    1 => Some(Side::Reader),
+                    _ => None,
+                };
+                Text { given_up, ..text }
+            }
+        }
+    }
+
+    /// What the unreliable datagram of a number says: the number, and then what can be computed.
+    fn datagram(&self, by_opener: bool, number: u64) -> Vec<u8> {
+        let key = !self.key(by_opener, number << 2 | 1);
+        let mut datagram = vec![0; 8 + (mix(key) % DATAGRAM_BYTES) as usize];
+        fill(key, 0, &mut datagram);
+        datagram[..8].copy_from_slice(&number.to_be_bytes());
+        datagram
     }
 
     fn message(&self, by_opener: bool, number: u64) -> Vec<u8> {
         let key = self.key(by_opener, number << 2 | 1);
-        let longest = if key.is_multiple_of(LONG_MESSAGES) { MAX_MESSAGE_BYTES as u64 } else { DELTA_BYTES };
+        let longest = match key {
+            _ if key.is_multiple_of(LARGE_MESSAGES) => MAX_MESSAGE_BYTES as u64,
+            _ if key.is_multiple_of(LONG_MESSAGES) => 2 * WHOLE_MESSAGE_BYTES as u64,
+            _ => DELTA_BYTES,
+        };
         let mut message = vec![0; (mix(key) % (longest + 1)) as usize];
         fill(key, 0, &mut message);
         message
@@ -69,6 +105,14 @@ struct Text {
     length: u64,
     done: u64,
     ended: bool,
+    /// By whom, after half of it.
+    given_up: Option<Side>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Writer,
+    Reader,
 }
 
 /// A connection and how far its ends have come, as seen from one.
@@ -76,12 +120,14 @@ struct Text {
 struct Exchange {
     connection: ConnectionHandle,
     is_opener: bool,
-    /// Streams opened here, and by the peer.
-    opened: [u64; 2],
+    /// Streams opened here, and by the peer, in both directions and in one.
+    opened: [[u64; 2]; 2],
     /// What is written, and what is read.
     streams: BTreeMap<StreamId, [Text; 2]>,
     messages_sent: u64,
     messages_read: u64,
+    /// Unreliable datagrams that came.
+    datagrams: BTreeSet<u64>,
     /// What can be read and waits for the end of a nap.
     unread: BTreeSet<Readable>,
     nap_ends: Option<Instant>,
@@ -90,6 +136,7 @@ struct Exchange {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Readable {
     Messages,
+    Datagrams,
     Stream(StreamId),
 }
 
@@ -117,7 +164,7 @@ impl Oracle {
     pub fn is_done(&self, endpoint: &Endpoint) -> bool {
         let Some(it) = &self.exchange else { return false };
         let streams = it.streams.values().flatten().filter(|text| text.ended).count() as u64;
-        streams == 4 * self.plan.streams
+        streams == 8 * self.plan.streams
             && (it.messages_sent, it.messages_read) == (self.plan.messages, self.plan.messages)
             && endpoint.is_delivered(it.connection)
     }
@@ -146,17 +193,22 @@ impl Oracle {
         let it = self.exchange.insert(Exchange {
             connection,
             is_opener,
-            opened: [0; 2],
+            opened: [[0; 2]; 2],
             streams: BTreeMap::new(),
             messages_sent: 0,
             messages_read: 0,
+            datagrams: BTreeSet::new(),
             unread: BTreeSet::new(),
             nap_ends: None,
         });
         // At once: what is written before the tunnel is up, or the connection accepted, leaves then.
         it.send_messages(&self.plan, endpoint, now);
-        for _ in 0..self.plan.streams {
-            let Ok(stream) = endpoint.open_stream(now, connection) else { break };
+        for n in 0..2 * self.plan.streams {
+            let opened = match n % 2 {
+                0 => endpoint.open_stream(now, connection),
+                _ => endpoint.open_unidirectional(now, connection),
+            };
+            let Ok(stream) = opened else { break };
             it.on_stream(&self.plan, stream, true);
             it.write(endpoint, now, stream);
         }
@@ -175,6 +227,24 @@ impl Application for Oracle {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
             Event::Sending { bulk, .. } => self.sending.push(bulk),
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
+            Event::DatagramsReadable { connection } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_readable(&plan, endpoint, now, Readable::Datagrams);
+                self.exchange = Some(exchange);
+            }
+            Event::StreamReset { connection, stream, code } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_given_up(stream, code, Side::Writer);
+                let read = endpoint.read(now, connection, stream, &mut [0]);
+                assert_eq!(read, Err(OperationError::StreamReset { code }), "{stream:?}");
+                self.exchange = Some(exchange);
+            }
+            Event::StreamStopped { connection, stream, code } => {
+                let mut exchange = it(&mut self.exchange, connection);
+                exchange.on_given_up(stream, code, Side::Reader);
+                self.exchange = Some(exchange);
+            }
             Event::Offered { connection, port } => {
                 assert_eq!(port, PORT);
                 assert!(self.exchange.is_none(), "the peer opened a second connection");
@@ -240,9 +310,10 @@ impl Application for Oracle {
 
 impl Exchange {
     fn on_stream(&mut self, plan: &Plan, stream: StreamId, ours: bool) {
-        let opened = &mut self.opened[usize::from(!ours)];
+        let both_ways = stream.is_bidirectional();
+        let opened = &mut self.opened[usize::from(!ours)][usize::from(!both_ways)];
         let opened_by_opener = ours == self.is_opener;
-        let text = |by_opener| plan.stream(by_opener, opened_by_opener, *opened);
+        let text = |by_opener| plan.stream(by_opener, opened_by_opener, *opened, both_ways);
         let texts = [text(self.is_opener), text(!self.is_opener)];
         *opened += 1;
         assert!(*opened <= plan.streams && self.streams.insert(stream, texts).is_none(), "a stream too many");
@@ -252,7 +323,11 @@ impl Exchange {
         while self.messages_sent < plan.messages {
             let message = plan.message(self.is_opener, self.messages_sent);
             match endpoint.send_message(now, self.connection, &message) {
-                Ok(()) => self.messages_sent += 1,
+                Ok(()) => {
+                    let datagram = plan.datagram(self.is_opener, self.messages_sent);
+                    self.messages_sent += 1;
+                    endpoint.send_datagram(now, self.connection, &datagram).expect("every path carries it");
+                }
                 Err(OperationError::Blocked | OperationError::Closed(_)) => return,
                 Err(error) => unreachable!("send_message: {error}"),
             }
@@ -263,6 +338,13 @@ impl Exchange {
         let Some([text, _]) = self.streams.get_mut(&stream) else { unreachable!("a stream that was never opened") };
         let mut buffer = [0; 4096];
         while text.done < text.length {
+            if text.ended {
+                return; // given up by its reader
+            }
+            if text.given_up == Some(Side::Writer) && text.done >= text.length / 2 {
+                text.ended = endpoint.reset(now, self.connection, stream, text.code()).is_ok();
+                return;
+            }
             let piece = text.piece(&mut buffer);
             fill(text.key, text.done, piece);
             match endpoint.write(now, self.connection, stream, piece) {
@@ -273,12 +355,31 @@ impl Exchange {
                     }
                 }
                 Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                // The event that says so is still behind the one that is handled.
+                Err(OperationError::StreamStopped { code }) => {
+                    assert!(
+                        text.given_up == Some(Side::Reader) && code == text.code(),
+                        "{stream:?} was given up by nobody"
+                    );
+                    return;
+                }
                 Err(error) => unreachable!("write: {error}"),
             }
         }
         if !text.ended {
             text.ended = endpoint.finish(now, self.connection, stream).is_ok();
         }
+    }
+
+    /// The other end gave a stream up.
+    fn on_given_up(&mut self, stream: StreamId, code: u64, by: Side) {
+        let Some(texts) = self.streams.get_mut(&stream) else { unreachable!("a stream that was never opened") };
+        let text = &mut texts[usize::from(by == Side::Writer)];
+        assert!(text.given_up == Some(by) && code == text.code(), "{stream:?} was given up by nobody");
+        // Its reader may do so when it was written to its end.
+        assert!(!text.ended || by == Side::Reader, "{stream:?} was given up after its end");
+        text.ended = true;
+        self.unread.remove(&Readable::Stream(stream));
     }
 
     fn on_readable(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
@@ -299,6 +400,7 @@ impl Exchange {
     fn read(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
         match what {
             Readable::Messages => self.read_messages(plan, endpoint, now),
+            Readable::Datagrams => self.read_datagrams(plan, endpoint, now),
             Readable::Stream(stream) => self.read_stream(endpoint, now, stream),
         }
     }
@@ -315,11 +417,26 @@ impl Exchange {
         }
     }
 
+    fn read_datagrams(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+        let mut datagram = Vec::new();
+        while let Ok(Some(length)) = endpoint.receive_datagram(now, self.connection, &mut datagram) {
+            let number = datagram.first_chunk().map_or(u64::MAX, |number| u64::from_be_bytes(*number));
+            assert!(number < plan.messages && length == datagram.len(), "datagram {number} was never sent");
+            assert!(datagram == plan.datagram(!self.is_opener, number), "datagram {number} is another one");
+            assert!(self.datagrams.insert(number), "datagram {number} came twice");
+            datagram.clear();
+        }
+    }
+
     fn read_stream(&mut self, endpoint: &mut Endpoint, now: Instant, stream: StreamId) {
         let Some([_, text]) = self.streams.get_mut(&stream) else { unreachable!("a stream that was never opened") };
         let (mut buffer, mut expected) = ([0; 4096], [0; 4096]);
         loop {
             assert!(!text.ended, "{stream:?} can be read again after its end");
+            if text.given_up == Some(Side::Reader) && text.done >= text.length / 2 {
+                text.ended = endpoint.stop(now, self.connection, stream, text.code()).is_ok();
+                return;
+            }
             match endpoint.read(now, self.connection, stream, text.piece_to_read(&mut buffer)) {
                 Ok(Read::Bytes(length)) => {
                     let expected = &mut expected[..length];
@@ -334,7 +451,8 @@ impl Exchange {
                     text.ended = true;
                     return;
                 }
-                Ok(Read::Blocked) | Err(OperationError::Closed(_)) => return,
+                // A reset has its event, with the code.
+                Ok(Read::Blocked) | Err(OperationError::Closed(_) | OperationError::StreamReset { .. }) => return,
                 Err(error) => unreachable!("read: {error}"),
             }
         }
@@ -342,6 +460,11 @@ impl Exchange {
 }
 
 impl Text {
+    /// The code with which it is given up.
+    fn code(&self) -> u64 {
+        self.key >> 2
+    }
+
     /// The part of a buffer to write next: of any length, as applications do.
     fn piece<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
         let left = (self.length - self.done).min(buffer.len() as u64);

@@ -289,7 +289,7 @@ impl<A: Attachment> World<A> {
                 .expect("a link in memory has no errors");
             host.deadline = turn.deadline;
             for packet in host.attachment.take_sent() {
-                let Packet { source, destination, head, bytes } = packet;
+                let Packet { source, destination, ecn, head, bytes } = packet;
                 let is_bulk = [source, destination].iter().any(|end| end.port() == BULK_PORT);
                 let source = host.seen_as(source);
                 self.recent[0] += 1;
@@ -297,13 +297,14 @@ impl<A: Attachment> World<A> {
                 if let Some(relay) = self.relay.as_mut().filter(|relay| relay.host == index) {
                     relay.sent += bytes.len() as u64;
                     self.sent += 1;
-                    let copy = Packet { source: relay.address, destination, head: head.clone(), bytes: bytes.clone() };
+                    let copy =
+                        Packet { source: relay.address, destination, ecn, head: head.clone(), bytes: bytes.clone() };
                     self.in_flight.push(Reverse((self.now + RELAY_DELAY, self.sent, copy)));
                 }
                 let uplink = if is_bulk { &mut host.bulk_uplink } else { &mut host.uplink };
-                uplink.send(self.now, bytes, |at, bytes| {
+                uplink.send(self.now, ecn, bytes, |at, ecn, bytes| {
                     self.sent += 1;
-                    let packet = Packet { source, destination, head: head.clone(), bytes };
+                    let packet = Packet { source, destination, ecn, head: head.clone(), bytes };
                     self.in_flight.push(Reverse((at, self.sent, packet)));
                 });
             }

@@ -9,6 +9,7 @@ use pilot_common::datagram;
 use pilot_common::eth::{self, Mac};
 use pilot_common::maps::Config;
 use pilot_common::steer::{Lists, Verdict, steer};
+use pilot_user::link::Ecn;
 use pilot_user::link::next_hops::{NextHop, NextHops};
 use pilot_user::link::xdp::{Device, XdpLink};
 use pilot_xsk::{Options, testing};
@@ -88,7 +89,7 @@ impl Attachment for XdpPort {
             let headers = datagram::parse(frame.bytes.as_slice()).ok()?;
             let mut head = frame.bytes;
             let bytes = head.split_off(eth::LEN);
-            Some(Packet { source: headers.source, destination: headers.destination, head, bytes })
+            Some(Packet { source: headers.source, destination: headers.destination, ecn: Ecn::NotEct, head, bytes })
         };
         taken.into_iter().filter_map(packet).collect()
     }

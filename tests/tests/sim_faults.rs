@@ -145,13 +145,13 @@ fn damaged_headers_mislead_nobody_for_long() {
 /// ends, or the handshake of an end that suspected the other.
 fn a_partition_of_ten_seconds_is_survived<A: Attachment>() {
     let mut resumed = 0;
-    for seed in 0..20 {
+    for seed in 0..40 {
         let mut world = World::<A>::new(seed, plan(seed));
         world.set_conditions(SLOW);
         world.run(Duration::from_millis(40));
         assert!(!world.is_done() && world.hosts.iter().all(|host| host.oracle.tunnels() == [false]), "in the middle");
         world.set_conditions(Conditions::PARTITIONED);
-        world.run(10 * SECOND + seed as u32 * Duration::from_millis(240));
+        world.run(10 * SECOND + seed as u32 * Duration::from_millis(263));
         assert!(!world.is_done());
         world.set_conditions(SLOW);
         assert!(world.run_until(60 * SECOND, World::is_done), "nothing came through again");
@@ -210,13 +210,13 @@ fn a_reader_that_naps_is_waited_for<A: Attachment>() {
 
 /// 20 Mb/s with a short queue, together a fifth of the packets that the peer lets be in flight: the window adapts.
 fn a_narrow_path_is_filled<A: Attachment>() {
-    let bottleneck = Bottleneck { bits_per_second: 20_000_000, queue: Duration::from_millis(5) };
+    let bottleneck = Bottleneck { bits_per_second: 20_000_000, queue: Duration::from_millis(5), mark_after: None };
     let jitter = Duration::from_micros(500);
     under::<A>(Conditions { bottleneck: Some(bottleneck), jitter, ..SLOW }, |world| {
         for (index, host) in world.hosts.iter().enumerate() {
             assert_eq!(all_dropped(host), 0);
             let netem = world.netem(index);
-            assert!(netem.overflowed > 0 && netem.overflowed * 10 < netem.sent, "{netem:?}");
+            assert!(netem.overflowed > 0 && netem.overflowed * 8 < netem.sent, "{netem:?}");
         }
     });
 }

@@ -43,6 +43,7 @@ fn conditions(random: &mut Random) -> Conditions {
     let bottleneck = Bottleneck {
         bits_per_second: 1_000_000 << random.below(10),
         queue: Duration::from_micros(100 + random.below(50_000)),
+        mark_after: None,
     };
     Conditions {
         delay: Duration::from_micros(10 << random.below(13)),

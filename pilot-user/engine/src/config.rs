@@ -7,6 +7,7 @@ use crate::address::OverlayAddress;
 use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
 use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
+use crate::recovery::congestion::ControllerKind;
 
 /// Whether an end sends over the bulk path (W6.8). What arrives is the other end's choice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,10 +36,12 @@ pub struct Config {
     pub unix_time: Duration,
     /// Bytes: the largest datagram that can arrive here and leave here.
     pub max_datagram: u16,
-    /// Packets in flight towards us that the receive ring absorbs.
+    /// Packets that the receive ring absorbs at once.
     pub packet_credit: u32,
     /// The AEADs to use.
     pub aeads: Aeads,
+    /// Which congestion control to send with.
+    pub controller: ControllerKind,
     /// A tunnel on which nothing was opened for this long is over.
     pub idle_timeout: Duration,
     /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
@@ -59,6 +62,7 @@ impl Config {
             max_datagram: MIN_DATAGRAM_BYTES,
             packet_credit: DEFAULT_PACKET_CREDIT,
             aeads: Aeads::detect(),
+            controller: ControllerKind::default(),
             idle_timeout: IDLE_TIMEOUT,
             bulk_port: None,
             bulk: BulkUse::Never,

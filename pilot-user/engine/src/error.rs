@@ -126,17 +126,31 @@ pub enum OperationError {
     /// No room now. An event says when there is.
     #[error("no room in the send buffer")]
     Blocked,
-    /// A message above the largest size.
-    #[error("a message of {given} bytes: at most {allowed} are allowed")]
+    /// A message or an unreliable datagram above the largest size.
+    #[error("{what} of {given} bytes: at most {allowed} are allowed")]
     TooLong {
+        /// A message or a datagram.
+        what: &'static str,
         /// Bytes given.
         given: usize,
         /// Bytes allowed.
         allowed: usize,
     },
-    /// The stream was finished before.
+    /// The stream was finished or reset here before, or the peer only reads from it or only writes to it.
     #[error("the stream is finished: nothing can be written behind its end")]
     Finished,
+    /// The peer gave up writing to the stream; what it had not delivered is lost.
+    #[error("the peer reset the stream with code {code}")]
+    StreamReset {
+        /// The application's code.
+        code: u64,
+    },
+    /// The peer reads no more from the stream.
+    #[error("the peer stopped reading the stream with code {code}")]
+    StreamStopped {
+        /// The application's code.
+        code: u64,
+    },
     /// No more streams or connections may be opened now.
     #[error("too many open {what}: at most {allowed}")]
     TooMany {

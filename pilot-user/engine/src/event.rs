@@ -92,6 +92,41 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
+    /// The peer gave up writing to a stream. Reading it gives [`crate::OperationError::StreamReset`] once, and then it is gone.
+    StreamReset {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+        /// The application's code.
+        code: u64,
+    },
+    /// The peer reads no more from a stream. What was written and not delivered is given up.
+    StreamStopped {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+        /// The application's code.
+        code: u64,
+    },
+    /// The peer's application has read all that was written to a stream so far.
+    StreamConsumed {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// The peer's application has taken all messages that were sent so far.
+    MessagesConsumed {
+        /// The connection.
+        connection: ConnectionHandle,
+    },
+    /// Unreliable datagrams can be received.
+    DatagramsReadable {
+        /// The connection.
+        connection: ConnectionHandle,
+    },
     /// A connection is over. What had arrived can still be read.
     Closed {
         /// The connection.

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
 use crate::error::Code;
-use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES};
+use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
+use crate::recovery::ecn::EcnCounts;
+use crate::stream::Direction;
 
 const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
 const ACK: u8 = 0x02;
+const ACK_ECN: u8 = 0x03;
 const OPEN: u8 = 0x04;
 const ACCEPT: u8 = 0x05;
 const REFUSE: u8 = 0x06;
@@ -16,14 +19,24 @@ const CLOSE_CONNECTION: u8 = 0x07;
 const CLOSE: u8 = 0x08;
 const CREDIT: u8 = 0x09;
 const STREAM_CREDIT: u8 = 0x0a;
+const RESET_STREAM: u8 = 0x0b;
+const STOP_STREAM: u8 = 0x0c;
+const CONSUMED: u8 = 0x10;
+const MESSAGES_CONSUMED: u8 = 0x11;
 const NEW_SESSION_ID: u8 = 0x0d;
 const PATH_CHALLENGE: u8 = 0x0e;
 const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
+const ACK_FREQUENCY: u8 = 0x14;
+const DATAGRAM: u8 = 0x18;
 const MESSAGE: u8 = 0x1a;
+const MESSAGE_PART: u8 = 0x1c;
 const STREAM: u8 = 0x20;
 
-const MESSAGE_LENGTH: u8 = 0x01;
+/// In STREAM_LIMIT: it is about unidirectional streams.
+const LIMIT_UNIDIRECTIONAL: u8 = 0x01;
+/// In DATAGRAM, MESSAGE and MESSAGE_PART: a length comes before the bytes.
+const WITH_LENGTH: u8 = 0x01;
 const STREAM_FIN: u8 = 0x01;
 const STREAM_LENGTH: u8 = 0x02;
 const STREAM_OFFSET: u8 = 0x04;
@@ -37,6 +50,7 @@ pub(crate) type PathData = [u8; 8];
 pub(crate) enum Frame<'a> {
     Ping,
     Ack(Ack),
+    AckFrequency { packets: u64 },
     Open { connection: u64, port: u16 },
     Accept { connection: u64 },
     Refuse { connection: u64, code: u64, reason: &'a str },
@@ -44,7 +58,13 @@ pub(crate) enum Frame<'a> {
     Close { code: u64, reason: &'a str },
     Credit { connection: u64, total: u64 },
     StreamCredit { connection: u64, stream: u64, offset: u64 },
-    StreamLimit { connection: u64, total: u64 },
+    ResetStream { connection: u64, stream: u64, code: u64, length: u64 },
+    StopStream { connection: u64, stream: u64, code: u64 },
+    Consumed { connection: u64, stream: u64, offset: u64 },
+    MessagesConsumed { connection: u64, number: u64 },
+    StreamLimit { connection: u64, direction: Direction, total: u64 },
+    Datagram { connection: u64, payload: &'a [u8] },
+    MessagePart { connection: u64, number: u16, part: Part<'a> },
     NewSessionId { id: u32 },
     PathChallenge { data: PathData },
     PathResponse { data: PathData },
@@ -52,10 +72,20 @@ pub(crate) enum Frame<'a> {
     Stream { connection: u64, stream: u64, offset: u64, fin: bool, payload: &'a [u8] },
 }
 
+/// A part of a message (W5.13).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part<'a> {
+    /// Bytes of the whole message.
+    pub(crate) total: usize,
+    pub(crate) offset: usize,
+    pub(crate) payload: &'a [u8],
+}
+
 /// Which packets arrived, newest range first, each `(smallest, largest)`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ack {
     pub(crate) delay: Duration,
+    pub(crate) ecn: Option<EcnCounts>,
     ranges: [(u64, u64); MAX_ACK_RANGES],
     len: usize,
 }
@@ -87,10 +117,24 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Whether the packet is to be acknowledged for it (W5.3).
+    pub(crate) const fn is_ack_eliciting(&self) -> bool {
+        !matches!(
+            self,
+            Self::Ack(_)
+                | Self::Close { .. }
+                | Self::PathChallenge { .. }
+                | Self::PathResponse { .. }
+                | Self::Consumed { .. }
+                | Self::MessagesConsumed { .. }
+        )
+    }
+
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
-            ACK => ack(reader).map(Self::Ack),
+            ACK | ACK_ECN => ack(kind, reader).map(Self::Ack),
+            ACK_FREQUENCY => reader.varint().map(|packets| Self::AckFrequency { packets }),
             OPEN => open(reader),
             ACCEPT => reader.varint().map(|connection| Self::Accept { connection }),
             REFUSE => closing(reader).map(|(connection, code, reason)| Self::Refuse { connection, code, reason }),
@@ -99,13 +143,25 @@ impl<'a> Frame<'a> {
             }
             CLOSE => coded(reader).map(|(code, reason)| Self::Close { code, reason }),
             CREDIT => pair(reader).map(|(connection, total)| Self::Credit { connection, total }),
-            STREAM_CREDIT => stream_credit(reader),
+            STREAM_CREDIT => {
+                triple(reader).map(|[connection, stream, offset]| Self::StreamCredit { connection, stream, offset })
+            }
+            RESET_STREAM => reset_stream(reader),
+            STOP_STREAM => {
+                triple(reader).map(|[connection, stream, code]| Self::StopStream { connection, stream, code })
+            }
+            CONSUMED => {
+                triple(reader).map(|[connection, stream, offset]| Self::Consumed { connection, stream, offset })
+            }
+            MESSAGES_CONSUMED => pair(reader).map(|(connection, number)| Self::MessagesConsumed { connection, number }),
+            _ if kind & !LIMIT_UNIDIRECTIONAL == STREAM_LIMIT => stream_limit(kind, reader),
+            _ if kind & !WITH_LENGTH == DATAGRAM => datagram(kind, reader),
+            _ if kind & !WITH_LENGTH == MESSAGE => message(kind, reader),
+            _ if kind & !WITH_LENGTH == MESSAGE_PART => message_part(kind, reader),
             // 0 is nobody's id (W1.2).
             NEW_SESSION_ID => reader.u32().filter(|id| *id != 0).map(|id| Self::NewSessionId { id }),
             PATH_CHALLENGE => reader.array().map(|data| Self::PathChallenge { data }),
             PATH_RESPONSE => reader.array().map(|data| Self::PathResponse { data }),
-            STREAM_LIMIT => pair(reader).map(|(connection, total)| Self::StreamLimit { connection, total }),
-            _ if kind & !MESSAGE_LENGTH == MESSAGE => message(kind, reader),
             _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
             _ => return Err(Code::UnknownFrame),
         };
@@ -133,14 +189,43 @@ fn coded<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str)> {
     Some((code, std::str::from_utf8(reason).ok()?))
 }
 
-fn stream_credit<'a>(reader: &mut Reader<'a>) -> Option<Frame<'a>> {
-    Some(Frame::StreamCredit { connection: reader.varint()?, stream: reader.varint()?, offset: reader.varint()? })
+fn triple(reader: &mut Reader<'_>) -> Option<[u64; 3]> {
+    Some([reader.varint()?, reader.varint()?, reader.varint()?])
+}
+
+fn reset_stream<'a>(reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    let [connection, stream, code] = triple(reader)?;
+    Some(Frame::ResetStream { connection, stream, code, length: reader.varint()? })
+}
+
+fn stream_limit<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    let direction = if kind & LIMIT_UNIDIRECTIONAL == 0 { Direction::Bidirectional } else { Direction::Unidirectional };
+    let (connection, total) = pair(reader)?;
+    Some(Frame::StreamLimit { connection, direction, total })
+}
+
+fn payload<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    if kind & WITH_LENGTH == 0 { Some(reader.rest()) } else { reader.counted() }
+}
+
+fn datagram<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    Some(Frame::Datagram { connection: reader.varint()?, payload: payload(kind, reader)? })
 }
 
 fn message<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
     let (connection, number) = (reader.varint()?, reader.u16()?);
-    let payload = if kind & MESSAGE_LENGTH == 0 { reader.rest() } else { reader.counted()? };
-    Some(Frame::Message { connection, number, payload })
+    Some(Frame::Message { connection, number, payload: payload(kind, reader)? })
+}
+
+/// W5.13: a part lies within its message, and begins and ends at the message's end or a multiple of the unit.
+fn message_part<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
+    let (connection, number) = (reader.varint()?, reader.u16()?);
+    let (total, offset) = (usize::try_from(reader.varint()?).ok()?, usize::try_from(reader.varint()?).ok()?);
+    let payload = payload(kind, reader)?;
+    let end = offset.checked_add(payload.len()).filter(|end| *end <= total && !payload.is_empty())?;
+    let aligned = |at: usize| at.is_multiple_of(MESSAGE_PART_UNIT_BYTES);
+    (aligned(offset) && (aligned(end) || end == total)).then_some(())?;
+    Some(Frame::MessagePart { connection, number, part: Part { total, offset, payload } })
 }
 
 fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
@@ -152,8 +237,8 @@ fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
     Some(Frame::Stream { connection, stream, offset, fin: kind & STREAM_FIN != 0, payload })
 }
 
-/// RFC 9000 §19.3.1, at most [`MAX_ACK_RANGES`] ranges (W5.4).
-fn ack(reader: &mut Reader<'_>) -> Option<Ack> {
+/// RFC 9000 §19.3, at most [`MAX_ACK_RANGES`] ranges (W5.4).
+fn ack(kind: u8, reader: &mut Reader<'_>) -> Option<Ack> {
     let largest = reader.varint()?;
     let delay = Duration::from_micros(reader.varint()?);
     let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
@@ -165,7 +250,12 @@ fn ack(reader: &mut Reader<'_>) -> Option<Ack> {
         smallest = largest.checked_sub(reader.varint()?)?;
         *range = (smallest, largest);
     }
-    Some(Ack { delay, ranges, len: more + 1 })
+    let ecn = if kind == ACK_ECN { Some(ecn_counts(reader)?) } else { None };
+    Some(Ack { delay, ecn, ranges, len: more + 1 })
+}
+
+fn ecn_counts(reader: &mut Reader<'_>) -> Option<EcnCounts> {
+    Some(EcnCounts { ect0: reader.varint()?, ect1: reader.varint()?, ce: reader.varint()? })
 }
 
 // Writing. Each function writes a whole frame, or nothing and `None` when there is no room.
@@ -174,21 +264,25 @@ pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
     writer.u8(PING)
 }
 
-/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out.
+/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out. With counts it is an
+/// ACK_ECN.
 pub(crate) fn write_ack(
     writer: &mut Writer<'_>,
     delay: Duration,
+    ecn: Option<EcnCounts>,
     mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
 ) -> Option<()> {
-    /// Bytes of the largest ACK head and first range, and of the largest further range.
-    const HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 8;
+    /// Bytes of the largest further range.
     const RANGE_BYTES: usize = 16;
-    let fitting = writer.room().checked_sub(HEAD_BYTES)? / RANGE_BYTES;
-    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1).min(fitting);
+    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1);
     let (mut smallest, largest) = newest_first.next()?;
-    writer.u8(ACK)?;
+    let micros = u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT);
+    let counts = ecn.map_or(0, |EcnCounts { ect0, ect1, ce }| [ect0, ect1, ce].map(varint_len).iter().sum());
+    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts;
+    let more = more.min(writer.room().checked_sub(head)? / RANGE_BYTES);
+    writer.u8(if ecn.is_some() { ACK_ECN } else { ACK })?;
     writer.varint(largest)?;
-    writer.varint(u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT))?;
+    writer.varint(micros)?;
     writer.varint(more as u64)?;
     writer.varint(largest - smallest)?;
     for (next_smallest, next_largest) in newest_first.take(more) {
@@ -196,7 +290,14 @@ pub(crate) fn write_ack(
         writer.varint(next_largest - next_smallest)?;
         smallest = next_smallest;
     }
+    if let Some(EcnCounts { ect0, ect1, ce }) = ecn {
+        [ect0, ect1, ce].into_iter().try_for_each(|count| writer.varint(count))?;
+    }
     Some(())
+}
+
+pub(crate) fn write_ack_frequency(writer: &mut Writer<'_>, packets: u64) -> Option<()> {
+    fields(writer, ACK_FREQUENCY, [packets])
 }
 
 pub(crate) fn write_open(writer: &mut Writer<'_>, connection: u64, port: u16) -> Option<()> {
@@ -220,8 +321,79 @@ pub(crate) fn write_stream_credit(writer: &mut Writer<'_>, connection: u64, stre
     fields(writer, STREAM_CREDIT, [connection, stream, offset])
 }
 
-pub(crate) fn write_stream_limit(writer: &mut Writer<'_>, connection: u64, total: u64) -> Option<()> {
-    fields(writer, STREAM_LIMIT, [connection, total])
+pub(crate) fn write_reset_stream(
+    writer: &mut Writer<'_>,
+    connection: u64,
+    stream: u64,
+    code: u64,
+    length: u64,
+) -> Option<()> {
+    fields(writer, RESET_STREAM, [connection, stream, code, length])
+}
+
+pub(crate) fn write_stop_stream(writer: &mut Writer<'_>, connection: u64, stream: u64, code: u64) -> Option<()> {
+    fields(writer, STOP_STREAM, [connection, stream, code])
+}
+
+pub(crate) fn write_consumed(writer: &mut Writer<'_>, connection: u64, stream: u64, offset: u64) -> Option<()> {
+    fields(writer, CONSUMED, [connection, stream, offset])
+}
+
+pub(crate) fn write_messages_consumed(writer: &mut Writer<'_>, connection: u64, number: u64) -> Option<()> {
+    fields(writer, MESSAGES_CONSUMED, [connection, number])
+}
+
+pub(crate) fn write_stream_limit(
+    writer: &mut Writer<'_>,
+    connection: u64,
+    direction: Direction,
+    total: u64,
+) -> Option<()> {
+    let kind = match direction {
+        Direction::Bidirectional => STREAM_LIMIT,
+        Direction::Unidirectional => STREAM_LIMIT | LIMIT_UNIDIRECTIONAL,
+    };
+    fields(writer, kind, [connection, total])
+}
+
+/// Writes a DATAGRAM with its length.
+pub(crate) fn write_datagram(writer: &mut Writer<'_>, connection: u64, payload: [&[u8]; 2]) -> Option<()> {
+    let length = payload[0].len() + payload[1].len();
+    (writer.room() >= datagram_len(connection, length)).then(|| {
+        writer.u8(DATAGRAM | WITH_LENGTH)?;
+        writer.varint(connection)?;
+        writer.varint(length as u64)?;
+        writer.bytes(payload[0])?;
+        writer.bytes(payload[1])
+    })?
+}
+
+/// Bytes that a MESSAGE_PART takes beside its payload of at most `length` bytes.
+pub(crate) const fn message_part_overhead(connection: u64, total: usize, offset: usize, length: usize) -> usize {
+    let position = varint_len(total as u64) + varint_len(offset as u64);
+    1 + varint_len(connection) + 2 + position + varint_len(length as u64)
+}
+
+/// Writes a MESSAGE_PART with its length.
+pub(crate) fn write_message_part(
+    writer: &mut Writer<'_>,
+    connection: u64,
+    number: u16,
+    total: usize,
+    offset: usize,
+    payload: [&[u8]; 2],
+) -> Option<()> {
+    let length = payload[0].len() + payload[1].len();
+    (writer.room() >= message_part_overhead(connection, total, offset, length) + length).then(|| {
+        writer.u8(MESSAGE_PART | WITH_LENGTH)?;
+        writer.varint(connection)?;
+        writer.u16(number)?;
+        writer.varint(total as u64)?;
+        writer.varint(offset as u64)?;
+        writer.varint(length as u64)?;
+        writer.bytes(payload[0])?;
+        writer.bytes(payload[1])
+    })?
 }
 
 pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32) -> Option<()> {
@@ -260,7 +432,7 @@ pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> O
 pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: [&[u8]; 2]) -> Option<()> {
     let length = payload[0].len() + payload[1].len();
     (writer.room() >= message_len(connection, length)).then(|| {
-        writer.u8(MESSAGE | MESSAGE_LENGTH)?;
+        writer.u8(MESSAGE | WITH_LENGTH)?;
         writer.varint(connection)?;
         writer.u16(number)?;
         writer.varint(length as u64)?;
@@ -277,12 +449,17 @@ pub(crate) fn elide_message_length(frame: &mut [u8]) -> usize {
     let behind = reader.rest().len();
     let length_at = frame.len() - behind;
     let saved = varint_len(Reader::new(&frame[length_at..]).varint().unwrap_or(0));
-    if kind != Some(MESSAGE | MESSAGE_LENGTH) || behind < saved {
+    if kind != Some(MESSAGE | WITH_LENGTH) || behind < saved {
         return 0;
     }
     frame[0] = MESSAGE;
     frame.copy_within(length_at + saved.., length_at);
     saved
+}
+
+/// Bytes of a DATAGRAM with its length.
+pub(crate) const fn datagram_len(connection: u64, length: usize) -> usize {
+    1 + varint_len(connection) + varint_len(length as u64) + length
 }
 
 /// Bytes of a MESSAGE with its length.

@@ -38,7 +38,8 @@ pub fn frames(bytes: &[u8]) {
 pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
     match *frame {
         Frame::Ping => frame::write_ping(writer),
-        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ranges().iter().copied()),
+        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ecn, ack.ranges().iter().copied()),
+        Frame::AckFrequency { packets } => frame::write_ack_frequency(writer, packets),
         Frame::Open { connection, port } => frame::write_open(writer, connection, port),
         Frame::Accept { connection } => frame::write_accept(writer, connection),
         Frame::Refuse { connection, code, reason } => frame::write_refuse(writer, connection, code, reason),
@@ -50,7 +51,19 @@ pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
         Frame::StreamCredit { connection, stream, offset } => {
             frame::write_stream_credit(writer, connection, stream, offset)
         }
-        Frame::StreamLimit { connection, total } => frame::write_stream_limit(writer, connection, total),
+        Frame::ResetStream { connection, stream, code, length } => {
+            frame::write_reset_stream(writer, connection, stream, code, length)
+        }
+        Frame::StopStream { connection, stream, code } => frame::write_stop_stream(writer, connection, stream, code),
+        Frame::Consumed { connection, stream, offset } => frame::write_consumed(writer, connection, stream, offset),
+        Frame::MessagesConsumed { connection, number } => frame::write_messages_consumed(writer, connection, number),
+        Frame::StreamLimit { connection, direction, total } => {
+            frame::write_stream_limit(writer, connection, direction, total)
+        }
+        Frame::Datagram { connection, payload } => frame::write_datagram(writer, connection, [payload, &[]]),
+        Frame::MessagePart { connection, number, part: frame::Part { total, offset, payload } } => {
+            frame::write_message_part(writer, connection, number, total, offset, [payload, &[]])
+        }
         Frame::NewSessionId { id } => frame::write_new_session_id(writer, id),
         Frame::PathChallenge { data } => frame::write_path_challenge(writer, data),
         Frame::PathResponse { data } => frame::write_path_response(writer, data),

@@ -21,13 +21,37 @@ pub const REJECT_AFTER_PACKETS: u64 = 1 << 30;
 /// Packets. An ack is due after this many ack-eliciting ones (W5.3). Lower: a packet back for every few. Higher: the
 /// sender's window opens in lumps.
 pub const ACK_AFTER_PACKETS: u32 = 8;
+/// Packets. The most that a peer may ask for instead (W5.3), and no more than a quarter of the own packet credit is granted,
+/// as the sender may have no more than that in flight. Higher: a lost ack stops a long path's window for longer.
+pub const MAX_ACK_AFTER_PACKETS: u32 = 64;
 /// How long an ack may wait (W5.3). Lower: acks of their own in request/reply traffic. Higher: a lost last packet is
 /// noticed later, by as much.
 pub const MAX_ACK_DELAY: Duration = Duration::from_millis(1);
 /// Ranges in one ACK, newest first (W5.4). Lower: spurious re-sending under heavy loss. Higher: acks crowd out data.
 pub const MAX_ACK_RANGES: usize = 32;
-/// Packets. Reordering that is not loss yet (RFC 9002 §6.1.1).
+/// Packets. Reordering that is not loss yet (RFC 9002 §6.1.1), where a path has shown no more.
 pub const PACKET_THRESHOLD: u64 = 3;
+/// Packets. The most that [`PACKET_THRESHOLD`] grows to where losses turned out to be none: half of a usual flight. Higher:
+/// losses are found by age alone.
+pub const MAX_PACKET_THRESHOLD: u64 = 64;
+/// Eighths of the round trip: the age at which a packet is lost if a later one was acked (RFC 9002 §6.1.2), where a path has
+/// shown no more disorder.
+pub const TIME_THRESHOLD_EIGHTHS: u32 = 9;
+/// The most that [`TIME_THRESHOLD_EIGHTHS`] grows to: two round trips (RFC 8985 §6.2: one more). Higher: a loss on a path that
+/// was once disordered costs more than a probe time-out.
+pub const MAX_TIME_THRESHOLD_EIGHTHS: u32 = 16;
+/// Round trips with losses that were ones, after which disorder is forgotten (RFC 8985 §6.2: 16 recoveries).
+pub const REORDERING_FORGOTTEN_AFTER: u32 = 16;
+/// Packets declared lost that are remembered in case they are acked (40 KiB at most, none at rest). Lower: the window is not
+/// given back after a long disorder.
+pub const MAX_LOST_REMEMBERED: usize = 1024;
+/// Probe time-outs for which everything was lost, which is persistent congestion (RFC 9002 §7.6.1).
+pub const PERSISTENT_CONGESTION_TIMEOUTS: u32 = 3;
+/// For how long the least round trip is believed: one to two of this. Lower: a standing queue is taken for the path's own
+/// delay. Higher: after a change to a longer route the window stays small for as long.
+pub const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
+/// Packets marked with ECT(0) before anything is known of the path's ECN (RFC 9000 A.4).
+pub const ECN_TEST_PACKETS: u64 = 10;
 /// Least time threshold and least variance term of the probe time-out (W5.6): what scheduling on a busy host adds to a
 /// round trip inside a rack. Lower: spurious probes. Higher: tail losses cost latency.
 pub const TIMER_GRANULARITY: Duration = Duration::from_micros(500);
@@ -39,9 +63,35 @@ pub const MAX_PTO_BACKOFF: u32 = 6;
 pub const INITIAL_WINDOW_PACKETS: u64 = 32;
 /// Packets. The congestion window never falls below (RFC 9002 §7.2).
 pub const MIN_WINDOW_PACKETS: u64 = 2;
-/// Packets that a receiver lets be in flight unless configured (W6.5): half of veth's 256-slot ring. Higher: silent
-/// drops on veth. Lower: idle links on long paths.
+/// Least delay target, for all short paths: twice what scheduling on two busy cores adds to rounds inside a rack. Lower:
+/// windows shrink for want of processor time, and flows that come late get more than their share. Higher: longer queues in
+/// switches.
+pub const RACK_DELAY_TARGET: Duration = Duration::from_millis(2);
+/// Least queueing delay that the delay target allows above the least round trip. Lower: jitter of a long path is taken for a
+/// queue. Higher: flows that come late get more than their share.
+pub const MIN_QUEUE_TARGET: Duration = Duration::from_micros(250);
+/// Largest queueing delay that the delay target allows, before the part for small windows, on long paths. Lower: many flows
+/// cannot keep a long path full. Higher: latency for everybody there.
+pub const MAX_QUEUE_TARGET: Duration = Duration::from_millis(10);
+/// Percent of packets whose loss, without queueing delay, is not congestion for the delay target.
+pub const LOSS_NOT_CONGESTION_PERCENT: u64 = 2;
+/// Packets over which loss is measured: the last one to two times as many. Lower: chance looks like congestion, or three
+/// standard deviations allow much more than the percentage. Higher: a full short queue is noticed later.
+pub const LOSS_WINDOW_PACKETS: u64 = 2048;
+/// Least round trip from which on packets are paced (W6.11). Below it a window is what a worker sends in a pass or two, and
+/// a timer costs more than it spreads.
+pub const MIN_PACED_RTT: Duration = Duration::from_millis(2);
+/// Packets that pacing lets leave at once (W6.11), within these bounds: fewer cost a wake-up each, and more overrun the
+/// short queues of slow paths; a worker's pass sends no more.
+pub const MIN_PACING_BURST_PACKETS: u64 = 8;
+/// See [`MIN_PACING_BURST_PACKETS`].
+pub const MAX_PACING_BURST_PACKETS: u64 = 64;
+/// Packets that a receiver takes at once unless configured (W6.5): half of veth's 256-slot ring. Higher: silent drops on
+/// veth. Lower: short paths stand idle while acks are on their way.
 pub const DEFAULT_PACKET_CREDIT: u32 = 128;
+/// Packets in flight on a path, however long (W6.5): 10 Gb/s over 10 ms, 1 Gb/s over 95 ms. Higher: a flight outgrows the
+/// receiver's replay window, and memory for what is in flight (1 MiB now).
+pub const MAX_FLIGHT_PACKETS: u32 = 8192;
 
 // Handshake and life of a tunnel
 
@@ -116,9 +166,9 @@ pub const BULK_GAP: Duration = Duration::from_millis(10);
 /// Without queueing for so long, data returns to the first path (W6.9). Lower: it goes to and fro between two files.
 /// Higher: messages after bulk take the slower path for longer.
 pub const BULK_IDLE: Duration = Duration::from_millis(100);
-/// Silence after which probe time-outs on the bulk path mean that it is dead (W6.10). Inside a rack three of them take 10 ms,
-/// for which a receiver on a busy host may not run. Lower: such a pause costs [`BULK_RETRY`]. Higher: data stands still for
-/// longer.
+/// Time without an ack after which probe time-outs on the bulk path mean that it is dead (W6.10). Inside a rack three of them
+/// take 10 ms, for which a receiver on a busy host may not run. Lower: such a pause costs [`BULK_RETRY`]. Higher: data stands
+/// still for longer.
 pub const BULK_SILENCE: Duration = Duration::from_millis(100);
 /// How long a bulk path that failed is left alone, doubled with each failure up to [`MAX_BULK_RETRY`] (W6.10). Lower: data
 /// stands still again and again. Higher: a path that works again is not used.
@@ -130,33 +180,71 @@ pub const MAX_BULK_RETRY: Duration = Duration::from_secs(300);
 
 /// Connections of one tunnel at a time. Bounds what one peer makes us hold.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// Streams that a peer may have open in one connection.
+/// Streams of each direction that a peer may have open in one connection.
 pub const MAX_STREAMS: u64 = 128;
-/// Bytes of credit of a connection: what an application that does not read can make us hold. Two stream windows, so that
-/// one stalled stream does not stop the others.
-pub const CONNECTION_CREDIT_BYTES: u64 = 2 << 20;
-/// Bytes of credit of a stream: the product of 10 Gb/s and 800 µs.
-pub const STREAM_CREDIT_BYTES: u64 = 1 << 20;
-/// Bytes that one stream holds for sending, acked and unacked.
+/// Streams that are over before the peer is told that it may open as many more, unless it is about to run out. Lower: a
+/// STREAM_LIMIT for every short stream.
+pub const STREAM_LIMIT_STEP: u64 = MAX_STREAMS / 8;
+/// Bytes of credit of a new connection: what an application that does not read can make us hold. Two stream windows, so that
+/// one stalled stream does not stop the others. [`MAX_CONNECTIONS`] of them are what a peer can make us hold in all, with
+/// [`TUNNEL_CREDIT_BYTES`]. Lower: messages wait for credit, see W5.13.
+pub const CONNECTION_CREDIT_BYTES: u64 = 512 << 10;
+/// Bytes of credit of a new stream: the product of 10 Gb/s and 200 µs. Lower: the first round trips of every stream wait for
+/// credit and not for the congestion window.
+pub const STREAM_CREDIT_BYTES: u64 = 256 << 10;
+/// Bytes. A stream's window grows no further: the product of 1 Gb/s and 130 ms, or of 10 Gb/s and 13 ms. Lower: long fast paths
+/// are not filled by one stream. Higher: memory.
+pub const MAX_STREAM_CREDIT_BYTES: u64 = 16 << 20;
+/// Bytes. A connection's window grows no further: two stream windows, as at the beginning.
+pub const MAX_CONNECTION_CREDIT_BYTES: u64 = 2 * MAX_STREAM_CREDIT_BYTES;
+/// Bytes by which the windows of all connections of a tunnel may have grown together. Lower: fewer connections at a time fill a
+/// long path. Higher: what a peer can make us hold, when applications that read fast stop.
+pub const TUNNEL_CREDIT_BYTES: u64 = 64 << 20;
+/// Bytes that one stream holds for sending, acked and unacked, on a path whose congestion window is small. Lower: an application
+/// that writes in large pieces is woken often.
 pub const STREAM_SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes. A stream holds two congestion windows for sending, a window in flight and the next, but no more than this: what the
+/// peer's largest window could take.
+pub const MAX_STREAM_SEND_BUFFER_BYTES: usize = MAX_STREAM_CREDIT_BYTES as usize;
 /// Bytes of messages that a connection holds for sending.
 pub const MESSAGE_SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Messages unacked, and how far ahead a receiver takes them (W5.11). Far below half of the 16-bit number's range.
 pub const MESSAGE_WINDOW: u64 = 4096;
-/// Bytes of one message (W5.13): fits the least datagram with every header.
-pub const MAX_MESSAGE_BYTES: usize = 1024;
+/// Bytes of one message (W5.13). It is held whole at both ends before the first byte of it is read; what is larger should be a
+/// stream. Higher: a message can wait for ever for credit, of which a quarter of a new connection's may be missing.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// Bytes of the largest message that goes in one frame (W5.13): fits the least datagram with every header.
+pub const WHOLE_MESSAGE_BYTES: usize = 1024;
+/// Bytes that parts of a message begin and end at multiples of (W5.13). Lower: more gaps to remember, at 16 bytes each. Higher:
+/// more of each packet is left empty.
+pub const MESSAGE_PART_UNIT_BYTES: usize = 64;
+/// Bytes of unreliable datagrams that a connection holds in each direction, each counted with [`MESSAGE_OVERHEAD_BYTES`]; of
+/// more, the oldest are dropped. Lower: bursts are lost at the ends and not on the path. Higher: what arrives is older.
+pub const DATAGRAM_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a packet that are not for an unreliable datagram: header, tag, and the frame's type, connection and length.
+pub const DATAGRAM_OVERHEAD_BYTES: usize = 9 + 16 + 1 + 8 + 2;
+/// Packets. A lane that waits behind others goes first in one of so many. Lower: messages wait behind bulk more often. Higher:
+/// bulk is slower while messages flow without end.
+pub const LANE_SHARE_PACKETS: u8 = 8;
+/// CONSUMED and MESSAGES_CONSUMED frames in one packet. Lower: told later where many streams are read at a time. Higher: crowds
+/// out data.
+pub const MAX_CONSUMED_FRAMES: usize = 4;
 /// Bytes that a message counts against credit beside its payload (W5.9): what holding an empty one costs.
 pub const MESSAGE_OVERHEAD_BYTES: u64 = 16;
 /// Bytes of a reason (W5.14).
 pub const MAX_REASON_BYTES: usize = 256;
 /// Gaps in what arrived of a stream, more than which closes the tunnel. A sender makes at most one per packet in flight,
-/// and those are at most [`MAX_PACKET_CREDIT`]; one that makes more wants our memory.
-pub const MAX_STREAM_GAPS: usize = 2 * MAX_PACKET_CREDIT as usize;
+/// and those are at most [`MAX_FLIGHT_PACKETS`]; one that makes more wants our memory.
+pub const MAX_STREAM_GAPS: usize = MAX_FLIGHT_PACKETS as usize;
 /// Packets. Largest credit that can be configured or believed.
 pub const MAX_PACKET_CREDIT: u32 = 4096;
 
 const _: () = assert!(BULK_GAP.as_nanos() < BULK_IDLE.as_nanos());
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
+const _: () = assert!(MAX_FLIGHT_PACKETS as u64 <= REPLAY_WINDOW_PACKETS && MAX_PACKET_CREDIT <= MAX_FLIGHT_PACKETS);
 const _: () = assert!(MESSAGE_WINDOW < 1 << 15);
-const _: () = assert!(MAX_MESSAGE_BYTES + 64 < MIN_DATAGRAM_BYTES as usize);
+const _: () = assert!(WHOLE_MESSAGE_BYTES + 64 < MIN_DATAGRAM_BYTES as usize);
+const _: () = assert!(MAX_MESSAGE_BYTES.is_multiple_of(MESSAGE_PART_UNIT_BYTES));
+// Credit comes in steps of half a window: the largest message is below, so that it never waits for ever.
+const _: () = assert!(MAX_MESSAGE_BYTES as u64 + MESSAGE_OVERHEAD_BYTES < CONNECTION_CREDIT_BYTES / 4);
 const _: () = assert!(KEEP_ALIVE.as_nanos() * 3 <= IDLE_TIMEOUT.as_nanos());

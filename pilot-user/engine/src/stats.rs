@@ -99,6 +99,18 @@ impl Stats {
     }
 }
 
+/// One connection, as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConnectionStats {
+    /// Unreliable datagrams dropped here, because newer ones needed the room before they were sent, or the path came to carry
+    /// less.
+    pub datagrams_dropped_sending: u64,
+    /// Unreliable datagrams that arrived and were dropped, because newer ones needed the room before they were received.
+    pub datagrams_dropped_receiving: u64,
+    /// Bytes: how far the peer may be ahead of what was read here.
+    pub receive_window: u64,
+}
+
 /// One tunnel, as it is now.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelStats {
@@ -112,13 +124,21 @@ pub struct TunnelStats {
     pub received_packets: u64,
     /// Packets declared lost; what was in them was sent again in new ones.
     pub lost_packets: u64,
+    /// Of those, packets that were late and not lost.
+    pub spurious_losses: u64,
+    /// Times that nothing arrived for several probe time-outs, and the window began anew.
+    pub persistent_congestions: u64,
+    /// Packets that the path marked as having met congestion.
+    pub ecn_ce: u64,
+    /// Times that a packet was held back to be sent later in the round trip.
+    pub paced: u64,
     /// Probe time-outs.
     pub probe_timeouts: u64,
     /// From the initiation to the response; zero at the responder.
     pub handshake: Duration,
     /// Smoothed round-trip time.
     pub smoothed_rtt: Duration,
-    /// Least round-trip time seen.
+    /// Least round-trip time of the last [`crate::limits::MIN_RTT_WINDOW`] or two.
     pub min_rtt: Duration,
     /// Bytes: what the congestion window allows in flight.
     pub congestion_window: u64,

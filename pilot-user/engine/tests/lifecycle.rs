@@ -7,7 +7,7 @@ mod common;
 use common::{Pair, config, end, identity};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::{
-    CloseReason, Code, DropReason, Endpoint, Event, Instant, OperationError, PeerConfig, Received, RefuseCode,
+    CloseReason, Code, DropReason, Ecn, Endpoint, Event, Instant, OperationError, PeerConfig, Received, RefuseCode,
 };
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ fn replays_from_elsewhere_move_no_endpoint() {
     let elsewhere = "10.9.9.9:9".parse().unwrap();
     let local = pair.ends[1].address;
     for datagram in pair.ends[0].sent.clone() {
-        let received = pair.ends[1].endpoint.handle_datagram(pair.now, elsewhere, local, &datagram);
+        let received = pair.ends[1].endpoint.handle_datagram(pair.now, elsewhere, local, Ecn::NotEct, &datagram);
         assert!(matches!(received, Received::Dropped(_)));
     }
     pair.ends[1].endpoint.send_message(pair.now, handles[1], b"x").unwrap();

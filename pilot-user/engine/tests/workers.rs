@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{End, address, config, end, identity};
 use pilot_common::wire::PacketType;
 use pilot_engine::address::OverlayAddress;
-use pilot_engine::{Endpoint, Event, Instant, OperationError, PeerConfig, PeerId, Received};
+use pilot_engine::{Ecn, Endpoint, Event, Instant, OperationError, PeerConfig, PeerId, Received};
 
 /// Node 1, of two workers, of which the second has the tunnel to node 2.
 struct Scene {
@@ -49,8 +49,9 @@ impl Scene {
     fn deliver(&mut self, datagram: &[u8]) {
         let names_owner = PacketType::from_first_byte(datagram[0]) != Some(PacketType::Initiation);
         let worker = if names_owner { usize::from(datagram[1]) } else { self.entry };
-        let mut handle =
-            |worker: usize| self.workers[worker].handle_datagram(self.now, address(2), address(1), datagram);
+        let mut handle = |worker: usize| {
+            self.workers[worker].handle_datagram(self.now, address(2), address(1), Ecn::NotEct, datagram)
+        };
         if let Received::Elsewhere(owner) = handle(worker) {
             self.handed_over += 1;
             assert_ne!(handle(owner.into()), Received::Elsewhere(owner));
@@ -72,7 +73,7 @@ impl Scene {
             for worker in 0..2 {
                 while let Some(sent) = self.workers[worker].poll_transmit(self.now, &mut buffer) {
                     let (from, to) = (address(1), address(2));
-                    self.other.endpoint.handle_datagram(self.now, from, to, &buffer[..sent.len]);
+                    self.other.endpoint.handle_datagram(self.now, from, to, Ecn::NotEct, &buffer[..sent.len]);
                 }
                 while let Some(event) = self.workers[worker].poll_event() {
                     events.push((worker, event));

@@ -17,24 +17,11 @@ pub mod pair;
 pub mod udp;
 pub mod xdp;
 
+pub use pilot_engine::Ecn;
+
 /// Most datagrams taken in one pass: a batch that amortizes the pass, and small enough that timers and acks are not
 /// late behind it.
 pub const RECV_BATCH: usize = 64;
-
-/// Explicit congestion notification bits of an IP header (RFC 3168).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
-pub enum Ecn {
-    /// Not ECN-capable.
-    #[default]
-    NotEct = 0b00,
-    /// ECN-capable, codepoint 1.
-    Ect1 = 0b01,
-    /// ECN-capable, codepoint 0.
-    Ect0 = 0b10,
-    /// Congestion experienced.
-    Ce = 0b11,
-}
 
 /// Which way a datagram came or went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -102,7 +102,10 @@ impl Application for Services {
                     self.echo.serve(endpoint, now, connection);
                 }
             }
-            Event::StreamReadable { connection, stream } | Event::StreamWritable { connection, stream } => {
+            Event::StreamReadable { connection, stream }
+            | Event::StreamWritable { connection, stream }
+            | Event::StreamReset { connection, stream, .. }
+            | Event::StreamStopped { connection, stream, .. } => {
                 if let Some(files) = &mut self.files
                     && endpoint.port(connection) == Some(FILES_PORT)
                 {
@@ -122,6 +125,7 @@ impl Application for Services {
             }
             Event::Sending { peer, bulk, why } => self.notice(Notice::Sending { peer, bulk, why }),
             Event::Connected { .. } | Event::StreamOpened { .. } => {}
+            Event::DatagramsReadable { .. } | Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }
     }
 

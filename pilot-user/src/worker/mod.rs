@@ -9,7 +9,7 @@ use std::io;
 
 use pilot_engine::{Endpoint, Event, Instant, Received};
 
-use crate::link::{self, Ecn, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
+use crate::link::{self, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
 use handoff::Handoff;
 
 /// What runs on a transport, on the worker's own thread. Its methods must not block: whoever needs to wait, as for a
@@ -98,7 +98,8 @@ pub fn turn<L: Link>(
 
 /// Opens one datagram, and counts it.
 fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &link::Received<'_>) -> Received {
-    let received = endpoint.handle_datagram(now, datagram.source, datagram.destination, datagram.payload);
+    let link::Received { source, destination, ecn, payload, .. } = *datagram;
+    let received = endpoint.handle_datagram(now, source, destination, ecn, payload);
     match received {
         Received::Data | Received::Handshake => {
             *match datagram.via {
@@ -127,7 +128,7 @@ fn transmit<L: Link>(endpoint: &mut Endpoint, link: &mut L, now: Instant) -> io:
         slot.commit(&Envelope {
             destination: transmit.destination,
             source: transmit.source,
-            ecn: Ecn::NotEct,
+            ecn: transmit.ecn,
             len: transmit.len,
         });
         sent += 1;

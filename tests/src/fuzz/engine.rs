@@ -90,6 +90,24 @@ enum Operation {
     ReplaceSessionId {
         end: bool,
     },
+    OpenUnidirectional {
+        on: On,
+    },
+    Reset {
+        on: On,
+        stream: u8,
+    },
+    Stop {
+        on: On,
+        stream: u8,
+    },
+    Datagram {
+        on: On,
+        length: u16,
+    },
+    ReceiveDatagram {
+        on: On,
+    },
 }
 
 /// One of a node's connections.
@@ -107,6 +125,9 @@ struct Text {
     finished: bool,
     read: u64,
     ended: bool,
+    /// The writer gave it up, the reader did.
+    reset: bool,
+    stopped: bool,
 }
 
 /// A connection as one end has it.
@@ -134,6 +155,8 @@ struct World {
     texts: BTreeMap<Place, Text>,
     /// Lengths of the messages sent by an end on a port, and how many of them were read.
     messages: BTreeMap<(u16, usize), (Vec<u16>, usize)>,
+    /// Lengths of the unreliable datagrams sent by an end on a port, and those of them that were received.
+    datagrams: BTreeMap<(u16, usize), (Vec<usize>, BTreeSet<usize>)>,
 }
 
 pub(super) fn run(input: &[u8]) {
@@ -145,6 +168,7 @@ pub(super) fn run(input: &[u8]) {
         ports: 0,
         texts: BTreeMap::new(),
         messages: BTreeMap::new(),
+        datagrams: BTreeMap::new(),
     };
     for operation in super::operations(input) {
         world.carry_out(operation);
@@ -172,7 +196,7 @@ impl World {
             Operation::Answer { end, accept } => self.answer(end.into(), accept),
             Operation::Message { on, length } => self.with(on, |world, end, it| {
                 let (sent, _) = world.messages.entry((it.port, end)).or_default();
-                let mut message = vec![0; usize::from(length) % 1100];
+                let mut message = vec![0; length.into()];
                 fill(message_key(it.port, end, sent.len()), 0, &mut message);
                 if world.pair.ends[end].endpoint.send_message(now, it.handle, &message).is_ok() {
                     sent.push(message.len() as u16);
@@ -180,9 +204,37 @@ impl World {
             }),
             Operation::OpenStream { on } => self.with(on, |world, end, it| {
                 if let Ok(stream) = world.pair.ends[end].endpoint.open_stream(now, it.handle) {
-                    world.begin_stream(it, stream);
+                    world.begin_stream(it, stream, end);
                 }
             }),
+            Operation::OpenUnidirectional { on } => self.with(on, |world, end, it| {
+                if let Ok(stream) = world.pair.ends[end].endpoint.open_unidirectional(now, it.handle) {
+                    world.begin_stream(it, stream, end);
+                }
+            }),
+            Operation::Reset { on, stream } => self.with(on, |world, end, it| {
+                let Some(stream) = it.stream(stream) else { return };
+                let done = world.pair.ends[end].endpoint.reset(now, it.handle, stream, stream_code(stream));
+                if let Some(text) = world.texts.get_mut(&(it.port, end, stream)) {
+                    text.reset |= done.is_ok();
+                }
+            }),
+            Operation::Stop { on, stream } => self.with(on, |world, end, it| {
+                let Some(stream) = it.stream(stream) else { return };
+                let done = world.pair.ends[end].endpoint.stop(now, it.handle, stream, stream_code(stream));
+                if let Some(text) = world.texts.get_mut(&(it.port, 1 - end, stream)) {
+                    text.stopped |= done.is_ok();
+                }
+            }),
+            Operation::Datagram { on, length } => self.with(on, |world, end, it| {
+                let (sent, _) = world.datagrams.entry((it.port, end)).or_default();
+                let datagram = datagram(it.port, end, sent.len(), usize::from(length) % 1500);
+                match world.pair.ends[end].endpoint.send_datagram(now, it.handle, &datagram) {
+                    Ok(()) => sent.push(datagram.len()),
+                    Err(error) => assert!(is_expected(&error), "send_datagram: {error}"),
+                }
+            }),
+            Operation::ReceiveDatagram { on } => self.with(on, |world, end, it| world.receive_datagrams(end, it)),
             Operation::Write { on, stream, length } => self.with(on, |world, end, it| {
                 let Some(stream) = it.stream(stream) else { return };
                 let Some(text) = world.texts.get_mut(&(it.port, end, stream)) else { return };
@@ -304,6 +356,27 @@ impl World {
             | Event::Sending { .. }
             | Event::MessagesWritable { .. }
             | Event::StreamWritable { .. } => {}
+            Event::MessagesConsumed { connection } => self.with_handle(end, connection, |world, it| {
+                let (sent, read) = world.messages.get(&(it.port, end)).expect("there were messages");
+                assert_eq!(sent.len(), *read, "messages were not consumed");
+            }),
+            Event::StreamConsumed { connection, stream } => self.with_handle(end, connection, |world, it| {
+                let text = &world.texts[&(it.port, end, stream)];
+                assert_eq!(text.written, text.read, "{stream:?} was not consumed");
+            }),
+            Event::DatagramsReadable { connection } => {
+                self.with_handle(end, connection, |world, it| world.receive_datagrams(end, it));
+            }
+            Event::StreamReset { connection, stream, code } => self.with_handle(end, connection, |world, it| {
+                assert_eq!(code, stream_code(stream));
+                let text = &world.texts[&(it.port, 1 - end, stream)];
+                assert!(text.reset || text.stopped, "{stream:?} was not given up");
+                it.readable.insert(Some(stream));
+            }),
+            Event::StreamStopped { connection, stream, code } => self.with_handle(end, connection, |world, it| {
+                assert_eq!(code, stream_code(stream));
+                assert!(world.texts[&(it.port, end, stream)].stopped, "{stream:?} was not stopped");
+            }),
             Event::TunnelDown { reason, .. } => assert!(is_possible(&reason), "the tunnel is down: {reason}"),
             Event::Offered { connection, .. } => self.offered[end].push_back(connection),
             Event::Connected { connection } => self.with_handle(end, connection, |_, it| it.accepted = true),
@@ -315,7 +388,7 @@ impl World {
                 it.readable.insert(Some(stream));
             }),
             Event::StreamOpened { connection, stream } => {
-                self.with_handle(end, connection, |world, it| world.begin_stream(it, stream));
+                self.with_handle(end, connection, |world, it| world.begin_stream(it, stream, 1 - end));
             }
             Event::Closed { connection, reason } => {
                 assert!(is_possible(&reason), "the connection is closed: {reason}");
@@ -336,10 +409,10 @@ impl World {
         }
     }
 
-    fn begin_stream(&mut self, it: &mut Connection, stream: StreamId) {
+    fn begin_stream(&mut self, it: &mut Connection, stream: StreamId, opener: usize) {
         assert!(!it.streams.contains(&stream), "{stream:?} is opened twice");
         it.streams.push(stream);
-        for end in 0..2 {
+        for end in (0..2).filter(|end| stream.is_bidirectional() || *end == opener) {
             let key = mix(self.texts.len() as u64);
             self.texts.entry((it.port, end, stream)).or_insert(Text { key, ..Text::default() });
         }
@@ -363,6 +436,18 @@ impl World {
         true
     }
 
+    fn receive_datagrams(&mut self, end: usize, it: &mut Connection) {
+        let mut bytes = Vec::new();
+        while let Ok(Some(_)) = self.pair.ends[end].endpoint.receive_datagram(self.pair.now, it.handle, &mut bytes) {
+            let number = bytes.first_chunk().map_or(0, |number| u32::from_be_bytes(*number)) as usize;
+            let (sent, received) = self.datagrams.get_mut(&(it.port, 1 - end)).expect("there were datagrams");
+            assert!(sent.get(number) == Some(&bytes.len()), "datagram {number} has another length");
+            assert!(bytes == datagram(it.port, 1 - end, number, bytes.len()), "datagram {number} is another one");
+            assert!(received.insert(number), "datagram {number} came twice");
+            bytes.clear();
+        }
+    }
+
     /// Whether there was anything.
     fn read_stream(&mut self, end: usize, it: &mut Connection, stream: StreamId, length: usize) -> bool {
         let Some(text) = self.texts.get_mut(&(it.port, 1 - end, stream)) else { return false };
@@ -380,6 +465,9 @@ impl World {
                 text.ended = true;
             }
             Ok(Read::Blocked) => {}
+            Err(OperationError::StreamReset { .. }) => {
+                assert!(text.reset || text.stopped, "{stream:?} was not given up")
+            }
             Err(error) => assert!(is_expected(&error), "read: {error}"),
         }
         it.readable.remove(&Some(stream));
@@ -423,7 +511,8 @@ impl World {
                     assert_eq!(sent.len(), *read, "port {}: messages of node {end}", it.port);
                 }
                 for stream in &it.streams {
-                    let text = &self.texts[&(it.port, end, *stream)];
+                    let text = self.texts.get(&(it.port, end, *stream));
+                    let Some(text) = text.filter(|text| !text.reset && !text.stopped) else { continue };
                     assert_eq!(text.read, text.written, "port {}: {stream:?} of node {end}", it.port);
                     assert_eq!(text.ended, text.finished, "port {}: the end of {stream:?} of node {end}", it.port);
                 }
@@ -443,6 +532,19 @@ impl Connection {
     fn stream(&self, index: u8) -> Option<StreamId> {
         self.streams.get(usize::from(index) % self.streams.len().max(1)).copied()
     }
+}
+
+/// The code with which either end gives a stream up.
+fn stream_code(stream: StreamId) -> u64 {
+    if stream.is_bidirectional() { 1000 } else { 2000 }
+}
+
+/// Its number, and then what can be computed from it.
+fn datagram(port: u16, end: usize, number: usize, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length.max(4)];
+    fill(mix(message_key(port, end, number)), 0, &mut bytes);
+    bytes[..4].copy_from_slice(&(number as u32).to_be_bytes());
+    bytes
 }
 
 fn message_key(port: u16, end: usize, number: usize) -> u64 {

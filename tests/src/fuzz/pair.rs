@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{BulkUse, Config, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
+use pilot_engine::{BulkUse, Config, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
 
 /// Bytes: the largest datagram of both nodes.
 pub(super) const DATAGRAM_BYTES: usize = 1472;
@@ -122,13 +122,13 @@ impl Pair {
         let is_there = port == address(end).port() || node.bulk != BulkUse::Never && port == BULK_PORT;
         if is_there {
             let destination = SocketAddr::new(address(end).ip(), port);
-            node.endpoint.handle_datagram(self.now, sent.source, destination, &sent.bytes);
+            node.endpoint.handle_datagram(self.now, sent.source, destination, Ecn::NotEct, &sent.bytes);
         }
     }
 
     /// A datagram arrives at a node, as from the other.
     pub(super) fn deliver(&mut self, end: usize, datagram: &[u8]) -> Received {
-        self.ends[end].endpoint.handle_datagram(self.now, address(1 - end), address(end), datagram)
+        self.ends[end].endpoint.handle_datagram(self.now, address(1 - end), address(end), Ecn::NotEct, datagram)
     }
 
     /// Time passes, and what it made due is done.

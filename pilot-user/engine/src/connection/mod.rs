@@ -1,17 +1,22 @@
-//! One connection: a port, a lane of messages, streams, and the credit they share.
+//! One connection: a port, a lane of messages, one of unreliable datagrams, streams, and the credit they share.
 
-pub(crate) mod send;
+mod lanes;
+mod send;
+mod streams;
 pub(crate) mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation};
 use crate::event::{ConnectionHandle, Event};
-use crate::flow::{ReceiveCredit, SendCredit};
-use crate::limits::{CONNECTION_CREDIT_BYTES, MAX_STREAMS, STREAM_CREDIT_BYTES};
+use crate::flow::{Pace, ReceiveCredit, SendCredit};
+use crate::frame::Part;
+use crate::limits::{CONNECTION_CREDIT_BYTES, MAX_CONNECTION_CREDIT_BYTES};
 use crate::message::{self, MessageReceiver, MessageSender};
 use crate::recovery::sent::SentFrame;
 use crate::stream::{Stream, StreamId};
+use streams::Allowance;
 
 /// Where a connection is in its table. The generation tells it from those that had the slot before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -68,20 +73,33 @@ pub(crate) struct Connection {
     streams: BTreeMap<StreamId, Stream>,
     /// Streams with something to send, in turn.
     pub(crate) sendable: VecDeque<StreamId>,
-    /// In the table's queues of connections with messages, with stream bytes to send.
-    pub(crate) messages_queued: bool,
-    pub(crate) streams_queued: bool,
+    /// In the table's queue of connections with something for the lane to send.
+    pub(crate) queued: [bool; Lane::ALL.len()],
     pub(crate) credit_queued: bool,
-    stream_limit_queued: bool,
+    pub(crate) messages_consumed_queued: bool,
     messages_told: bool,
     messages_blocked: bool,
-    /// Streams opened here, and how many the peer allows in all.
-    opened: u64,
-    open_limit: u64,
+    pub(crate) datagrams_out: DatagramQueue,
+    datagrams_in: DatagramQueue,
+    datagrams_told: bool,
+    /// Frames that became due, for the table to queue.
+    due: Vec<SentFrame>,
+    /// By direction: streams opened here, and how many the peer allows in all; streams the peer opened, and how many it may.
+    ours: [Allowance; 2],
+    theirs: [Allowance; 2],
     peer_stream_credit: u64,
-    /// Streams the peer opened, and how many it may open in all.
-    peer_opened: u64,
-    peer_limit: u64,
+}
+
+/// What data is sent of, the first before the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lane {
+    Messages,
+    Datagrams,
+    Streams,
+}
+
+impl Lane {
+    pub(crate) const ALL: [Self; 3] = [Self::Messages, Self::Datagrams, Self::Streams];
 }
 
 impl Connection {
@@ -100,17 +118,18 @@ impl Connection {
             messages_in: MessageReceiver::default(),
             streams: BTreeMap::new(),
             sendable: VecDeque::new(),
-            messages_queued: false,
-            streams_queued: false,
+            queued: [false; Lane::ALL.len()],
             credit_queued: false,
-            stream_limit_queued: false,
+            messages_consumed_queued: false,
             messages_told: false,
             messages_blocked: false,
-            opened: 0,
-            open_limit: MAX_STREAMS,
+            datagrams_out: DatagramQueue::default(),
+            datagrams_in: DatagramQueue::default(),
+            datagrams_told: false,
+            due: Vec::new(),
+            ours: Default::default(),
+            theirs: Default::default(),
             peer_stream_credit: 0,
-            peer_opened: 0,
-            peer_limit: MAX_STREAMS,
         }
     }
 
@@ -118,9 +137,9 @@ impl Connection {
     pub(crate) fn set_peer_limits(&mut self, limits: &PeerLimits) {
         self.send_credit.raise(limits.connection_credit);
         self.peer_stream_credit = limits.stream_credit;
-        self.open_limit = limits.streams;
-        for stream in self.streams.values_mut() {
-            stream.send.raise_credit(limits.stream_credit);
+        self.ours.iter_mut().for_each(|allowance| allowance.limit = limits.streams);
+        for send in self.streams.values_mut().filter_map(|stream| stream.send.as_mut()) {
+            send.raise_credit(limits.stream_credit);
         }
         self.queue_all_streams();
     }
@@ -167,82 +186,76 @@ impl Connection {
         Ok(())
     }
 
-    /// Appends the next message to `out`; `None`: nothing now. Whether the peer should be told of more credit.
-    pub(crate) fn receive_message(&mut self, out: &mut Vec<u8>) -> Result<(Option<usize>, bool), OperationError> {
-        match self.messages_in.take(out) {
-            Some(length) => Ok((Some(length), self.receive_credit.on_consumed(message::cost(length)))),
-            None => {
-                self.messages_told = false;
-                self.check()?;
-                Ok((None, false))
-            }
+    /// Appends the next message to `out`; `None`: nothing now.
+    pub(crate) fn receive_message(
+        &mut self,
+        out: &mut Vec<u8>,
+        pace: Pace,
+        spare: &mut u64,
+    ) -> Result<Option<usize>, OperationError> {
+        let Some(length) = self.messages_in.take(out) else {
+            self.messages_told = false;
+            self.check()?;
+            return Ok(None);
+        };
+        self.consume(message::cost(length), 0, pace, spare);
+        if !std::mem::replace(&mut self.messages_consumed_queued, true) {
+            self.due.push(SentFrame::MessagesConsumed(self.handle.key));
         }
+        Ok(Some(length))
     }
 
-    pub(crate) fn open_stream(&mut self) -> Result<StreamId, OperationError> {
+    pub(crate) fn send_datagram(&mut self, datagram: &[u8]) -> Result<(), OperationError> {
         self.check()?;
-        if self.opened >= self.open_limit {
-            return Err(OperationError::TooMany { what: "streams", allowed: self.open_limit });
-        }
-        let id = StreamId::bidirectional(self.opened, self.is_opener);
-        self.opened += 1;
-        self.streams.insert(id, Stream::new(self.peer_stream_credit, STREAM_CREDIT_BYTES));
-        Ok(id)
-    }
-
-    fn stream(&mut self, id: StreamId) -> Result<&mut Stream, OperationError> {
-        self.streams.get_mut(&id).ok_or(OperationError::NoStream)
-    }
-
-    pub(crate) fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, OperationError> {
-        self.check()?;
-        let stream = self.stream(id)?;
-        let written = stream.send.write(bytes).ok_or(OperationError::Finished)?;
-        stream.write_blocked |= written < bytes.len();
-        self.queue_stream(id);
-        if written == 0 && !bytes.is_empty() { Err(OperationError::Blocked) } else { Ok(written) }
-    }
-
-    pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), OperationError> {
-        self.check()?;
-        if !self.stream(id)?.send.finish() {
-            return Err(OperationError::Finished);
-        }
-        self.queue_stream(id);
+        self.datagrams_out.push(datagram);
         Ok(())
     }
 
-    /// Reads from a stream; what credit frames the peer should get: the stream's, the connection's.
-    pub(crate) fn read(
-        &mut self,
-        id: StreamId,
-        out: &mut [u8],
-    ) -> Result<(crate::stream::recv::Read, bool, bool), OperationError> {
-        use crate::stream::recv::Read;
-        let Some(stream) = self.streams.get_mut(&id) else {
+    /// Appends the next unreliable datagram to `out`; `None`: nothing now.
+    pub(crate) fn receive_datagram(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, OperationError> {
+        let Some(parts) = self.datagrams_in.first() else {
+            self.datagrams_told = false;
             self.check()?;
-            return Err(OperationError::NoStream);
+            return Ok(None);
         };
-        let (read, stream_credit) = stream.recv.read(out);
-        let consumed = match read {
-            Read::Bytes(length) => length as u64,
-            Read::Blocked => {
-                stream.readable_told = false;
-                self.check()?;
-                0
-            }
-            Read::End => {
-                self.forget_if_over(id);
-                0
-            }
-        };
-        let connection_credit = consumed > 0 && self.receive_credit.on_consumed(consumed);
-        Ok((read, stream_credit, connection_credit))
+        let length = parts[0].len() + parts[1].len();
+        parts.into_iter().for_each(|part| out.extend_from_slice(part));
+        self.datagrams_in.pop();
+        Ok(Some(length))
+    }
+
+    /// Unreliable datagrams dropped for want of room: before they were sent, before they were received.
+    pub(crate) fn datagrams_dropped(&self) -> [u64; 2] {
+        [self.datagrams_out.dropped(), self.datagrams_in.dropped()]
     }
 
     /// Whether everything that was sent has arrived at the peer's engine.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.messages_out.is_empty() && self.streams.values().all(|stream| stream.send.is_delivered())
+        let streams = || self.streams.values().filter_map(|stream| stream.send.as_ref());
+        self.messages_out.is_empty() && streams().all(|send| send.is_delivered())
+    }
+
+    /// Bytes of the connection's credit were consumed. Its window becomes at least as large as said, out of what the tunnel has
+    /// to spare.
+    fn consume(&mut self, bytes: u64, window: u64, pace: Pace, spare: &mut u64) {
+        let before = self.receive_credit.window();
+        let most = (before + *spare).min(MAX_CONNECTION_CREDIT_BYTES);
+        self.receive_credit.widen(window.min(most));
+        let due = self.receive_credit.on_consumed(bytes, pace, most);
+        *spare -= self.receive_credit.window() - before;
+        if due && !std::mem::replace(&mut self.credit_queued, true) {
+            self.due.push(SentFrame::Credit(self.handle.key));
+        }
+    }
+
+    /// Messages that the application took.
+    pub(crate) fn messages_taken(&self) -> u64 {
+        self.messages_in.taken()
+    }
+
+    /// Bytes by which its window has grown.
+    pub(crate) fn grown(&self) -> u64 {
+        self.receive_credit.window() - CONNECTION_CREDIT_BYTES
     }
 
     // What the peer does.
@@ -253,49 +266,46 @@ impl Connection {
         payload: &[u8],
         events: &mut VecDeque<Event>,
     ) -> Result<(), ProtocolViolation> {
-        if self.messages_in.on_message(number, payload)? {
-            self.receive_credit
-                .on_received(message::cost(payload.len()))
-                .ok_or(ProtocolViolation::new(Code::CreditExceeded, "sent messages beyond the connection's credit"))?;
-        }
-        if self.messages_in.is_readable() && !self.messages_told {
-            self.messages_told = true;
+        let counted = self.messages_in.on_message(number, payload)?;
+        self.on_message_bytes(counted, events)
+    }
+
+    pub(crate) fn on_message_part(
+        &mut self,
+        number: u16,
+        part: Part<'_>,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), ProtocolViolation> {
+        let counted = self.messages_in.on_part(number, part)?;
+        self.on_message_bytes(counted, events)
+    }
+
+    fn on_message_bytes(&mut self, counted: u64, events: &mut VecDeque<Event>) -> Result<(), ProtocolViolation> {
+        self.receive_credit
+            .on_received(counted)
+            .ok_or(ProtocolViolation::new(Code::CreditExceeded, "sent messages beyond the connection's credit"))?;
+        if self.messages_in.is_readable() && !std::mem::replace(&mut self.messages_told, true) {
             events.push_back(Event::MessagesReadable { connection: self.handle });
         }
         Ok(())
     }
 
-    pub(crate) fn on_stream(
+    pub(crate) fn on_messages_consumed(
         &mut self,
-        id: u64,
-        offset: u64,
-        fin: bool,
-        payload: &[u8],
+        number: u64,
         events: &mut VecDeque<Event>,
     ) -> Result<(), ProtocolViolation> {
-        let id = self.known_stream(id)?;
-        self.open_up_to(id, events)?;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(()); // over, and this is a repetition
-        };
-        let grown = stream.recv.on_piece(offset, payload, fin)?;
-        if stream.recv.is_readable() && !std::mem::replace(&mut stream.readable_told, true) {
-            events.push_back(Event::StreamReadable { connection: self.handle, stream: id });
+        if self.messages_out.on_consumed(number)? {
+            events.push_back(Event::MessagesConsumed { connection: self.handle });
         }
-        self.receive_credit
-            .on_received(grown)
-            .ok_or(ProtocolViolation::new(Code::CreditExceeded, "sent stream bytes beyond the connection's credit"))?;
         Ok(())
     }
 
-    pub(crate) fn on_stream_credit(&mut self, id: u64, limit: u64) -> Result<(), ProtocolViolation> {
-        let id = self.known_stream(id)?;
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.send.raise_credit(limit)
-        {
-            self.queue_stream(id);
+    pub(crate) fn on_datagram(&mut self, payload: &[u8], events: &mut VecDeque<Event>) {
+        self.datagrams_in.push(payload);
+        if !std::mem::replace(&mut self.datagrams_told, true) {
+            events.push_back(Event::DatagramsReadable { connection: self.handle });
         }
-        Ok(())
     }
 
     pub(crate) fn on_credit(&mut self, limit: u64) {
@@ -304,103 +314,47 @@ impl Connection {
         }
     }
 
-    pub(crate) fn on_stream_limit(&mut self, limit: u64) {
-        self.open_limit = self.open_limit.max(limit);
-    }
-
-    /// A stream that can be: of a kind that this version has, and opened here if it is one of ours.
-    fn known_stream(&self, id: u64) -> Result<StreamId, ProtocolViolation> {
-        let id = StreamId(id);
-        let ours = id.is_by_opener() == self.is_opener;
-        if !id.is_bidirectional() || ours && id.index() >= self.opened {
-            return Err(ProtocolViolation::new(Code::StreamState, "used a stream that was never opened"));
-        }
-        Ok(id)
-    }
-
-    /// The peer's first frame of a stream opens it, and those before it that are still on their way.
-    fn open_up_to(&mut self, id: StreamId, events: &mut VecDeque<Event>) -> Result<(), ProtocolViolation> {
-        if id.is_by_opener() == self.is_opener {
-            return Ok(());
-        }
-        if id.index() >= self.peer_limit {
-            return Err(ProtocolViolation::new(Code::LimitExceeded, "opened too many streams"));
-        }
-        while self.peer_opened <= id.index() {
-            let id = StreamId::bidirectional(self.peer_opened, !self.is_opener);
-            self.peer_opened += 1;
-            self.streams.insert(id, Stream::new(self.peer_stream_credit, STREAM_CREDIT_BYTES));
-            events.push_back(Event::StreamOpened { connection: self.handle, stream: id });
-        }
-        Ok(())
-    }
-
-    fn forget_if_over(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
-            self.streams.remove(&id);
-            if id.is_by_opener() != self.is_opener {
-                self.peer_limit += 1;
-                self.stream_limit_queued = true;
-            }
-        }
-    }
-
-    /// The STREAM_LIMIT to send, if one is due.
-    pub(crate) fn take_stream_limit(&mut self) -> Option<u64> {
-        std::mem::take(&mut self.stream_limit_queued).then_some(self.peer_limit)
-    }
-
-    pub(crate) fn stream_limit(&self) -> u64 {
-        self.peer_limit
-    }
-
-    /// The offset for a STREAM_CREDIT; `None`: the stream needs none any more.
-    pub(crate) fn stream_credit(&mut self, id: StreamId) -> Option<u64> {
-        let stream = self.streams.get_mut(&id)?;
-        stream.credit_queued = false;
-        (!stream.recv.has_ended()).then(|| stream.recv.credit_limit())
-    }
-
-    /// Marks a STREAM_CREDIT as queued. Whether it was not.
-    pub(crate) fn queue_stream_credit(&mut self, id: StreamId) -> bool {
-        self.streams.get_mut(&id).is_some_and(|stream| !std::mem::replace(&mut stream.credit_queued, true))
-    }
-
     // What became of what was sent.
 
     pub(crate) fn on_acked(&mut self, frame: &SentFrame, events: &mut VecDeque<Event>) {
         match *frame {
             SentFrame::Message { number, .. } => {
                 let freed = self.messages_out.on_acked(number);
-                if freed && std::mem::take(&mut self.messages_blocked) {
-                    events.push_back(Event::MessagesWritable { connection: self.handle });
-                }
+                self.on_messages_acked(freed, events);
             }
-            SentFrame::Stream { stream: id, offset, length, fin, .. } => {
-                let id = StreamId(id);
-                let Some(stream) = self.streams.get_mut(&id) else { return };
-                let freed = stream.send.on_acked(offset, length, fin);
-                if freed && stream.send.has_room() && std::mem::take(&mut stream.write_blocked) {
-                    events.push_back(Event::StreamWritable { connection: self.handle, stream: id });
-                }
-                self.forget_if_over(id);
+            SentFrame::MessagePart { number, offset, length, .. } => {
+                let part = u64::from(offset)..u64::from(offset) + u64::from(length);
+                let freed = self.messages_out.on_part_acked(number, part);
+                self.on_messages_acked(freed, events);
+            }
+            SentFrame::Stream { stream, .. } | SentFrame::ResetStream(_, stream) | SentFrame::StopStream(_, stream) => {
+                self.on_stream_acked(StreamId(stream), frame, events)
             }
             SentFrame::End(_) => self.end = None,
             _ => {}
         }
     }
 
+    fn on_messages_acked(&mut self, freed: bool, events: &mut VecDeque<Event>) {
+        if freed && std::mem::take(&mut self.messages_blocked) {
+            events.push_back(Event::MessagesWritable { connection: self.handle });
+        }
+    }
+
     pub(crate) fn on_lost(&mut self, frame: &SentFrame) {
         match *frame {
             SentFrame::Message { number, .. } => self.messages_out.on_lost(number),
-            SentFrame::Stream { stream, offset, length, fin, .. } => {
-                let id = StreamId(stream);
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.send.on_lost(offset, length, fin);
-                    self.queue_stream(id);
-                }
+            SentFrame::MessagePart { number, offset, length, .. } => {
+                let part = u64::from(offset)..u64::from(offset) + u64::from(length);
+                self.messages_out.on_part_lost(number, part);
+            }
+            SentFrame::Stream { stream, .. } | SentFrame::ResetStream(_, stream) | SentFrame::StopStream(_, stream) => {
+                self.on_stream_lost(StreamId(stream), frame)
             }
             _ => {}
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

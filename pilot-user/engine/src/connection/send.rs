@@ -1,11 +1,11 @@
-//! What a connection puts into a packet: messages, then a piece of one stream after the other.
+//! What a connection puts into a packet: messages, unreliable datagrams, a piece of one stream after the other.
 
-use super::{Connection, Key};
+use super::{Connection, Key, Lane};
 use crate::codec::Writer;
 use crate::frame;
-use crate::message;
+use crate::limits::{MESSAGE_PART_UNIT_BYTES, WHOLE_MESSAGE_BYTES};
 use crate::recovery::sent::{SentFrame, SentFrames};
-use crate::stream::StreamId;
+use crate::stream::{Signal, StreamId};
 
 impl Connection {
     /// Puts a stream in the queue if it has something that may be sent.
@@ -13,7 +13,7 @@ impl Connection {
         let credit = self.send_credit.left();
         if let Some(stream) = self.streams.get_mut(&id)
             && !stream.queued
-            && stream.send.wants_to_send(credit)
+            && stream.wants_to_send(credit)
         {
             stream.queued = true;
             self.sendable.push_back(id);
@@ -24,70 +24,128 @@ impl Connection {
     pub(super) fn queue_all_streams(&mut self) {
         let credit = self.send_credit.left();
         for (id, stream) in &mut self.streams {
-            if !stream.queued && stream.send.wants_to_send(credit) {
+            if !stream.queued && stream.wants_to_send(credit) {
                 stream.queued = true;
                 self.sendable.push_back(*id);
             }
         }
     }
 
-    pub(crate) fn has_messages_to_send(&self) -> bool {
-        self.is_open() && self.messages_out.peek(self.send_credit.left()).is_some()
+    /// Whether there is something for a lane to send.
+    pub(super) fn has(&self, lane: Lane) -> bool {
+        self.is_open()
+            && match lane {
+                Lane::Messages => self.messages_out.peek(self.send_credit.left()).is_some(),
+                Lane::Datagrams => !self.datagrams_out.is_empty(),
+                Lane::Streams => !self.sendable.is_empty(),
+            }
     }
 
-    pub(crate) fn has_streams_to_send(&self) -> bool {
-        self.is_open() && !self.sendable.is_empty()
+    /// Writes what a lane has while it fits; where the last frame of a message begins, if any was written.
+    pub(super) fn write(&mut self, lane: Lane, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> Option<usize> {
+        let id = self.wire_id.filter(|_| self.is_open())?;
+        match lane {
+            Lane::Messages => return self.write_messages(id, key, w, sent),
+            Lane::Datagrams => self.write_datagrams(id, w),
+            Lane::Streams => while self.write_stream(id, key, w, sent) {},
+        }
+        None
     }
 
-    /// Writes messages while they fit; where the last one begins, if any was written.
-    pub(crate) fn write_messages(&mut self, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> Option<usize> {
-        let wire_id = self.wire_id.filter(|_| self.is_open())?;
+    fn write_messages(&mut self, id: u64, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> Option<usize> {
         let mut last = None;
-        while let Some((number, length)) = self.messages_out.peek(self.send_credit.left()) {
+        while let Some(mut next) = self.messages_out.peek(self.send_credit.left()) {
             let start = w.len();
             // The low 16 bits of the number (W5.11).
-            if frame::write_message(w, wire_id, number as u16, self.messages_out.payload(number)).is_none() {
-                break;
+            let (number, low) = (next.number, next.number as u16);
+            if next.is_whole() {
+                if frame::write_message(w, id, low, self.messages_out.payload(number, next.range.clone())).is_none() {
+                    break;
+                }
+                sent.push(SentFrame::Message { connection: key, number });
+            } else {
+                let offset = next.range.start;
+                let overhead = frame::message_part_overhead(id, next.total, offset, w.room());
+                let Some(length) = part_length(next.range.len(), w.room().saturating_sub(overhead)) else { break };
+                next.range.end = offset + length;
+                let payload = self.messages_out.payload(number, next.range.clone());
+                if frame::write_message_part(w, id, low, next.total, offset, payload).is_none() {
+                    break;
+                }
+                // At most MAX_MESSAGE_BYTES.
+                let (offset, length) = (offset as u32, length as u32);
+                sent.push(SentFrame::MessagePart { connection: key, number, offset, length });
             }
-            if self.messages_out.on_sent(number) {
-                self.send_credit.take(message::cost(length));
-            }
-            sent.push(SentFrame::Message { connection: key, number });
+            self.send_credit.take(self.messages_out.on_sent(&next));
             last = Some(start);
         }
         last
     }
 
-    /// Writes a piece of the stream whose turn it is. Whether one was written.
-    pub(crate) fn write_stream(&mut self, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> bool {
+    fn write_datagrams(&mut self, id: u64, w: &mut Writer<'_>) {
+        while let Some(payload) = self.datagrams_out.first() {
+            if frame::write_datagram(w, id, payload).is_some() {
+                self.datagrams_out.pop();
+            } else if frame::datagram_len(id, payload[0].len() + payload[1].len()) > w.len() + w.room() {
+                // No packet is large enough: the path carries less than when it was queued.
+                self.datagrams_out.drop_first();
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Writes a frame of the stream whose turn it is. Whether one was written.
+    fn write_stream(&mut self, id: u64, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> bool {
         /// Bytes. A smaller piece is left to the next packet, unless it is all there is.
         const LEAST_ROOM_BYTES: usize = 64;
-        let Some(wire_id) = self.wire_id.filter(|_| self.is_open()) else { return false };
-        while let Some(id) = self.sendable.pop_front() {
+        while let Some(stream_id) = self.sendable.pop_front() {
             let credit = self.send_credit.left();
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            let overhead = frame::stream_overhead(wire_id, id.0, crate::codec::MAX_VARINT, w.room());
+            let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
+            let overhead = frame::stream_overhead(id, stream_id.0, crate::codec::MAX_VARINT, w.room());
+            // Enough for a signal, too.
             let Some(room) = w.room().checked_sub(overhead).filter(|room| *room >= LEAST_ROOM_BYTES) else {
-                self.sendable.push_front(id);
+                self.sendable.push_front(stream_id);
                 return false;
             };
             stream.queued = false;
-            let Some(piece) = stream.send.piece(room, credit) else { continue };
+            if let Some(signal) = stream.signal() {
+                let _room_was_checked = match signal {
+                    Signal::Stop { code } => frame::write_stop_stream(w, id, stream_id.0, code),
+                    Signal::Reset { code, length } => frame::write_reset_stream(w, id, stream_id.0, code, length),
+                };
+                stream.on_signal_sent(signal);
+                sent.push(signal.sent(key, stream_id));
+                self.queue_stream(stream_id);
+                return true;
+            }
+            let Some(send) = &mut stream.send else { continue };
+            let Some(piece) = send.piece(room, credit) else { continue };
             // The room was checked above for the longest head, so that the piece fits.
-            if let Some(out) = frame::write_stream(w, wire_id, id.0, piece.offset, piece.fin, piece.length) {
-                stream.send.copy(piece.offset, out);
+            if let Some(out) = frame::write_stream(w, id, stream_id.0, piece.offset, piece.fin, piece.length) {
+                send.copy(piece.offset, out);
             }
             self.send_credit.take(piece.fresh);
             sent.push(SentFrame::Stream {
                 connection: key,
-                stream: id.0,
+                stream: stream_id.0,
                 offset: piece.offset,
                 length: piece.length as u32,
                 fin: piece.fin,
             });
-            self.queue_stream(id);
+            self.queue_stream(stream_id);
             return true;
         }
         false
     }
+}
+
+/// How much of `left` bytes of a message goes where there is so much room; `None`: too little to be worth a frame (W5.13).
+fn part_length(left: usize, room: usize) -> Option<usize> {
+    /// Bytes. A smaller part is left to the next packet, unless it is the last.
+    const LEAST_BYTES: usize = WHOLE_MESSAGE_BYTES / 4;
+    if left <= room {
+        return Some(left);
+    }
+    Some(room - room % MESSAGE_PART_UNIT_BYTES).filter(|length| *length >= LEAST_BYTES)
 }

@@ -4,13 +4,15 @@ use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 
-use super::{Connection, End, Key, PeerLimits, State};
+use super::{Connection, End, Key, Lane, PeerLimits, State};
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
 use crate::event::{ConnectionHandle, Event, PeerId};
-use crate::limits::MAX_CONNECTIONS;
+use crate::flow::Pace;
+use crate::limits::{MAX_CONNECTIONS, TUNNEL_CREDIT_BYTES};
 use crate::range_set::RangeSet;
 use crate::recovery::sent::SentFrame;
 use crate::stream::StreamId;
+use crate::stream::recv::Read;
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -29,11 +31,16 @@ pub(crate) struct Table {
     /// Which of the peer's connections it has opened, by `id / 2`.
     peer_opened: RangeSet,
     limits: Option<PeerLimits>,
-    /// Connections with messages to send, with stream bytes to send: each once, in turn.
-    pub(crate) with_messages: VecDeque<Key>,
-    pub(crate) with_streams: VecDeque<Key>,
+    /// Connections with something to send, by lane: each once, in turn.
+    pub(super) with: [VecDeque<Key>; Lane::ALL.len()],
+    /// Packets in a row in which there was no room for what a lane had to send.
+    pub(super) passed_over: [u8; Lane::ALL.len()],
     /// Frames other than data to be sent.
     pub(crate) control: VecDeque<SentFrame>,
+    /// CONSUMED and MESSAGES_CONSUMED, which go with what else is sent (W5.16).
+    pub(super) lazy: VecDeque<SentFrame>,
+    /// Bytes by which the windows of connections may still grow.
+    spare: u64,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +61,11 @@ impl Table {
             parity: 0,
             peer_opened: RangeSet::default(),
             limits: None,
-            with_messages: VecDeque::new(),
-            with_streams: VecDeque::new(),
+            with: Default::default(),
+            passed_over: Default::default(),
             control: VecDeque::new(),
+            lazy: VecDeque::new(),
+            spare: TUNNEL_CREDIT_BYTES,
         }
     }
 
@@ -115,7 +124,8 @@ impl Table {
 
     /// Frees the slot of a connection that is over.
     pub(crate) fn free_if_over(&mut self, key: Key) {
-        if self.get(key).is_some_and(Connection::is_over) {
+        if let Some(connection) = self.get(key).filter(|connection| connection.is_over()) {
+            self.spare += connection.grown();
             let slot = &mut self.slots[key.slot as usize];
             slot.generation = slot.generation.wrapping_add(1);
             if let Some(id) = slot.connection.take().and_then(|connection| connection.wire_id) {
@@ -164,15 +174,14 @@ impl Table {
         self.opened = 0;
         self.peer_opened.clear();
         self.by_wire_id.clear();
-        self.with_messages.clear();
-        self.with_streams.clear();
+        self.with.iter_mut().for_each(VecDeque::clear);
         self.control.clear();
+        self.lazy.clear();
         for key in self.keys() {
             let Some(connection) = self.get_mut(key) else { continue };
             connection.wire_id = None;
             connection.end = None;
-            connection.messages_queued = false;
-            connection.streams_queued = false;
+            connection.queued = Default::default();
             match connection.state {
                 State::Opening => connection.state = State::Waiting,
                 State::Waiting => {}
@@ -302,32 +311,64 @@ impl Table {
 
     /// Puts a connection in the queues of those with something to send.
     pub(crate) fn queue(&mut self, key: Key) {
-        let Some(connection) = self.get_mut(key) else { return };
-        let messages = connection.has_messages_to_send() && !std::mem::replace(&mut connection.messages_queued, true);
-        let streams = connection.has_streams_to_send() && !std::mem::replace(&mut connection.streams_queued, true);
-        if messages {
-            self.with_messages.push_back(key);
-        }
-        if streams {
-            self.with_streams.push_back(key);
+        self.queue_due(key);
+        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
+        let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
+        for lane in Lane::ALL {
+            if !connection.queued[lane as usize] && connection.has(lane) {
+                connection.queued[lane as usize] = true;
+                self.with[lane as usize].push_back(key);
+            }
         }
     }
 
-    /// Queues credit frames after the application consumed something.
-    pub(crate) fn queue_credit(&mut self, key: Key, connection_credit: bool, stream: Option<StreamId>) {
-        let Some(connection) = self.get_mut(key).filter(|connection| connection.is_open()) else { return };
-        let credit = connection_credit && !std::mem::replace(&mut connection.credit_queued, true);
-        let stream = stream.filter(|id| connection.queue_stream_credit(*id));
-        let limit = connection.take_stream_limit().is_some();
-        if credit {
-            self.control.push_back(SentFrame::Credit(key));
+    /// Queues the frames of a connection that became due.
+    fn queue_due(&mut self, key: Key) {
+        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
+        let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
+        // Usually there are none, and this is asked for every message.
+        if connection.due.is_empty() {
+            return;
         }
-        if let Some(id) = stream {
-            self.control.push_back(SentFrame::StreamCredit(key, id.0));
+        for frame in connection.due.drain(..) {
+            match frame {
+                SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => self.lazy.push_back(frame),
+                _ => self.control.push_back(frame),
+            }
         }
-        if limit {
-            self.control.push_back(SentFrame::StreamLimit(key));
-        }
+    }
+
+    // Reading, which gives the peer credit
+
+    pub(crate) fn receive_message(
+        &mut self,
+        key: Key,
+        out: &mut Vec<u8>,
+        pace: Pace,
+    ) -> Result<Option<usize>, OperationError> {
+        self.reading(key, |connection, spare| connection.receive_message(out, pace, spare))
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        key: Key,
+        stream: StreamId,
+        out: &mut [u8],
+        pace: Pace,
+    ) -> Result<Read, OperationError> {
+        self.reading(key, |connection, spare| connection.read(stream, out, pace, spare))
+    }
+
+    fn reading<R>(
+        &mut self,
+        key: Key,
+        run: impl FnOnce(&mut Connection, &mut u64) -> Result<R, OperationError>,
+    ) -> Result<R, OperationError> {
+        let mut spare = self.spare;
+        let result = run(self.get_mut(key).ok_or(OperationError::NoConnection)?, &mut spare);
+        self.spare = spare;
+        self.queue_due(key);
+        result
     }
 
     // What became of what was sent
@@ -337,18 +378,29 @@ impl Table {
             && let Some(connection) = self.get_mut(key)
         {
             connection.on_acked(frame, events);
-            self.queue_credit(key, false, None);
+            self.queue_due(key);
             self.free_if_over(key);
         }
     }
 
     pub(crate) fn on_lost(&mut self, frame: SentFrame) {
         match frame {
-            SentFrame::Ack { .. } | SentFrame::Ping => {}
-            SentFrame::Message { connection, .. } | SentFrame::Stream { connection, .. } => {
+            SentFrame::Ack { .. } | SentFrame::Ping | SentFrame::AckFrequency => {}
+            SentFrame::Message { connection, .. }
+            | SentFrame::MessagePart { connection, .. }
+            | SentFrame::Stream { connection, .. }
+            | SentFrame::ResetStream(connection, _)
+            | SentFrame::StopStream(connection, _) => {
                 if let Some(it) = self.get_mut(connection) {
                     it.on_lost(&frame);
                     self.queue(connection);
+                }
+            }
+            SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => {
+                if self.set_consumed_queued(&frame, true) {
+                    self.lazy.push_back(frame);
+                    // Something for them to go with.
+                    self.control.push_back(SentFrame::Ping);
                 }
             }
             // Sent again with what is true then.

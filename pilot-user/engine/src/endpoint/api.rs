@@ -1,15 +1,16 @@
 //! Operations of the application on an [`Endpoint`].
 
 use super::Endpoint;
+use crate::codec::MAX_VARINT;
 use crate::config::BulkUse;
 use crate::connection::{Connection, State};
 use crate::crypto::aead::Aead;
 use crate::error::{CloseReason, Code, OperationError};
 use crate::event::{ConnectionHandle, PeerId};
-use crate::limits::MAX_MESSAGE_BYTES;
-use crate::stats::{Stats, TunnelStats};
-use crate::stream::StreamId;
+use crate::limits::{DATAGRAM_OVERHEAD_BYTES, MAX_MESSAGE_BYTES};
+use crate::stats::{ConnectionStats, Stats, TunnelStats};
 use crate::stream::recv::Read;
+use crate::stream::{Direction, StreamId};
 use crate::time::Instant;
 
 impl Endpoint {
@@ -101,7 +102,11 @@ impl Endpoint {
         message: &[u8],
     ) -> Result<(), OperationError> {
         if message.len() > MAX_MESSAGE_BYTES {
-            return Err(OperationError::TooLong { given: message.len(), allowed: MAX_MESSAGE_BYTES });
+            return Err(OperationError::TooLong {
+                what: "a message",
+                given: message.len(),
+                allowed: MAX_MESSAGE_BYTES,
+            });
         }
         self.on(now, connection, |it| it.send_message(message))
     }
@@ -114,19 +119,59 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> Result<Option<usize>, OperationError> {
         self.with(now, connection.peer, |tunnel, _| {
-            let it = tunnel.table.get_mut(connection.key).ok_or(OperationError::NoConnection)?;
-            let (length, credit) = it.receive_message(out)?;
-            tunnel.table.queue_credit(connection.key, credit, None);
-            Ok(length)
+            let pace = tunnel.pace(now);
+            tunnel.table.receive_message(connection.key, out, pace)
         })
+    }
+
+    /// Queues an unreliable datagram (RFC 9221), at most [`Endpoint::max_datagram`] bytes: it arrives once, late, or never. Never
+    /// blocks: of those that wait, the oldest are dropped and counted.
+    pub fn send_datagram(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        datagram: &[u8],
+    ) -> Result<(), OperationError> {
+        let allowed = self.max_datagram(connection);
+        if datagram.len() > allowed {
+            return Err(OperationError::TooLong { what: "a datagram", given: datagram.len(), allowed });
+        }
+        self.on(now, connection, |it| it.send_datagram(datagram))
+    }
+
+    /// Bytes of the largest unreliable datagram that the path is known to carry. May grow, and shrink.
+    pub fn max_datagram(&self, connection: ConnectionHandle) -> usize {
+        let tunnel = self.tunnels.get(connection.peer.0 as usize);
+        let path = tunnel.map_or(crate::limits::MIN_DATAGRAM_BYTES, |tunnel| tunnel.max_datagram());
+        usize::from(path) - DATAGRAM_OVERHEAD_BYTES
+    }
+
+    /// Appends the next unreliable datagram to `out` and returns its length; `None`: none now.
+    pub fn receive_datagram(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<usize>, OperationError> {
+        self.on(now, connection, |it| it.receive_datagram(out))
     }
 
     /// Opens a bidirectional stream.
     pub fn open_stream(&mut self, now: Instant, connection: ConnectionHandle) -> Result<StreamId, OperationError> {
-        self.on(now, connection, Connection::open_stream)
+        self.on(now, connection, |it| it.open_stream(Direction::Bidirectional))
     }
 
-    /// Writes to a stream; returns how much was taken. [`OperationError::Blocked`]: nothing was.
+    /// Opens a stream that is written to at this end alone.
+    pub fn open_unidirectional(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+    ) -> Result<StreamId, OperationError> {
+        self.on(now, connection, |it| it.open_stream(Direction::Unidirectional))
+    }
+
+    /// Writes to a stream; returns how much was taken. [`OperationError::Blocked`]: nothing was. A stream that has room for less
+    /// than everything tells of more by [`crate::Event::StreamWritable`].
     pub fn write(
         &mut self,
         now: Instant,
@@ -134,7 +179,9 @@ impl Endpoint {
         stream: StreamId,
         bytes: &[u8],
     ) -> Result<usize, OperationError> {
-        self.on(now, connection, |it| it.write(stream, bytes))
+        let peer = self.tunnels.get(connection.peer.0 as usize);
+        let capacity = peer.map_or(0, |tunnel| tunnel.send_buffer());
+        self.on(now, connection, |it| it.write_stream_bytes(stream, bytes, capacity))
     }
 
     /// Says that nothing more will be written to a stream.
@@ -147,7 +194,31 @@ impl Endpoint {
         self.on(now, connection, |it| it.finish(stream))
     }
 
-    /// Reads from a stream.
+    /// Gives up writing to a stream: what the peer does not have yet is not sent any more, and the peer's application is told the
+    /// code. Nothing happens when the peer has all of it.
+    pub fn reset(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        stream: StreamId,
+        code: u64,
+    ) -> Result<(), OperationError> {
+        self.on(now, connection, |it| it.reset(stream, code.min(MAX_VARINT)))
+    }
+
+    /// Gives up reading from a stream: what was not read is thrown away, and the peer gives up writing with the code. Nothing
+    /// happens when all of it was read.
+    pub fn stop(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        stream: StreamId,
+        code: u64,
+    ) -> Result<(), OperationError> {
+        self.on(now, connection, |it| it.stop(stream, code.min(MAX_VARINT)))
+    }
+
+    /// Reads from a stream. A half of a stream that was read to its end, or to its reset, is gone.
     pub fn read(
         &mut self,
         now: Instant,
@@ -156,29 +227,48 @@ impl Endpoint {
         out: &mut [u8],
     ) -> Result<Read, OperationError> {
         self.with(now, connection.peer, |tunnel, _| {
-            let it = tunnel.table.get_mut(connection.key).ok_or(OperationError::NoConnection)?;
-            let (read, stream_credit, connection_credit) = it.read(stream, out)?;
-            tunnel.table.queue_credit(connection.key, connection_credit, stream_credit.then_some(stream));
-            Ok(read)
+            let pace = tunnel.pace(now);
+            tunnel.table.read(connection.key, stream, out, pace)
         })
     }
 
-    /// Whether everything sent on a connection has arrived at the peer's engine. Not that its application read it.
+    /// How many bytes of a stream the peer's application has read, as far as this end was told, which the peer does when it sends
+    /// something anyway. `None`: there is no such stream any more.
+    pub fn consumed(&self, connection: ConnectionHandle, stream: StreamId) -> Option<u64> {
+        self.connection(connection)?.consumed(stream)
+    }
+
+    /// How many messages the peer's application has taken, as far as this end was told.
+    pub fn messages_consumed(&self, connection: ConnectionHandle) -> Option<u64> {
+        Some(self.connection(connection)?.messages_out.consumed())
+    }
+
+    /// A connection as it is now; `None` when the handle names none.
+    pub fn connection_stats(&self, connection: ConnectionHandle) -> Option<ConnectionStats> {
+        let it = self.connection(connection)?;
+        let [datagrams_dropped_sending, datagrams_dropped_receiving] = it.datagrams_dropped();
+        let receive_window = it.receive_credit.window();
+        Some(ConnectionStats { datagrams_dropped_sending, datagrams_dropped_receiving, receive_window })
+    }
+
+    fn connection(&self, connection: ConnectionHandle) -> Option<&Connection> {
+        self.tunnels.get(connection.peer.0 as usize)?.table.get(connection.key)
+    }
+
+    /// Whether everything sent on a connection has arrived at the peer's engine. Not that its application read it, see
+    /// [`Endpoint::consumed`]; and unreliable datagrams do not count.
     pub fn is_delivered(&self, connection: ConnectionHandle) -> bool {
-        let tunnel = self.tunnels.get(connection.peer.0 as usize);
-        tunnel.and_then(|tunnel| tunnel.table.get(connection.key)).is_none_or(Connection::is_delivered)
+        self.connection(connection).is_none_or(Connection::is_delivered)
     }
 
     /// The port a connection is for; `None` when the handle names none.
     pub fn port(&self, connection: ConnectionHandle) -> Option<u16> {
-        let tunnel = self.tunnels.get(connection.peer.0 as usize)?;
-        tunnel.table.get(connection.key).map(|it| it.port)
+        self.connection(connection).map(|it| it.port)
     }
 
     /// Whether a connection was accepted and is not over.
     pub fn is_open(&self, connection: ConnectionHandle) -> bool {
-        let tunnel = self.tunnels.get(connection.peer.0 as usize);
-        tunnel.and_then(|tunnel| tunnel.table.get(connection.key)).is_some_and(|it| it.state == State::Open)
+        self.connection(connection).is_some_and(|it| it.state == State::Open)
     }
 
     /// Whether a tunnel to the peer is up.

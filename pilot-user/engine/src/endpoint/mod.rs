@@ -28,6 +28,7 @@ use crate::crypto::mac::Mac1Key;
 use crate::crypto::rng::SeededRng;
 use crate::event::{Event, PeerId};
 use crate::limits::MAX_DATAGRAM_BYTES;
+use crate::recovery::ecn::Ecn;
 use crate::stats::{DropReason, Stats};
 use crate::time::Instant;
 use crate::tunnel::transmit::Sent;
@@ -82,6 +83,8 @@ pub struct Transmit {
     pub destination: SocketAddr,
     /// From which of our addresses and ports; `None`: the first port, from whichever address the routing table chooses.
     pub source: Option<SocketAddr>,
+    /// ECN bits to send with.
+    pub ecn: Ecn,
     /// Bytes of the buffer that are the datagram.
     pub len: usize,
 }
@@ -126,22 +129,24 @@ impl Endpoint {
         id
     }
 
-    /// Handles one received datagram: `source` sent it to our address and port `destination`.
+    /// Handles one received datagram: `source` sent it to our address and port `destination`, and it came with these ECN
+    /// bits.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         source: SocketAddr,
         destination: SocketAddr,
+        ecn: Ecn,
         datagram: &[u8],
     ) -> Received {
         let path = Path { remote: source, local: Some(destination) };
-        self.dispatch(now, path, datagram).unwrap_or_else(|reason| {
+        self.dispatch(now, path, ecn, datagram).unwrap_or_else(|reason| {
             self.stats.count_drop(reason);
             Received::Dropped(reason)
         })
     }
 
-    fn dispatch(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
+    fn dispatch(&mut self, now: Instant, path: Path, ecn: Ecn, datagram: &[u8]) -> Result<Received, DropReason> {
         let header = Header::parse(datagram).map_err(|error| match error {
             HeaderError::Short => DropReason::Short,
             HeaderError::Version => DropReason::Version,
@@ -153,7 +158,7 @@ impl Endpoint {
                 let peer = self.sessions.peer(header.receiver).ok_or(DropReason::UnknownSession)?;
                 let mut scratch = std::mem::take(&mut self.scratch);
                 let result =
-                    self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, path, &mut scratch));
+                    self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, path, ecn, &mut scratch));
                 self.scratch = scratch;
                 result.map(|()| Received::Data)
             }
@@ -219,8 +224,8 @@ impl Endpoint {
                 self.ready.push_back(peer);
             }
             self.is_ready[peer.0 as usize] = more;
-            if let Some(Sent { len, path, .. }) = sent {
-                return Some(Transmit { destination: path.remote, source: path.local, len });
+            if let Some(Sent { len, path, ecn, .. }) = sent {
+                return Some(Transmit { destination: path.remote, source: path.local, ecn, len });
             }
         }
         None

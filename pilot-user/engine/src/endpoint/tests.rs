@@ -2,11 +2,14 @@
 
 use super::*;
 use crate::codec::Writer;
+use crate::error::OperationError;
 use crate::error::{CloseReason, Code, RefuseCode};
 use crate::event::ConnectionHandle;
 use crate::frame;
 use crate::identity::Identity;
 use crate::limits::*;
+use crate::stream::StreamId;
+use crate::stream::recv::Read;
 use std::time::Duration;
 
 const NOW: Instant = Instant::from_nanos(1_000_000);
@@ -60,7 +63,8 @@ impl Pair {
             for from in 0..2 {
                 while let Some(transmit) = self.ends[from].poll_transmit(NOW, &mut buffer) {
                     any = true;
-                    self.ends[1 - from].handle_datagram(NOW, address(from), address(1 - from), &buffer[..transmit.len]);
+                    let (source, datagram) = (address(from), &buffer[..transmit.len]);
+                    self.ends[1 - from].handle_datagram(NOW, source, address(1 - from), Ecn::NotEct, datagram);
                 }
             }
             if !any {
@@ -72,7 +76,7 @@ impl Pair {
     /// Sends frames from end 0 to end 1 that end 0's engine would not send.
     fn inject(&mut self, frames: &[u8]) -> Received {
         let packet = self.ends[0].tunnels[0].seal_any(frames).unwrap();
-        self.ends[1].handle_datagram(NOW, address(0), address(1), &packet)
+        self.ends[1].handle_datagram(NOW, address(0), address(1), Ecn::NotEct, &packet)
     }
 }
 
@@ -95,7 +99,9 @@ fn violations_close_the_tunnel_with_their_code() {
         let payload = vec![0; length];
         bytes(move |w| frame::write_message(w, connection, number, [&payload, &[]]))
     };
-    let table: [(&str, Vec<u8>, Code); 15] = [
+    let reset = |id, length| bytes(move |w| frame::write_reset_stream(w, 0, id, 7, length));
+    let part = |number, total| bytes(move |w| frame::write_message_part(w, 0, number, total, 0, [&[0; 64], &[]]));
+    let table: [(&str, Vec<u8>, Code); 24] = [
         ("an unknown frame", vec![0x3e], Code::UnknownFrame),
         ("a cut frame", vec![0x04, 0], Code::FrameEncoding),
         ("an ack of what was not sent", vec![0x02, 0x40, 99, 0, 0, 0], Code::AckOfUnsent),
@@ -104,9 +110,18 @@ fn violations_close_the_tunnel_with_their_code() {
         ("a connection never opened", message(2, 0, 1), Code::ConnectionState),
         ("our connection never opened", bytes(|w| frame::write_accept(w, 1)), Code::ConnectionState),
         ("a message beyond the window", message(0, 5000, 1), Code::LimitExceeded),
-        ("a message too long", message(0, 0, MAX_MESSAGE_BYTES + 1), Code::LimitExceeded),
+        ("a message too long", message(0, 0, WHOLE_MESSAGE_BYTES + 1), Code::LimitExceeded),
         ("a stream beyond its credit", stream(0, 0, STREAM_CREDIT_BYTES, false, 1), Code::CreditExceeded),
-        ("a stream of a kind there is not", stream(0, 2, 0, false, 1), Code::StreamState),
+        ("a unidirectional stream of ours never opened", stream(0, 3, 0, false, 1), Code::StreamState),
+        ("a reset of a stream of ours never opened", reset(1, 0), Code::StreamState),
+        ("an end that a reset moves", [stream(0, 0, 0, false, 5), reset(0, 4)].concat(), Code::StreamState),
+        ("a reset beyond its stream's credit", reset(0, STREAM_CREDIT_BYTES + 1), Code::CreditExceeded),
+        ("a stop of what they alone write", bytes(|w| frame::write_stop_stream(w, 0, 2, 1)), Code::StreamState),
+        ("credit for what they alone write", bytes(|w| frame::write_stream_credit(w, 0, 2, 9)), Code::StreamState),
+        ("consumed what was not sent", bytes(|w| frame::write_consumed(w, 0, 0, 1)), Code::StreamState),
+        ("took what was not sent", bytes(|w| frame::write_messages_consumed(w, 0, 1)), Code::ConnectionState),
+        ("too many unidirectional streams", stream(0, MAX_STREAMS << 2 | 2, 0, false, 1), Code::LimitExceeded),
+        ("a message in parts too long", part(0, MAX_MESSAGE_BYTES + 1), Code::LimitExceeded),
         ("a stream of ours never opened", stream(0, 1, 0, false, 1), Code::StreamState),
         ("too many streams", stream(0, MAX_STREAMS << 2, 0, false, 1), Code::LimitExceeded),
         ("an end that moves", [stream(0, 0, 0, true, 5), stream(0, 0, 0, true, 4)].concat(), Code::StreamState),
@@ -135,6 +150,58 @@ fn violations_close_the_tunnel_with_their_code() {
         });
         assert_eq!(told, Some(code as u64), "{what}: the peer is told");
     }
+}
+
+/// wire.md W5.17: on a unidirectional stream only the end that opened it writes.
+#[test]
+fn one_end_writes_on_a_unidirectional_stream() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    let id = pair.ends[1].open_unidirectional(NOW, theirs).unwrap();
+    assert_eq!(id.0, 3);
+    assert_eq!(pair.ends[1].read(NOW, theirs, id, &mut [0; 9]), Err(OperationError::NoStream));
+    pair.ends[1].write(NOW, theirs, id, b"ours").unwrap();
+    pair.exchange();
+    pair.inject(&bytes(|w| frame::write_stop_stream(w, 0, 3, 1)));
+    assert!(pair.ends[1].is_up(PeerId(0)));
+    pair.inject(&stream(0, 3, 0, false, 1));
+    assert!(!pair.ends[1].is_up(PeerId(0)));
+
+    let (mut pair, [_, theirs]) = Pair::connected();
+    pair.inject(&stream(0, 2, 0, false, 1));
+    let id = StreamId(2);
+    assert_eq!(pair.ends[1].write(NOW, theirs, id, b"x"), Err(OperationError::Finished));
+    assert_eq!(pair.ends[1].read(NOW, theirs, id, &mut [1; 9]), Ok(Read::Bytes(1)));
+}
+
+/// wire.md W5.9, W5.17 (RFC 9000 §4.5): what is lost of a stream that was reset, or stopped, counts against the connection's
+/// credit once, and is as good as read.
+#[test]
+fn what_is_given_up_gives_its_credit_back() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    let whole = STREAM_CREDIT_BYTES;
+    // Far more than the connection's credit, in all.
+    for id in 0..8u64 {
+        let id = id << 2;
+        pair.inject(&stream(0, id, 0, false, 100));
+        match id % 8 {
+            0 => {
+                pair.inject(&bytes(|w| frame::write_reset_stream(w, 0, id, 7, whole)));
+                // Late, and repeated.
+                pair.inject(&stream(0, id, 50, false, 1000));
+                pair.inject(&bytes(|w| frame::write_reset_stream(w, 0, id, 7, whole)));
+                let read = pair.ends[1].read(NOW, theirs, StreamId(id), &mut [0; 9]);
+                assert_eq!(read, Err(OperationError::StreamReset { code: 7 }));
+            }
+            _ => {
+                pair.ends[1].stop(NOW, theirs, StreamId(id), 1).unwrap();
+                pair.inject(&stream(0, id, whole - 1000, true, 1000));
+            }
+        }
+        assert!(pair.ends[1].is_up(PeerId(0)), "stream {id}");
+    }
+    let left = CONNECTION_CREDIT_BYTES / 2;
+    pair.inject(&bytes(|w| frame::write_reset_stream(w, 0, 8 << 2, 7, left)));
+    assert!(pair.ends[1].is_up(PeerId(0)));
 }
 
 /// What may come late or twice is no violation (wire.md W5.8, W5.10).
@@ -167,15 +234,22 @@ fn an_end_before_its_open_makes_it_void() {
 /// wire.md W5.9: streams share their connection's credit; all of it may be used, and not a byte more.
 #[test]
 fn connection_credit_holds_over_streams() {
-    let (mut pair, _) = Pair::connected();
-    let window = CONNECTION_CREDIT_BYTES / STREAM_CREDIT_BYTES;
-    for id in 0..window {
-        pair.inject(&stream(0, id << 2, STREAM_CREDIT_BYTES - 1, false, 1));
-        assert!(pair.ends[1].is_up(PeerId(0)));
+    for with_reset in [false, true] {
+        let (mut pair, _) = Pair::connected();
+        let window = CONNECTION_CREDIT_BYTES / STREAM_CREDIT_BYTES;
+        // What is reset gives back what it took, and no more.
+        let first = if with_reset { window } else { 0 };
+        for id in 0..first {
+            pair.inject(&bytes(|w| frame::write_reset_stream(w, 0, id << 2, 7, STREAM_CREDIT_BYTES)));
+        }
+        for id in first..first + window {
+            pair.inject(&stream(0, id << 2, STREAM_CREDIT_BYTES - 1, false, 1));
+            assert!(pair.ends[1].is_up(PeerId(0)));
+        }
+        pair.inject(&stream(0, (first + window) << 2, 0, false, 1));
+        let violation = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::ProtocolViolation(v), .. } if v.code == Code::CreditExceeded);
+        assert!(pair.events(1).iter().any(violation));
     }
-    pair.inject(&stream(0, window << 2, 0, false, 1));
-    let violation = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::ProtocolViolation(v), .. } if v.code == Code::CreditExceeded);
-    assert!(pair.events(1).iter().any(violation));
 }
 
 /// More connections than there may be are refused, and those that are there go on.
@@ -208,7 +282,7 @@ fn a_late_session_id_does_not_replace_a_newer_one() {
         pair.ends[0].tunnels[0].seal_any(&frames).unwrap()
     });
     for packet in [newer, older] {
-        assert_eq!(pair.ends[1].handle_datagram(NOW, address(0), address(1), &packet), Received::Data);
+        assert_eq!(pair.ends[1].handle_datagram(NOW, address(0), address(1), Ecn::NotEct, &packet), Received::Data);
     }
     pair.ends[1].send_message(NOW, theirs, b"x").unwrap();
     let mut buffer = [0; 1500];

@@ -17,8 +17,8 @@ fn next(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
 }
 
 /// An ACK of ranges that lie `gaps` apart below `largest`, as far as there are numbers.
-fn ack(largest: u64, delay: u64, gaps: &[(u64, u64)]) -> Ack {
-    let mut ack = Ack { delay: Duration::from_micros(delay), ranges: [(0, 0); MAX_ACK_RANGES], len: 0 };
+fn ack(largest: u64, delay: u64, ecn: Option<EcnCounts>, gaps: &[(u64, u64)]) -> Ack {
+    let mut ack = Ack { delay: Duration::from_micros(delay), ecn, ranges: [(0, 0); MAX_ACK_RANGES], len: 0 };
     let mut end = Some(largest);
     for ((length, gap), range) in gaps.iter().zip(&mut ack.ranges) {
         let Some(largest) = end else { break };
@@ -43,9 +43,17 @@ proptest! {
     ) {
         let (reason, payload) = (cut(&reason), payload.as_slice());
         let offset = total.min(MAX_VARINT - payload.len() as u64);
+        // Parts begin at a multiple of the unit, and end at one or with their message.
+        let at = total as usize / 2 / MESSAGE_PART_UNIT_BYTES * MESSAGE_PART_UNIT_BYTES;
+        let unit = [number as u8; MESSAGE_PART_UNIT_BYTES];
+        let inner = Part { total: at + unit.len() + payload.len(), offset: at, payload: &unit };
+        let ending = if payload.is_empty() { &unit[..1] } else { payload };
+        let last = Part { total: at + ending.len(), offset: at, payload: ending };
         for frame in [
             Frame::Ping,
-            Frame::Ack(ack(total, delay, &gaps)),
+            Frame::Ack(ack(total, delay, None, &gaps)),
+            Frame::Ack(ack(total, delay, Some(EcnCounts { ect0: stream, ect1: code, ce: connection }), &gaps)),
+            Frame::AckFrequency { packets: total },
             Frame::Open { connection, port },
             Frame::Accept { connection },
             Frame::Refuse { connection, code, reason },
@@ -53,7 +61,15 @@ proptest! {
             Frame::Close { code, reason },
             Frame::Credit { connection, total },
             Frame::StreamCredit { connection, stream, offset },
-            Frame::StreamLimit { connection, total },
+            Frame::ResetStream { connection, stream, code, length: total },
+            Frame::StopStream { connection, stream, code },
+            Frame::Consumed { connection, stream, offset },
+            Frame::MessagesConsumed { connection, number: total },
+            Frame::StreamLimit { connection, direction: Direction::Bidirectional, total },
+            Frame::StreamLimit { connection, direction: Direction::Unidirectional, total },
+            Frame::Datagram { connection, payload },
+            Frame::MessagePart { connection, number, part: inner },
+            Frame::MessagePart { connection, number, part: last },
             Frame::NewSessionId { id },
             Frame::PathChallenge { data },
             Frame::PathResponse { data },

@@ -2,12 +2,13 @@
 
 use crate::codec::Writer;
 use crate::frame;
-use crate::limits::{ACK_AFTER_PACKETS, MAX_ACK_DELAY, MAX_ACK_RANGES};
+use crate::limits::{ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS, MAX_ACK_DELAY, MAX_ACK_RANGES};
 use crate::range_set::RangeSet;
+use crate::recovery::ecn::{Ecn, EcnCounts};
 use crate::time::Instant;
 
 /// Received packet numbers that the peer may not know were received.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Acks {
     received: RangeSet,
     largest_received_at: Instant,
@@ -15,11 +16,39 @@ pub(crate) struct Acks {
     owed: u32,
     /// When an ACK is due at the latest; `None`: none is owed.
     due: Option<Instant>,
+    /// Ack-eliciting packets after which an ACK is due; the most that is granted; the packet that asked for it.
+    after: u32,
+    after_at_most: u32,
+    asked_in: u64,
+    ecn: EcnCounts,
 }
 
 impl Acks {
-    /// A packet was opened.
-    pub(crate) fn on_received(&mut self, now: Instant, number: u64, ack_eliciting: bool) {
+    /// For an end that lets so many packets be in flight to it.
+    pub(crate) fn new(packet_credit: u32) -> Self {
+        Self {
+            received: RangeSet::default(),
+            largest_received_at: Instant::ORIGIN,
+            owed: 0,
+            due: None,
+            after: ACK_AFTER_PACKETS,
+            after_at_most: (packet_credit / 4).clamp(1, MAX_ACK_AFTER_PACKETS),
+            asked_in: 0,
+            ecn: EcnCounts::default(),
+        }
+    }
+
+    /// The peer asked, in packet `number`, for an ACK after so many packets (W5.3). One that was overtaken is old news.
+    pub(crate) fn on_frequency(&mut self, number: u64, packets: u64) {
+        if number >= self.asked_in {
+            self.asked_in = number;
+            self.after = u32::try_from(packets).unwrap_or(u32::MAX).clamp(1, self.after_at_most);
+        }
+    }
+
+    /// A packet was opened, which had come with these ECN bits.
+    pub(crate) fn on_received(&mut self, now: Instant, number: u64, ack_eliciting: bool, ecn: Ecn) {
+        self.ecn.count(ecn);
         let next = self.received.last().map_or(0, |range| range.end);
         self.received.insert(number..number + 1);
         if self.received.len() > MAX_ACK_RANGES {
@@ -30,7 +59,7 @@ impl Acks {
         }
         if ack_eliciting {
             self.owed += 1;
-            let at_once = number != next || self.owed >= ACK_AFTER_PACKETS;
+            let at_once = number != next || self.owed >= self.after || ecn == Ecn::Ce;
             let due = if at_once { now } else { now + MAX_ACK_DELAY };
             self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         }
@@ -51,7 +80,7 @@ impl Acks {
         let largest = self.received.last()?.end - 1;
         let delay = now.since(self.largest_received_at);
         let newest_first = NewestFirst { ranges: &self.received, left: self.received.len() };
-        frame::write_ack(writer, delay, newest_first)?;
+        frame::write_ack(writer, delay, self.ecn.any(), newest_first)?;
         self.owed = 0;
         self.due = None;
         Some(largest)
@@ -108,20 +137,20 @@ mod tests {
     /// wire.md W5.3
     #[test]
     fn due_by_count_by_disorder_and_by_delay() {
-        let mut acks = Acks::default();
-        acks.on_received(T, 0, false);
+        let mut acks = Acks::new(128);
+        acks.on_received(T, 0, false, Ecn::NotEct);
         assert_eq!(acks.due(), None, "acks are not acked");
-        (1..8).for_each(|n| acks.on_received(T, n, true));
+        (1..8).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
         assert_eq!(acks.due(), Some(T + MAX_ACK_DELAY));
         assert!(!acks.is_due(T));
-        acks.on_received(T, 8, true);
+        acks.on_received(T, 8, true, Ecn::NotEct);
         assert!(acks.is_due(T), "the eighth");
         assert_eq!(written(&mut acks, T), [(0, 8)]);
         assert_eq!(acks.due(), None);
-        acks.on_received(T, 10, true);
+        acks.on_received(T, 10, true, Ecn::NotEct);
         assert!(acks.is_due(T), "a gap");
         written(&mut acks, T);
-        acks.on_received(T, 9, true);
+        acks.on_received(T, 9, true, Ecn::NotEct);
         assert!(acks.is_due(T), "late");
         assert_eq!(written(&mut acks, T), [(0, 10)]);
     }
@@ -129,13 +158,47 @@ mod tests {
     /// wire.md W5.4
     #[test]
     fn ranges_are_bounded_and_newest_first() {
-        let mut acks = Acks::default();
-        (0..100).for_each(|n| acks.on_received(T, 2 * n, true));
+        let mut acks = Acks::new(128);
+        (0..100).for_each(|n| acks.on_received(T, 2 * n, true, Ecn::NotEct));
         let ranges = written(&mut acks, T);
         assert_eq!(ranges.len(), MAX_ACK_RANGES);
         assert_eq!(ranges[0], (198, 198));
         assert_eq!(ranges[31], (136, 136));
         acks.on_ack_acked(190);
         assert_eq!(written(&mut acks, T), [(198, 198), (196, 196), (194, 194), (192, 192)]);
+    }
+
+    /// wire.md W5.3
+    #[test]
+    fn the_peer_asks_for_fewer_and_gets_them_within_bounds() {
+        let mut acks = Acks::new(128);
+        let mut number = 0;
+        let mut received_until_due = |acks: &mut Acks| {
+            let from = number;
+            while !acks.is_due(T) {
+                acks.on_received(T, number, true, Ecn::NotEct);
+                number += 1;
+            }
+            written(acks, T);
+            number - from
+        };
+        for (asked_in, packets, granted) in [(5, 16, 16), (6, 1000, 32), (9, 0, 1), (8, 16, 1), (10, 8, 8)] {
+            acks.on_frequency(asked_in, packets);
+            assert_eq!(received_until_due(&mut acks), granted, "{packets} asked for in {asked_in}");
+        }
+    }
+
+    /// wire.md W5.3, W5.21
+    #[test]
+    fn a_mark_is_told_at_once_and_with_all_counts() {
+        let mut acks = Acks::new(128);
+        acks.on_received(T, 0, true, Ecn::Ect0);
+        assert!(!acks.is_due(T));
+        acks.on_received(T, 1, true, Ecn::Ce);
+        assert!(acks.is_due(T));
+        let mut buffer = [0; 100];
+        acks.write(T, &mut Writer::new(&mut buffer)).unwrap();
+        let Ok(Some(Frame::Ack(ack))) = Frame::next(&mut Reader::new(&buffer)) else { panic!("{buffer:?}") };
+        assert_eq!(ack.ecn, Some(EcnCounts { ect0: 1, ect1: 0, ce: 1 }));
     }
 }

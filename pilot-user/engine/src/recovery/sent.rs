@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::connection::Key;
+use crate::stream::Direction;
 use crate::time::Instant;
 
 /// What a packet carried, as far as its loss or its arrival matters. Not the bytes: those stay where they came from.
@@ -14,13 +15,26 @@ pub(crate) enum SentFrame {
         largest: u64,
     },
     Ping,
+    AckFrequency,
     Open(Key),
     Accept(Key),
     /// REFUSE or CLOSE_CONNECTION, whichever the connection's state says.
     End(Key),
     Credit(Key),
     StreamCredit(Key, u64),
-    StreamLimit(Key),
+    StreamLimit(Key, Direction),
+    MessagesConsumed(Key),
+    Consumed(Key, u64),
+    /// CONSUMED of a stream that was read to its end, at this offset, and may be gone.
+    AllConsumed(Key, u64, u64),
+    ResetStream(Key, u64),
+    StopStream(Key, u64),
+    MessagePart {
+        connection: Key,
+        number: u64,
+        offset: u32,
+        length: u32,
+    },
     /// The newest one, whichever that is when it is written.
     NewSessionId,
     Message {
@@ -40,12 +54,13 @@ impl SentFrame {
     /// The connection it is about.
     pub(crate) fn connection(&self) -> Option<Key> {
         match *self {
-            Self::Ack { .. } | Self::Ping | Self::NewSessionId => None,
-            Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) | Self::StreamLimit(key) => {
-                Some(key)
-            }
-            Self::StreamCredit(key, _) => Some(key),
-            Self::Message { connection, .. } | Self::Stream { connection, .. } => Some(connection),
+            Self::Ack { .. } | Self::Ping | Self::NewSessionId | Self::AckFrequency => None,
+            Self::Open(key) | Self::Accept(key) | Self::End(key) | Self::Credit(key) => Some(key),
+            Self::StreamLimit(key, _) | Self::StreamCredit(key, _) => Some(key),
+            Self::MessagesConsumed(key) | Self::Consumed(key, _) | Self::AllConsumed(key, ..) => Some(key),
+            Self::ResetStream(key, _) | Self::StopStream(key, _) => Some(key),
+            Self::Message { connection, .. } | Self::MessagePart { connection, .. } => Some(connection),
+            Self::Stream { connection, .. } => Some(connection),
         }
     }
 }
@@ -60,6 +75,8 @@ pub(crate) struct SentPacket {
     pub(crate) bytes: u16,
     /// A path MTU probe: its loss says nothing about congestion (W6.1).
     pub(crate) mtu_probe: bool,
+    /// It left with ECT(0).
+    pub(crate) ect: bool,
     pub(crate) frames: SentFrames,
 }
 

@@ -2,12 +2,17 @@ use super::*;
 use crate::codec::{Reader, Writer};
 use crate::frame::{self, Frame};
 use crate::limits::TIMER_GRANULARITY;
+use crate::recovery::ecn::EcnCounts;
 
 const ACK_DELAY: Duration = Duration::from_millis(1);
 const RTT: Duration = Duration::from_micros(100);
 
 fn recovery() -> Recovery {
-    Recovery::new(ACK_DELAY, 128)
+    with_credit(128)
+}
+
+fn with_credit(packets: u32) -> Recovery {
+    Recovery::new(ACK_DELAY, packets, ControllerKind::Cubic)
 }
 
 fn at(micros: u64) -> Instant {
@@ -19,13 +24,13 @@ fn send(recovery: &mut Recovery, now: Instant) {
     let connection = crate::connection::Key { slot: 0, generation: 0 };
     let number = recovery.next_number();
     let frames = [SentFrame::Message { connection, number }].into_iter().collect();
-    recovery.on_sent(SentPacket { sent: now, bytes: 1000, mtu_probe: false, frames });
+    recovery.on_sent(SentPacket { sent: now, bytes: 1000, mtu_probe: false, ect: recovery.ecn() == Ecn::Ect0, frames });
 }
 
 fn ack(ranges: &[(u64, u64)]) -> Ack {
     let mut buffer = [0; 600];
     let mut writer = Writer::new(&mut buffer);
-    frame::write_ack(&mut writer, Duration::ZERO, ranges.iter().copied()).unwrap();
+    frame::write_ack(&mut writer, Duration::ZERO, None, ranges.iter().copied()).unwrap();
     let length = writer.len();
     match Frame::next(&mut Reader::new(&buffer[..length])) {
         Ok(Some(Frame::Ack(ack))) => ack,
@@ -76,14 +81,14 @@ fn lost_by_number_and_by_age() {
     assert_eq!(timed_out(&mut r, due), Fates(vec![], vec![1]));
     assert_eq!(acked(&mut r, due, &[(0, 4)]), Fates(vec![4], vec![]), "what was given up is not acked any more");
     assert!(!r.has_unacked());
-    assert_eq!((r.bytes_in_flight(), r.lost_packets), (0, 2));
+    assert_eq!((r.bytes_in_flight(), r.counters.lost_packets), (0, 2));
 }
 
 /// wire.md W5.6
 #[test]
 fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
     let mut r = recovery();
-    r.rtt.update(RTT, Duration::ZERO);
+    r.rtt.update(at(0), RTT, Duration::ZERO);
     send(&mut r, at(0));
     send(&mut r, at(10));
     let base = RTT + TIMER_GRANULARITY + ACK_DELAY;
@@ -92,7 +97,7 @@ fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
         let (due, why) = r.deadline().unwrap();
         assert_eq!((due, why), (sent + base * (1 << doubling.min(MAX_PTO_BACKOFF)), "probe"));
         assert_eq!(timed_out(&mut r, due), Fates(vec![], vec![0]), "the oldest, which stays in flight");
-        assert!(r.probe_due() && r.may_send());
+        assert!(r.probe_due() && r.may_send(at(0)));
         sent = due;
         send(&mut r, sent);
         assert!(!r.probe_due());
@@ -123,21 +128,21 @@ fn doubling_ends_at_a_second() {
 /// wire.md W6.5
 #[test]
 fn packets_in_flight_are_bounded_by_the_peers_credit() {
-    let mut r = Recovery::new(ACK_DELAY, 3);
+    let mut r = with_credit(3);
     (0..3).for_each(|n| {
-        assert!(r.may_send());
+        assert!(r.may_send(at(0)));
         send(&mut r, at(n));
     });
-    assert!(!r.may_send());
+    assert!(!r.may_send(at(0)));
     acked(&mut r, at(50), &[(1, 1)]);
-    assert!(r.may_send());
+    assert!(r.may_send(at(0)));
 }
 
 #[test]
 fn the_window_bounds_bytes_in_flight() {
-    let mut r = Recovery::new(ACK_DELAY, 4096);
+    let mut r = with_credit(4096);
     let mut sent = 0;
-    while r.may_send() {
+    while r.may_send(at(0)) {
         send(&mut r, at(sent));
         sent += 1;
     }
@@ -163,7 +168,7 @@ fn only_packets_waited_for_show_losses() {
     (0..5).for_each(|n| send(&mut r, at(n)));
     r.on_sent_unacked();
     assert_eq!(acked(&mut r, at(10), &[(5, 5)]), Fates::default());
-    assert_eq!((r.lost_packets, r.deadline().map(|(_, why)| why)), (0, Some("probe")));
+    assert_eq!((r.counters.lost_packets, r.deadline().map(|(_, why)| why)), (0, Some("probe")));
     assert_eq!(acked(&mut r, at(11), &[(0, 5)]).0, [0, 1, 2, 3, 4]);
 }
 
@@ -196,7 +201,7 @@ fn what_is_given_up_is_lost_without_congestion() {
     r.give_up_in_flight(|fate| fates.take(fate));
     assert_eq!(fates, Fates(vec![], vec![0, 1, 2, 3]));
     assert_eq!((r.bytes_in_flight(), r.has_unacked(), r.deadline()), (0, false, None));
-    assert_eq!((r.congestion_window(), r.lost_packets), (window, 4));
+    assert_eq!((r.congestion_window(), r.counters.lost_packets), (window, 4));
     assert_eq!(acked(&mut r, at(50), &[(0, 3)]), Fates::default(), "acks that come after all");
 }
 
@@ -204,7 +209,7 @@ fn what_is_given_up_is_lost_without_congestion() {
 #[test]
 fn a_late_loss_timer_leaves_no_deadline_in_the_past() {
     let mut r = recovery();
-    r.rtt.update(RTT, Duration::ZERO);
+    r.rtt.update(at(0), RTT, Duration::ZERO);
     send(&mut r, at(0));
     send(&mut r, at(1));
     send(&mut r, at(2));
@@ -213,4 +218,212 @@ fn a_late_loss_timer_leaves_no_deadline_in_the_past() {
     let late = at(1_000_000);
     timed_out(&mut r, late);
     assert!(r.deadline().is_none_or(|(due, _)| due > late), "{:?}", r.deadline());
+}
+
+/// A path of so many milliseconds, known from one packet.
+fn long(millis: u64, credit: u32) -> (Recovery, Instant) {
+    let mut r = with_credit(credit);
+    r.set_datagram(1000);
+    send(&mut r, at(0));
+    let now = at(millis * 1000);
+    acked(&mut r, now, &[(0, 0)]);
+    (r, now)
+}
+
+/// wire.md W5.5: a loss that was none gives the window back, and the path is known to reorder.
+#[test]
+fn a_loss_that_was_none_is_undone() {
+    let (mut r, now) = long(10, 4096);
+    (0..8).for_each(|_| send(&mut r, now));
+    let window = r.congestion_window();
+    let later = now + Duration::from_millis(10);
+    assert_eq!(acked(&mut r, later, &[(8, 8)]).1, [1, 2, 3, 4, 5]);
+    assert!(r.congestion_window() < window);
+    acked(&mut r, later, &[(2, 8)]);
+    assert!(r.congestion_window() < window, "one is still lost");
+    acked(&mut r, later, &[(1, 8)]);
+    assert!(r.congestion_window() >= window);
+    assert_eq!((r.counters.lost_packets, r.counters.spurious_losses), (5, 5));
+    let first = r.next_number();
+    (0..9).for_each(|_| send(&mut r, later));
+    assert!(acked(&mut r, later, &[(first + 7, first + 7)]).1.is_empty(), "seven were overtaken before");
+    assert_eq!(acked(&mut r, later, &[(first + 8, first + 8)]).1, [first]);
+}
+
+/// RFC 9002 §7.6: everything sent for three probe time-outs was lost.
+#[test]
+fn persistent_congestion_begins_anew() {
+    for (acked_between, expected) in [(false, 1), (true, 0)] {
+        let (mut r, now) = long(10, 4096);
+        let pto = r.rtt.pto(ACK_DELAY);
+        let first = r.next_number();
+        for n in 0..5 {
+            send(&mut r, now + pto * n);
+        }
+        let heard = now + pto * 5;
+        if acked_between {
+            acked(&mut r, heard, &[(first + 2, first + 2)]);
+        }
+        send(&mut r, heard);
+        acked(&mut r, heard + Duration::from_millis(10), &[(first + 5, first + 5)]);
+        assert_eq!(r.counters.persistent_congestions, expected, "acked between: {acked_between}");
+        assert_eq!(r.congestion_window() == 2 * 1000, !acked_between);
+    }
+}
+
+/// wire.md W5.21
+#[test]
+fn a_marked_packet_is_congestion() {
+    let (mut r, now) = long(10, 4096);
+    let window = r.congestion_window();
+    (0..4).for_each(|_| send(&mut r, now));
+    let mut marked = ack(&[(0, 4)]);
+    marked.ecn = Some(EcnCounts { ect0: 4, ect1: 0, ce: 1 });
+    r.on_ack(now + Duration::from_millis(10), &marked, |_| {}).unwrap();
+    assert_eq!(r.ecn(), Ecn::NotEct, "the first ack had no counts: the path bleaches");
+    assert!(r.congestion_window() >= window);
+
+    let mut r = with_credit(4096);
+    (0..5).for_each(|_| send(&mut r, at(0)));
+    r.on_ack(at(10_000), &marked, |_| {}).unwrap();
+    assert_eq!((r.ecn(), r.counters.ecn_ce), (Ecn::Ect0, 1));
+    assert!(r.congestion_window() < window);
+}
+
+/// Sends whatever may leave at each deadline within a round trip; returns bursts.
+fn paced(r: &mut Recovery, mut now: Instant, until: Instant) -> Vec<u64> {
+    let mut bursts = Vec::new();
+    while now < until {
+        let mut burst = 0;
+        while r.may_send(now) {
+            send(r, now);
+            burst += 1;
+        }
+        bursts.push(burst);
+        match r.deadline() {
+            Some((due, "pacing")) => {
+                assert!(due > now, "a deadline that is past stops time");
+                timed_out(r, due);
+                now = due;
+            }
+            _ => break,
+        }
+    }
+    bursts
+}
+
+/// wire.md W6.5, W6.11: a short path sends what the ring takes and stops; a long one spreads it, and is not bound by the ring.
+#[test]
+fn short_paths_are_bound_by_the_credit_and_long_ones_paced() {
+    let mut r = with_credit(20);
+    r.rtt.update(at(0), RTT, Duration::ZERO);
+    assert_eq!(paced(&mut r, at(100), at(1_000_000)), [20], "all at once, and no deadline");
+
+    let (mut r, now) = long(50, 20);
+    let bursts = paced(&mut r, now, now + Duration::from_millis(50));
+    assert!(bursts.iter().all(|burst| *burst <= 10), "at most half of the ring at once: {bursts:?}");
+    assert!(bursts.iter().sum::<u64>() > 30, "the window, which is more than the ring: {bursts:?}");
+    assert!(r.counters.paced > 0);
+}
+
+/// wire.md W6.5: when acks stop, no more than the ring takes is in flight beyond what the path itself holds.
+#[test]
+fn a_queue_in_the_ring_is_within_the_credit() {
+    let (mut r, mut now) = long(50, 128);
+    // A receiver as fast as the path, until its ring has a standing queue: twice the round trip.
+    for _ in 0..6 {
+        let first = r.next_number();
+        let end = now + Duration::from_millis(50);
+        paced(&mut r, now, end);
+        now = end;
+        let last = r.next_number() - 1;
+        acked(&mut r, now, &[(first, last)]);
+    }
+    assert!(r.congestion_window() > 1_000_000);
+    let first = r.next_number();
+    paced(&mut r, now, now + Duration::from_millis(50));
+    now += Duration::from_millis(500);
+    let last = r.next_number() - 1;
+    acked(&mut r, now, &[(first, last)]);
+    let spread = r.congestion_window() * r.rtt.min.unwrap().as_micros() as u64 / r.rtt.smoothed.as_micros() as u64;
+    paced(&mut r, now, now + Duration::from_secs(60));
+    let in_flight = u64::from(r.packets_in_flight);
+    assert!(in_flight <= 128 + spread / 1000, "{in_flight} packets, of which the path holds {}", spread / 1200);
+    assert!(in_flight * 1000 < r.congestion_window() * 9 / 10, "and that is not the window's doing");
+}
+
+/// wire.md W5.3
+#[test]
+fn acks_are_asked_for_by_the_quarter_of_a_flight() {
+    let mut r = with_credit(128);
+    assert_eq!(r.ack_after_to_ask(), None, "eight of 32 packets is what the peer does unasked");
+    let mut sent = 0;
+    while r.congestion_window() < 300_000 {
+        while r.may_send(at(sent)) {
+            send(&mut r, at(sent));
+        }
+        let last = r.next_number() - 1;
+        sent += 100;
+        // The window, not the credit, is to be the limit.
+        r.limited_below = last + 1;
+        acked(&mut r, at(sent), &[(0, last)]);
+    }
+    assert_eq!(r.ack_after_to_ask(), Some(32), "a quarter of the credit");
+    assert_eq!(r.ack_after_to_ask(), None, "no news");
+    r.congestion.on_persistent_congestion(at(sent));
+    assert_eq!(r.ack_after_to_ask(), Some(8));
+}
+
+/// wire.md W5.3: what was asked for in a packet that was lost is asked for again.
+#[test]
+fn a_lost_wish_is_repeated() {
+    let mut r = with_credit(4096);
+    r.asked_ack_after = 32;
+    (0..2).for_each(|_| send(&mut r, at(0)));
+    let frames = [SentFrame::AckFrequency].into_iter().collect();
+    r.on_sent(SentPacket { sent: at(0), bytes: 100, mtu_probe: false, ect: false, frames });
+    (0..3).for_each(|_| send(&mut r, at(0)));
+    acked(&mut r, at(100), &[(5, 5)]);
+    assert_eq!(r.ack_after_to_ask(), Some(8));
+}
+
+/// wire.md W5.6: where the age of a loss is more than the probe time-out, both may be due; a deadline that is left would be met
+/// by nothing.
+#[test]
+fn a_loss_by_age_and_a_probe_may_be_due_at_once() {
+    let (mut r, now) = long(10, 4096);
+    for n in 0..40 {
+        r.rtt.update(now, Duration::from_millis(10), Duration::ZERO);
+        let number = r.next_number();
+        if n == 39 {
+            // It was overtaken by far.
+            let lost = Lost { number: 0, sent: now, counted: false };
+            r.reordering.on_lost(now, lost);
+            let late = now + Duration::from_millis(20);
+            r.reordering.take_acked(late, (0, 0), number, Duration::from_millis(10), |_| {});
+        }
+    }
+    let first = r.next_number();
+    (0..3).for_each(|_| send(&mut r, now));
+    acked(&mut r, now + Duration::from_millis(10), &[(first + 1, first + 1)]);
+    let (due, why) = r.deadline().unwrap();
+    assert_eq!((due, why), (now + Duration::from_millis(20), "loss"));
+    assert_eq!(timed_out(&mut r, due).1, [first, first + 2], "and what the probe carries");
+    assert!(r.probe_due() && r.deadline().unwrap().0 > due);
+}
+
+/// wire.md W6.10: only acks end the time without an answer, and another path begins it anew.
+#[test]
+fn the_time_without_an_answer_begins_with_the_first_packet_after_an_ack() {
+    let mut r = recovery();
+    assert_eq!(r.unanswered_for(at(50)), Duration::ZERO);
+    send(&mut r, at(100));
+    send(&mut r, at(200));
+    timed_out(&mut r, at(1_000_000));
+    assert_eq!(r.unanswered_for(at(1_000_000)), Duration::from_micros(999_900));
+    acked(&mut r, at(1_000_100), &[(0, 0)]);
+    assert_eq!(r.unanswered_for(at(2_000_000)), Duration::ZERO);
+    send(&mut r, at(2_000_000));
+    r.switch_path(None);
+    assert_eq!(r.unanswered_for(at(3_000_000)), Duration::ZERO);
 }

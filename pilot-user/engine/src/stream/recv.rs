@@ -1,10 +1,11 @@
-//! The receiving half of a stream: puts bytes in order.
+//! The receiving half of a stream: puts bytes in order (RFC 9000 §3.2).
 
 use std::collections::VecDeque;
 
-use crate::error::{Code, ProtocolViolation};
-use crate::flow::ReceiveCredit;
-use crate::limits::MAX_STREAM_GAPS;
+use super::Delivery;
+use crate::error::{Code, OperationError, ProtocolViolation};
+use crate::flow::{Pace, ReceiveCredit};
+use crate::limits::{MAX_STREAM_CREDIT_BYTES, MAX_STREAM_GAPS};
 use crate::range_set::RangeSet;
 
 /// Bytes received and not yet read.
@@ -20,8 +21,32 @@ pub(crate) struct RecvStream {
     /// The stream's length, once its FIN arrived.
     length: Option<u64>,
     credit: ReceiveCredit,
-    /// The application read up to the end.
+    /// The application read up to the end, or was given the code of the reset.
     end_read: bool,
+    /// The peer gave the stream up, with this code.
+    reset: Option<u64>,
+    /// STOP_STREAM with its code: the application reads no more, and what arrives is thrown away.
+    stop: Option<(u64, Delivery)>,
+}
+
+/// RFC 9000 §3.2, figure 3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecvState {
+    Recv,
+    SizeKnown,
+    DataRecvd,
+    DataRead,
+    ResetRecvd,
+    ResetRead,
+}
+
+/// What an arrival counts against the connection's credit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counted {
+    /// By how much the highest offset grew.
+    pub(crate) received: u64,
+    /// Bytes that nobody will read, which are as good as read.
+    pub(crate) discarded: u64,
 }
 
 /// What a read gave.
@@ -45,6 +70,19 @@ impl RecvStream {
             length: None,
             credit: ReceiveCredit::new(window),
             end_read: false,
+            reset: None,
+            stop: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> RecvState {
+        match (self.reset, self.end_read) {
+            (Some(_), true) => RecvState::ResetRead,
+            (Some(_), false) => RecvState::ResetRecvd,
+            (None, true) => RecvState::DataRead,
+            (None, false) if self.length == Some(self.contiguous) => RecvState::DataRecvd,
+            (None, false) if self.length.is_some() => RecvState::SizeKnown,
+            (None, false) => RecvState::Recv,
         }
     }
 
@@ -56,14 +94,88 @@ impl RecvStream {
         self.credit.limit()
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.length.is_some()
-    }
-
-    /// Takes a piece. Returns by how much the highest offset grew, which counts against the connection's credit.
-    pub(crate) fn on_piece(&mut self, offset: u64, bytes: &[u8], fin: bool) -> Result<u64, ProtocolViolation> {
+    /// Takes a piece.
+    pub(crate) fn on_piece(&mut self, offset: u64, bytes: &[u8], fin: bool) -> Result<Counted, ProtocolViolation> {
         // The frame decoder keeps offset + length below 2^62.
         let end = offset + bytes.len() as u64;
+        let received = self.on_end(end, fin)?;
+        if self.stop.is_some() || self.reset.is_some() {
+            return Ok(Counted { received, discarded: self.discard(end) });
+        }
+        if offset <= self.contiguous && self.beyond.is_empty() {
+            // In order, the usual case: append what is new.
+            if let Some(new) = bytes.get((self.contiguous - offset) as usize..) {
+                self.buffer.extend(new);
+                self.contiguous = self.contiguous.max(end);
+            }
+        } else {
+            self.place(offset, bytes, end)?;
+        }
+        Ok(Counted { received, discarded: 0 })
+    }
+
+    /// The peer gave the stream up after `length` bytes, which count as received (W5.18; RFC 9000 §4.5). When all of them had arrived,
+    /// they are read as if nothing had happened (§3.2).
+    pub(crate) fn on_reset(&mut self, code: u64, length: u64) -> Result<Counted, ProtocolViolation> {
+        let all_there = self.stop.is_none() && matches!(self.state(), RecvState::DataRecvd | RecvState::DataRead);
+        let received = self.on_end(length, true)?;
+        if all_there || self.reset.is_some() {
+            return Ok(Counted::default());
+        }
+        self.reset = Some(code);
+        Ok(Counted { received, discarded: self.discard(length) })
+    }
+
+    /// The code with which the peer gave the stream up, while the application waits for bytes.
+    pub(crate) fn reset_code(&self) -> Option<u64> {
+        self.reset.filter(|_| self.stop.is_none())
+    }
+
+    /// The application reads no more. The bytes that were waiting for it; `None`: it had stopped or ended before.
+    pub(crate) fn stop(&mut self, code: u64) -> Option<u64> {
+        if self.is_over() || self.stop.is_some() {
+            return None;
+        }
+        self.stop = Some((code, Delivery::Wanted));
+        Some(self.discard(self.highest()))
+    }
+
+    /// The code of a STOP_STREAM to send. It is pointless once the peer has given the stream up itself.
+    pub(crate) fn stop_due(&self) -> Option<u64> {
+        self.stop.filter(|(_, delivery)| delivery.is_due() && self.reset.is_none()).map(|(code, _)| code)
+    }
+
+    pub(crate) fn on_stop_sent(&mut self) {
+        if let Some((_, delivery)) = &mut self.stop {
+            *delivery = Delivery::Sent;
+        }
+    }
+
+    pub(crate) fn on_stop_lost(&mut self) {
+        if let Some((_, delivery)) = &mut self.stop {
+            delivery.on_lost();
+        }
+    }
+
+    pub(crate) fn on_stop_acked(&mut self) {
+        if let Some((_, delivery)) = &mut self.stop {
+            *delivery = Delivery::Acked;
+        }
+    }
+
+    /// Throws away what is there, and notes that nothing below `end` is waited for. How many bytes will not be read.
+    fn discard(&mut self, end: u64) -> u64 {
+        let end = end.max(self.highest());
+        let discarded = end - self.read;
+        // Gives the memory back, too.
+        self.buffer = VecDeque::new();
+        self.beyond.clear();
+        (self.read, self.contiguous) = (end, end);
+        discarded
+    }
+
+    /// Something ends at `end`, with `fin` the stream: checks it (W5.12) and counts it. By how much the highest offset grew.
+    fn on_end(&mut self, end: u64, fin: bool) -> Result<u64, ProtocolViolation> {
         let changed_end = match self.length {
             Some(length) => end > length || fin && end != length,
             None => fin && end < self.highest(),
@@ -77,15 +189,6 @@ impl RecvStream {
             .ok_or(ProtocolViolation::new(Code::CreditExceeded, "sent beyond the stream's credit"))?;
         if fin {
             self.length = Some(end);
-        }
-        if offset <= self.contiguous && self.beyond.is_empty() {
-            // In order, the usual case: append what is new.
-            if let Some(new) = bytes.get((self.contiguous - offset) as usize..) {
-                self.buffer.extend(new);
-                self.contiguous = self.contiguous.max(end);
-            }
-        } else {
-            self.place(offset, bytes, end)?;
         }
         Ok(grown)
     }
@@ -122,18 +225,26 @@ impl RecvStream {
 
     /// Whether a read would give bytes or the end.
     pub(crate) fn is_readable(&self) -> bool {
-        self.contiguous > self.read || self.length == Some(self.read) && !self.end_read
+        let wanted = self.stop.is_none() && self.reset.is_none() && !self.end_read;
+        wanted && (self.contiguous > self.read || self.length == Some(self.read))
     }
 
     /// Reads into `out`; whether the peer should get more credit.
-    pub(crate) fn read(&mut self, out: &mut [u8]) -> (Read, bool) {
+    pub(crate) fn read(&mut self, out: &mut [u8], pace: Pace) -> Result<(Read, bool), OperationError> {
+        if self.stop.is_some() {
+            return Err(OperationError::NoStream);
+        }
+        if let Some(code) = self.reset {
+            self.end_read = true;
+            return Err(OperationError::StreamReset { code });
+        }
         if self.length == Some(self.read) {
             self.end_read = true;
-            return (Read::End, false);
+            return Ok((Read::End, false));
         }
         let length = out.len().min((self.contiguous - self.read) as usize);
         if length == 0 {
-            return (Read::Blocked, false);
+            return Ok((Read::Blocked, false));
         }
         let (front, back) = self.buffer.as_slices();
         let split = front.len().min(length);
@@ -142,13 +253,34 @@ impl RecvStream {
         self.buffer.drain(..length);
         self.read += length as u64;
         // Behind a known end there is nothing that credit could be for.
-        let credit_due = self.credit.on_consumed(length as u64) && self.length.is_none();
-        (Read::Bytes(length), credit_due)
+        let due = self.credit.on_consumed(length as u64, pace, MAX_STREAM_CREDIT_BYTES);
+        Ok((Read::Bytes(length), due && self.length.is_none()))
     }
 
-    /// Everything, with its end, was read.
+    /// The application has read everything below.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.read
+    }
+
+    /// Whether the peer has to know how far the application has read.
+    pub(crate) fn needs_consumed(&self) -> bool {
+        matches!(self.state(), RecvState::Recv | RecvState::SizeKnown | RecvState::DataRecvd) && self.stop.is_none()
+    }
+
+    /// Bytes that the peer may be ahead of the application.
+    pub(crate) fn window(&self) -> u64 {
+        self.credit.window()
+    }
+
+    /// Whether more credit is of use to the peer.
+    pub(crate) fn needs_credit(&self) -> bool {
+        self.length.is_none() && self.stop.is_none()
+    }
+
+    /// Everything, with its end, was read; or nobody will read it, both ends know, and it is known how long it is.
     pub(crate) fn is_over(&self) -> bool {
-        self.end_read
+        let both_know = |(_, delivery)| self.reset.is_some() || delivery == Delivery::Acked;
+        self.end_read || self.length.is_some() && self.stop.is_some_and(both_know)
     }
 }
 
@@ -157,9 +289,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const PACE: Pace = Pace { now: crate::Instant::ORIGIN, rtt: None };
+
     fn read_all(stream: &mut RecvStream) -> Vec<u8> {
         let (mut all, mut out) = (Vec::new(), [0; 7]);
-        while let (Read::Bytes(n), _) = stream.read(&mut out) {
+        while let Ok((Read::Bytes(n), _)) = stream.read(&mut out, PACE) {
             all.extend_from_slice(&out[..n]);
         }
         all

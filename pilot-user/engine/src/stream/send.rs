@@ -1,9 +1,10 @@
-//! The sending half of a stream.
+//! The sending half of a stream (RFC 9000 §3.1).
 
 use std::collections::VecDeque;
 
+use super::Delivery;
+use crate::error::{Code, OperationError, ProtocolViolation};
 use crate::flow::SendCredit;
-use crate::limits::STREAM_SEND_BUFFER_BYTES;
 use crate::range_set::RangeSet;
 
 /// Bytes written and not yet acked, and which of them are to be sent.
@@ -19,18 +20,27 @@ pub(crate) struct SendStream {
     /// The first offset never sent.
     next: u64,
     credit: SendCredit,
-    fin: Fin,
+    /// How much the buffer may hold, as of the last write.
+    capacity: usize,
+    /// The stream's end (W5.12); `None`: more may be written.
+    fin: Option<Delivery>,
+    /// RESET_STREAM with its code, after which nothing else is sent.
+    reset: Option<(u64, Delivery)>,
+    /// The code of the peer's STOP_STREAM.
+    stopped: Option<u64>,
+    /// The peer's application has read everything below.
+    consumed: u64,
 }
 
-/// The end of the stream (W5.12).
+/// RFC 9000 §3.1, figure 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fin {
-    /// More may be written.
-    Open,
-    /// The end is known and its FIN is to be sent (again).
-    Wanted,
-    Sent,
-    Acked,
+pub(crate) enum SendState {
+    Ready,
+    Send,
+    DataSent,
+    DataRecvd,
+    ResetSent,
+    ResetRecvd,
 }
 
 /// A piece to send. `offset` and `length` are of the stream's bytes.
@@ -52,7 +62,22 @@ impl SendStream {
             lost: RangeSet::default(),
             next: 0,
             credit: SendCredit::new(credit),
-            fin: Fin::Open,
+            capacity: 0,
+            fin: None,
+            reset: None,
+            stopped: None,
+            consumed: 0,
+        }
+    }
+
+    pub(crate) fn state(&self) -> SendState {
+        match (self.reset, self.fin) {
+            (Some((_, Delivery::Acked)), _) => SendState::ResetRecvd,
+            (Some(_), _) => SendState::ResetSent,
+            (None, Some(Delivery::Acked)) if self.buffer.is_empty() => SendState::DataRecvd,
+            (None, Some(Delivery::Sent | Delivery::Lost | Delivery::Acked)) => SendState::DataSent,
+            _ if self.next > 0 => SendState::Send,
+            _ => SendState::Ready,
         }
     }
 
@@ -60,28 +85,95 @@ impl SendStream {
         self.base + self.buffer.len() as u64
     }
 
-    /// Takes as much as there is room for. `None`: the stream is finished.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-        if self.fin != Fin::Open {
-            return None;
-        }
-        let room = STREAM_SEND_BUFFER_BYTES - self.buffer.len();
+    /// Takes as much as there is room for in a buffer of `capacity` bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8], capacity: usize) -> Result<usize, OperationError> {
+        self.check()?;
+        self.capacity = capacity;
+        let room = capacity.saturating_sub(self.buffer.len());
         let taken = &bytes[..bytes.len().min(room)];
         self.buffer.extend(taken);
-        Some(taken.len())
+        Ok(taken.len())
+    }
+
+    /// Whether anything may be written.
+    fn check(&self) -> Result<(), OperationError> {
+        match (self.stopped, self.fin, self.reset) {
+            (Some(code), ..) => Err(OperationError::StreamStopped { code }),
+            (None, None, None) => Ok(()),
+            _ => Err(OperationError::Finished),
+        }
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.fin == Fin::Open && self.buffer.len() < STREAM_SEND_BUFFER_BYTES
+        self.check().is_ok() && self.buffer.len() < self.capacity
     }
 
-    /// Nothing more will be written. Whether that was news.
-    pub(crate) fn finish(&mut self) -> bool {
-        let news = self.fin == Fin::Open;
+    /// Nothing more will be written.
+    pub(crate) fn finish(&mut self) -> Result<(), OperationError> {
+        self.check()?;
+        self.fin = Some(Delivery::Wanted);
+        Ok(())
+    }
+
+    /// What the peer does not have is given up (RFC 9000 §3.1). Whether it was not all there, and nothing given up before.
+    pub(crate) fn reset(&mut self, code: u64) -> bool {
+        let news = matches!(self.state(), SendState::Ready | SendState::Send | SendState::DataSent);
         if news {
-            self.fin = Fin::Wanted;
+            self.reset = Some((code, Delivery::Wanted));
+            self.base = self.next;
+            // Gives the memory back, too.
+            self.buffer = VecDeque::new();
+            self.lost.clear();
+            self.acked.clear();
         }
         news
+    }
+
+    /// The peer reads no more: what is not there yet is given up with its code (W5.18; RFC 9000 §3.5). Whether that was news.
+    pub(crate) fn on_stop(&mut self, code: u64) -> bool {
+        let news = self.stopped.is_none() && (self.reset(code) || self.state() == SendState::DataRecvd);
+        if news {
+            self.stopped = Some(code);
+        }
+        news
+    }
+
+    /// The code and final offset of a RESET_STREAM to send. The offset is what was sent, for the peer to count against credit
+    /// what is lost of it (RFC 9000 §4.5).
+    pub(crate) fn reset_due(&self) -> Option<(u64, u64)> {
+        self.reset.filter(|(_, delivery)| delivery.is_due()).map(|(code, _)| (code, self.next))
+    }
+
+    pub(crate) fn on_reset_sent(&mut self) {
+        if let Some((_, delivery)) = &mut self.reset {
+            *delivery = Delivery::Sent;
+        }
+    }
+
+    pub(crate) fn on_reset_lost(&mut self) {
+        if let Some((_, delivery)) = &mut self.reset {
+            delivery.on_lost();
+        }
+    }
+
+    pub(crate) fn on_reset_acked(&mut self) {
+        if let Some((_, delivery)) = &mut self.reset {
+            *delivery = Delivery::Acked;
+        }
+    }
+
+    /// The peer's application has read everything below `offset`. Whether that is all that was written, and news.
+    pub(crate) fn on_consumed(&mut self, offset: u64) -> Result<bool, ProtocolViolation> {
+        if offset > self.next {
+            return Err(ProtocolViolation::new(Code::StreamState, "consumed what was not sent"));
+        }
+        let news = offset > self.consumed;
+        self.consumed = self.consumed.max(offset);
+        Ok(news && offset == self.end())
+    }
+
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     pub(crate) fn raise_credit(&mut self, limit: u64) -> bool {
@@ -90,13 +182,19 @@ impl SendStream {
 
     /// Whether [`SendStream::piece`] would give something, with this much connection credit.
     pub(crate) fn wants_to_send(&self, connection_credit: u64) -> bool {
+        if self.reset.is_some() {
+            return self.reset_due().is_some();
+        }
         !self.lost.is_empty()
-            || self.fin == Fin::Wanted && self.next == self.end()
+            || self.next == self.end() && self.fin.is_some_and(Delivery::is_due)
             || self.next < self.end() && self.credit.left() > 0 && connection_credit > 0
     }
 
     /// The next piece of at most `room` bytes: lost ones first, then new ones within both credits. Marks it as sent.
     pub(crate) fn piece(&mut self, room: usize, connection_credit: u64) -> Option<Piece> {
+        if self.reset.is_some() {
+            return None;
+        }
         let room = room as u64;
         if let Some(lost) = self.lost.first() {
             if room == 0 {
@@ -121,9 +219,9 @@ impl SendStream {
 
     /// Whether a piece that ends at `end` is the last and its FIN is still to be sent.
     fn take_fin(&mut self, end: u64) -> bool {
-        let fin = self.fin == Fin::Wanted && end == self.end();
+        let fin = end == self.end() && self.fin.is_some_and(Delivery::is_due);
         if fin {
-            self.fin = Fin::Sent;
+            self.fin = Some(Delivery::Sent);
         }
         fin
     }
@@ -145,8 +243,11 @@ impl SendStream {
 
     /// A piece arrived. Whether room for writing came free.
     pub(crate) fn on_acked(&mut self, offset: u64, length: u32, fin: bool) -> bool {
+        if self.reset.is_some() {
+            return false;
+        }
         if fin {
-            self.fin = Fin::Acked;
+            self.fin = Some(Delivery::Acked);
         }
         let range = offset.max(self.base)..(offset + u64::from(length)).max(self.base);
         self.lost.remove(range.clone());
@@ -164,8 +265,11 @@ impl SendStream {
 
     /// A piece was lost, unless another copy of it was acked.
     pub(crate) fn on_lost(&mut self, offset: u64, length: u32, fin: bool) {
-        if fin && self.fin == Fin::Sent {
-            self.fin = Fin::Wanted;
+        if self.reset.is_some() {
+            return;
+        }
+        if let Some(delivery) = self.fin.as_mut().filter(|_| fin) {
+            delivery.on_lost();
         }
         let range = offset.max(self.base)..(offset + u64::from(length)).max(self.base);
         if range.is_empty() {
@@ -177,14 +281,21 @@ impl SendStream {
         }
     }
 
-    /// Everything written so far was acked, and the end too if there is one.
+    /// Everything written so far was acked, and the end, or the reset, too if there is one.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.buffer.is_empty() && matches!(self.fin, Fin::Open | Fin::Acked)
+        match self.reset {
+            Some((_, delivery)) => delivery == Delivery::Acked,
+            None => self.buffer.is_empty() && self.fin.is_none_or(|delivery| delivery == Delivery::Acked),
+        }
     }
 
-    /// Everything, with its end, was acked.
+    /// Everything, with its end, was acked and consumed; or it was given up, and the peer knows.
     pub(crate) fn is_over(&self) -> bool {
-        self.fin == Fin::Acked && self.buffer.is_empty()
+        match self.state() {
+            SendState::ResetRecvd => true,
+            SendState::DataRecvd => self.consumed == self.end() || self.stopped.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -194,7 +305,8 @@ mod tests {
 
     fn stream(credit: u64, text: &[u8]) -> SendStream {
         let mut stream = SendStream::new(credit);
-        assert_eq!(stream.write(text), Some(text.len()));
+        assert_eq!(stream.write(text, text.len()), Ok(text.len()));
+        assert_eq!(stream.write(b"x", text.len()), Ok(0), "the buffer is full");
         stream
     }
 
@@ -206,8 +318,8 @@ mod tests {
     #[test]
     fn credit_and_end() {
         let mut s = stream(6, b"0123456789");
-        assert!(s.finish());
-        assert_eq!(s.write(b"x"), None);
+        assert_eq!(s.finish(), Ok(()));
+        assert_eq!(s.write(b"x", 100), Err(OperationError::Finished));
         assert_eq!(s.piece(4, 100), piece(0, 4, false, 4));
         assert_eq!(s.piece(4, 1), piece(4, 1, false, 1), "connection credit");
         assert_eq!(s.piece(4, 100), piece(5, 1, false, 1), "stream credit");
@@ -220,6 +332,10 @@ mod tests {
         assert_eq!(s.piece(2, 0), piece(6, 2, false, 0), "sending again uses no credit");
         assert_eq!(s.piece(2, 0), piece(8, 2, true, 0));
         s.on_acked(0, 10, true);
+        assert!(s.is_delivered() && !s.is_over(), "delivered is not consumed");
+        assert_eq!(s.on_consumed(9), Ok(false));
+        assert_eq!(s.on_consumed(11).map_err(|v| v.code), Err(Code::StreamState));
+        assert_eq!(s.on_consumed(10), Ok(true));
         assert!(s.is_over());
     }
 

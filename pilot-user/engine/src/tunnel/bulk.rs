@@ -203,8 +203,12 @@ impl Paths {
             self.enter_bulk(now, why);
         }
         // Not into silence: the other path has time until this one answers.
-        if recovery.timeouts_in_a_row() >= BLACK_HOLE_TIMEOUTS {
-            self.bulk.leaving = None;
+        if recovery.timeouts_in_a_row() >= BLACK_HOLE_TIMEOUTS
+            && self.bulk.leaving.take().is_some()
+            && self.bulk.is_sending
+        {
+            // Else it would be time to leave again at once.
+            self.bulk.queueing.last = Some(now);
         }
         if let Some(why) = self.bulk.leaving.filter(|_| !recovery.has_unacked()) {
             self.switch(now, !self.bulk.is_sending, why, recovery, events);
@@ -239,7 +243,7 @@ impl Paths {
         let known = recovery.rtt.smoothed;
         from.parked = Some(recovery.switch_path(to.parked.take()));
         to.mtu.forget_probe();
-        take_round_trip(to, known, recovery);
+        take_round_trip(now, to, known, recovery);
         recovery.set_datagram(to.mtu.current());
         self.bulk.is_sending = bulk;
         self.bulk.leaving = None;
@@ -274,16 +278,16 @@ impl Paths {
         self.bulk.leaving = None;
     }
 
-    /// Probe time-outs have passed; `silent`: since when nothing was heard. Whether the bulk path was left for it (W6.10): then all that was in flight is lost.
+    /// Probe time-outs have passed. Whether the bulk path was left for it (W6.10): then all that was in flight is lost. What
+    /// the peer sends says nothing of this path: while its acks are what is missing, it goes on probing over another.
     pub(super) fn on_probe_timeout(
         &mut self,
         now: Instant,
-        silent: Option<Instant>,
         recovery: &mut Recovery,
         events: &mut VecDeque<Event>,
         fate: impl FnMut(Fate),
     ) -> bool {
-        let is_silent = silent.is_some_and(|since| now.since(since) >= BULK_SILENCE);
+        let is_silent = recovery.unanswered_for(now) >= BULK_SILENCE;
         let is_dead = self.bulk.is_sending && is_silent && recovery.timeouts_in_a_row() >= BLACK_HOLE_TIMEOUTS;
         if is_dead {
             recovery.give_up_in_flight(fate);

@@ -249,15 +249,15 @@ impl Tunnel {
             true => (session.local.newest(), session.remote_id),
             false => (session.remote_id, session.local.newest()),
         };
-        let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit);
+        let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit, ctx.config.controller);
         if session.is_initiator {
-            recovery.rtt.update(session.handshake, std::time::Duration::ZERO);
+            recovery.rtt.update(ctx.now, session.handshake, std::time::Duration::ZERO);
         }
         self.transport = Some(Box::new(Transport {
             id: u64::from(first) << 32 | u64::from(second),
             peer_boot_id: peer.boot_id,
             recovery,
-            acks: Acks::default(),
+            acks: Acks::new(ctx.config.packet_credit),
             replay: ReplayWindow::default(),
             next_received: 0,
             paths: Paths::new(self.peer, ctx.config, peer, session.path),

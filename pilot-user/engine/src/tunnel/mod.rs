@@ -31,7 +31,11 @@ use crate::crypto::replay::ReplayWindow;
 use crate::crypto::rng::SeededRng;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
-use crate::limits::{BLACK_HOLE_TIMEOUTS, CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, SUSPECT_AFTER};
+use crate::flow::Pace;
+use crate::limits::{
+    BLACK_HOLE_TIMEOUTS, CONFIRM_TIMEOUT, CONNECT_TIMEOUT, KEEP_ALIVE, MAX_STREAM_SEND_BUFFER_BYTES,
+    MIN_DATAGRAM_BYTES, STREAM_SEND_BUFFER_BYTES, SUSPECT_AFTER,
+};
 use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
@@ -171,6 +175,25 @@ impl Tunnel {
         self.session.is_some() && self.closing.is_none()
     }
 
+    /// What the application's reading is measured against.
+    pub(crate) fn pace(&self, now: Instant) -> Pace {
+        let rtt = self.transport.as_ref().map(|transport| &transport.recovery.rtt);
+        // Before the first sample the estimate is a guess for the worst path.
+        Pace { now, rtt: rtt.filter(|rtt| rtt.min.is_some()).map(|rtt| rtt.smoothed) }
+    }
+
+    /// Bytes that a stream may hold for sending: what is in flight, and as much to follow.
+    pub(crate) fn send_buffer(&self) -> usize {
+        let window = self.transport.as_ref().map_or(0, |transport| transport.recovery.congestion_window());
+        let two = usize::try_from(2 * window).unwrap_or(usize::MAX);
+        two.clamp(STREAM_SEND_BUFFER_BYTES, MAX_STREAM_SEND_BUFFER_BYTES)
+    }
+
+    /// Bytes: the largest datagram the path is known to carry.
+    pub(crate) fn max_datagram(&self) -> u16 {
+        self.transport.as_ref().map_or(MIN_DATAGRAM_BYTES, |transport| transport.paths.sending().mtu.current())
+    }
+
     pub(crate) fn aead(&self) -> Option<Aead> {
         self.session.as_ref().map(|session| session.aead)
     }
@@ -179,8 +202,12 @@ impl Tunnel {
         let transport = self.transport.as_ref()?;
         let recovery = &transport.recovery;
         Some(TunnelStats {
-            lost_packets: recovery.lost_packets,
-            probe_timeouts: recovery.probe_timeouts,
+            lost_packets: recovery.counters.lost_packets,
+            spurious_losses: recovery.counters.spurious_losses,
+            persistent_congestions: recovery.counters.persistent_congestions,
+            ecn_ce: recovery.counters.ecn_ce,
+            paced: recovery.counters.paced,
+            probe_timeouts: recovery.counters.probe_timeouts,
             handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
             min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
@@ -283,7 +310,7 @@ impl Tunnel {
             let mtu = &mut paths.sending_mut().mtu;
             recovery.on_timeout(now, |fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
             let mut lost = Vec::new();
-            if paths.on_probe_timeout(now, transport.awaiting_since, recovery, ctx.events, |fate| lost.push(fate)) {
+            if paths.on_probe_timeout(now, recovery, ctx.events, |fate| lost.push(fate)) {
                 let mtu = &mut paths.sending_mut().mtu;
                 lost.into_iter().for_each(|fate| receive::apply(now, fate, table, acks, mtu, ctx.events));
             } else if recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {

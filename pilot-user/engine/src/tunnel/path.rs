@@ -310,7 +310,7 @@ impl Paths {
     pub(super) fn on_response(&mut self, now: Instant, data: PathData, recovery: &mut Recovery) -> bool {
         if self.first.on_response(now, data) {
             self.proven = None;
-            take_round_trip(&self.first, Duration::ZERO, recovery);
+            take_round_trip(now, &self.first, Duration::ZERO, recovery);
             return true;
         }
         if let Some(bulk) = self.bulk.path_mut() {
@@ -379,9 +379,9 @@ impl Paths {
 }
 
 /// A path without a sample has the round trip of its challenge, but no less than `least`.
-pub(super) fn take_round_trip(state: &PathState, least: Duration, recovery: &mut Recovery) {
+pub(super) fn take_round_trip(now: Instant, state: &PathState, least: Duration, recovery: &mut Recovery) {
     if let (None, Some(round_trip)) = (recovery.rtt.min, state.round_trip) {
-        recovery.rtt.update(round_trip.max(least), Duration::ZERO);
+        recovery.rtt.update(now, round_trip.max(least), Duration::ZERO);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::frame::{Frame, PathData};
 use crate::packet::decode_number;
 use crate::recovery::Fate;
 use crate::recovery::ack::Acks;
+use crate::recovery::ecn::Ecn;
 use crate::recovery::sent::SentFrame;
 use crate::stats::DropReason;
 use crate::time::Instant;
@@ -24,6 +25,7 @@ use crate::time::Instant;
 struct Arrival {
     number: u64,
     path: Path,
+    ecn: Ecn,
     /// Of the datagram.
     bytes: usize,
 }
@@ -37,6 +39,7 @@ impl Tunnel {
         header: Header,
         datagram: &[u8],
         path: Path,
+        ecn: Ecn,
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
         let is_next = self.next.as_ref().is_some_and(|next| next.local.contains(header.receiver));
@@ -78,7 +81,7 @@ impl Tunnel {
             closing.due = closing.packets_left > 0;
             return Ok(());
         }
-        match self.on_frames(ctx, Arrival { number, path, bytes: datagram.len() }, &scratch[..length]) {
+        match self.on_frames(ctx, Arrival { number, path, ecn, bytes: datagram.len() }, &scratch[..length]) {
             Ok(()) => {}
             Err(violation) => {
                 tracing::warn!(peer = %self.config.address, %violation, "the peer broke the protocol; tunnel closed");
@@ -94,19 +97,19 @@ impl Tunnel {
         while let Some(frame) =
             Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
         {
-            ack_eliciting |= !matches!(
-                frame,
-                Frame::Ack(_) | Frame::Close { .. } | Frame::PathChallenge { .. } | Frame::PathResponse { .. }
-            );
+            ack_eliciting |= frame.is_ack_eliciting();
             if let Frame::Close { code, reason } = frame {
                 self.on_down(ctx, CloseReason::TunnelClosed { code, reason: reason.to_owned() });
                 self.drop_session(ctx);
                 return Ok(());
             }
+            if let (Frame::AckFrequency { packets }, Some(transport)) = (&frame, &mut self.transport) {
+                transport.acks.on_frequency(arrival.number, *packets);
+            }
             self.on_frame(ctx, arrival, frame)?;
         }
         if let Some(transport) = &mut self.transport {
-            transport.acks.on_received(ctx.now, arrival.number, ack_eliciting);
+            transport.acks.on_received(ctx.now, arrival.number, ack_eliciting, arrival.ecn);
             // An ack may have been the last that was waited for.
             transport.paths.choose(ctx.now, false, &mut transport.recovery, ctx.events);
         }
@@ -145,13 +148,38 @@ impl Tunnel {
                 })?;
             }
             Frame::StreamCredit { connection, stream, offset } => {
-                with(table, connection, events, |connection, _| connection.on_stream_credit(stream, offset))?;
+                with(table, connection, events, |connection, events| {
+                    connection.on_stream_credit(stream, offset, events)
+                })?;
             }
-            Frame::StreamLimit { connection, total } => {
+            Frame::StreamLimit { connection, direction, total } => {
                 with(table, connection, events, |connection, _| {
-                    connection.on_stream_limit(total);
+                    connection.on_stream_limit(direction, total);
                     Ok(())
                 })?;
+            }
+            Frame::ResetStream { connection, stream, code, length } => {
+                with(table, connection, events, |connection, events| {
+                    connection.on_reset_stream(stream, code, length, events)
+                })?;
+            }
+            Frame::StopStream { connection, stream, code } => {
+                with(table, connection, events, |connection, events| connection.on_stop_stream(stream, code, events))?;
+            }
+            Frame::Consumed { connection, stream, offset } => {
+                with(table, connection, events, |connection, events| connection.on_consumed(stream, offset, events))?;
+            }
+            Frame::MessagesConsumed { connection, number } => {
+                with(table, connection, events, |connection, events| connection.on_messages_consumed(number, events))?;
+            }
+            Frame::Datagram { connection, payload } => {
+                with(table, connection, events, |connection, events| {
+                    connection.on_datagram(payload, events);
+                    Ok(())
+                })?;
+            }
+            Frame::MessagePart { connection, number, part } => {
+                with(table, connection, events, |connection, events| connection.on_message_part(number, part, events))?;
             }
             Frame::Message { connection, number, payload } => {
                 with(table, connection, events, |connection, events| connection.on_message(number, payload, events))?;
@@ -174,7 +202,7 @@ impl Tunnel {
                 }
             }
             Frame::PathResponse { data } => self.on_path_response(ctx, data),
-            Frame::Ping | Frame::Close { .. } => {}
+            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } => {}
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::crypto::aead::SealError;
 use crate::error::{CloseReason, Code};
 use crate::frame;
 use crate::limits::MIN_DATAGRAM_BYTES;
+use crate::recovery::ecn::Ecn;
 use crate::recovery::sent::{SentFrame, SentFrames, SentPacket};
 use crate::stream::StreamId;
 
@@ -32,6 +33,7 @@ pub(crate) struct Sent {
     /// Its bytes.
     pub(crate) len: usize,
     pub(crate) path: Path,
+    pub(crate) ecn: Ecn,
     /// Whether there may be more to send now. Without, nothing has to be looked at again until something arrives, the
     /// application does something, or a deadline passes: it spares the search in vain before a single packet leaves.
     pub(crate) more: bool,
@@ -43,12 +45,12 @@ impl Tunnel {
         if self.answer.is_some()
             && let Some((len, path)) = self.respond(ctx, datagram)
         {
-            return Some(Sent { len, path, more: true });
+            return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
         }
         if self.next_try.is_some_and(|at| at <= ctx.now)
             && let Some((len, path)) = self.initiate(ctx, datagram)
         {
-            return Some(Sent { len, path, more: true });
+            return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
         }
         let filled = self.fill(ctx, datagram)?;
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
@@ -77,18 +79,20 @@ impl Tunnel {
         transport.stats.sent_packets += 1;
         transport.stats.sent_bytes += length as u64;
         transport.paths.on_sent(&path, length);
+        let ecn = if filled.ack_eliciting { transport.recovery.ecn() } else { Ecn::NotEct };
         if filled.ack_eliciting {
             transport.awaiting_since.get_or_insert(ctx.now);
             transport.recovery.on_sent(SentPacket {
                 sent: ctx.now,
                 bytes: length as u16, // at most MAX_DATAGRAM_BYTES
                 mtu_probe: filled.mtu_probe,
+                ect: ecn == Ecn::Ect0,
                 frames: filled.frames,
             });
         } else {
             transport.recovery.on_sent_unacked();
         }
-        Some(Sent { len: length, path, more: filled.more })
+        Some(Sent { len: length, path, ecn, more: filled.more })
     }
 
     /// Fills the room between header and tag. `None`: nothing to send, or not now.
@@ -106,13 +110,14 @@ impl Tunnel {
             frame::write_close(&mut w, closing.code, &closing.reason)?;
             return Some(Filled { len: w.len(), ..Filled::nothing(path) });
         }
+        let table = &mut self.table;
+        let has_data = table.has_data();
+        let wants = has_data || !table.control.is_empty();
+        // Before the frames of paths: a challenge that it asks for is due at once, and data may be held back by pacing.
+        paths.choose(ctx.now, has_data, recovery, ctx.events);
         if let Some(frame) = paths.next_frame(ctx.now, ctx.rng, recovery) {
             return fill_path_frame(&frame, datagram);
         }
-        let table = &mut self.table;
-        let has_data = !table.with_messages.is_empty() || !table.with_streams.is_empty();
-        let wants = has_data || !table.control.is_empty();
-        paths.choose(ctx.now, has_data, recovery, ctx.events);
         let allowance = paths.allowance()?;
         let (path, is_proven, mtu) = (paths.sending().path, paths.sending().is_proven, &paths.sending().mtu);
         let end = packet_end(mtu.current(), allowance, datagram.len())?;
@@ -120,8 +125,8 @@ impl Tunnel {
         let ack_due = transport.acks.is_due(ctx.now);
         let asks = wants || mtu_probe.is_some() || recovery.probe_due();
         let is_draining = paths.is_draining() && !recovery.probe_due();
-        let may_send = asks && !is_draining && recovery.may_send();
-        if !may_send && !is_draining && !table.with_streams.is_empty() {
+        let may_send = asks && !is_draining && recovery.may_send(ctx.now);
+        if !may_send && !is_draining && table.has_bulk() {
             paths.on_queueing(ctx.now, 0, recovery);
         }
         if !may_send && !ack_due {
@@ -132,22 +137,34 @@ impl Tunnel {
         if ack_due && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
+        // What was consumed goes with what is sent anyway (W5.16).
+        let in_company = !frames.is_empty() || !table.control.is_empty() || recovery.probe_due();
+        let consumed = in_company.then(|| table.write_consumed(&mut w)).filter(|consumed| !consumed.is_empty());
         let before = w.len();
         // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
         let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
         if may_send && !probe_first {
+            if wants
+                && let Some(packets) = recovery.ack_after_to_ask()
+                && frame::write_ack_frequency(&mut w, packets.into()).is_some()
+            {
+                frames.push(SentFrame::AckFrequency);
+            }
             let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
             fill_queued(table, new_id, &mut w, &mut frames);
             if w.len() == before && recovery.probe_due() {
                 frame::write_ping(&mut w)?;
                 frames.push(SentFrame::Ping);
             }
-            if !table.with_streams.is_empty() {
+            if table.has_bulk() {
                 paths.on_queueing(ctx.now, w.len() - before, recovery);
             }
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
-        let all_sent = table.control.is_empty() && table.with_messages.is_empty() && table.with_streams.is_empty();
+        if let Some(consumed) = consumed {
+            table.on_consumed_written(consumed, ack_eliciting, &mut frames);
+        }
+        let all_sent = table.control.is_empty() && !table.has_data();
         let more = !all_sent || mtu_probe.is_some() || recovery.probe_due();
         match mtu_probe {
             Some(size) if may_send && !ack_eliciting => {
@@ -197,7 +214,7 @@ fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
     Some(padded)
 }
 
-/// Control frames, then messages, then streams: whatever is queued and fits (no timer waits for more).
+/// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
 fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
@@ -209,34 +226,7 @@ fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent:
             sent.push(control);
         }
     }
-    let mut last_message = None;
-    while let Some(key) = table.with_messages.front().copied() {
-        let Some(connection) = table.get_mut(key) else {
-            table.with_messages.pop_front();
-            continue;
-        };
-        last_message = connection.write_messages(key, w, sent).or(last_message);
-        if connection.has_messages_to_send() {
-            break; // no room
-        }
-        connection.messages_queued = false;
-        table.with_messages.pop_front();
-    }
-    let behind_messages = w.len();
-    for _ in 0..table.with_streams.len() {
-        let Some(key) = table.with_streams.pop_front() else { break };
-        let Some(connection) = table.get_mut(key) else { continue };
-        while connection.write_stream(key, w, sent) {}
-        connection.streams_queued = connection.has_streams_to_send();
-        if connection.streams_queued {
-            // Full: its next piece is behind those of the others.
-            table.with_streams.push_back(key);
-            break;
-        }
-    }
-    if let Some(start) = last_message.filter(|_| w.len() == behind_messages) {
-        w.shorten_last(start, frame::elide_message_length);
-    }
+    table.write_lanes(w, sent);
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
@@ -263,8 +253,13 @@ fn write_control(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, con
             Some(offset) => frame::write_stream_credit(w, id, *stream, offset),
             None => Some(()),
         },
-        SentFrame::StreamLimit(_) if connection.is_open() => {
-            frame::write_stream_limit(w, id, connection.stream_limit())
+        SentFrame::StreamLimit(_, direction) if connection.is_open() => {
+            frame::write_stream_limit(w, id, *direction, connection.stream_limit(*direction))
+        }
+        SentFrame::AllConsumed(_, stream, length) if connection.is_open() => {
+            // CONSUMED elicits no ack, and this is the last one of its stream.
+            frame::write_ping(w)?;
+            frame::write_consumed(w, id, *stream, *length)
         }
         _ => Some(()),
     }

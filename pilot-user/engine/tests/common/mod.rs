@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
+use pilot_engine::{Config, ConnectionHandle, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
 
 /// One end: an endpoint, its peer, and the events it has told.
 pub(crate) struct End {
@@ -149,7 +149,7 @@ impl Pair {
             destination == end.address || Some(destination) == second
         };
         match self.ends.iter_mut().find(is_at) {
-            Some(end) => _ = end.endpoint.handle_datagram(self.now, source, destination, &datagram),
+            Some(end) => _ = end.endpoint.handle_datagram(self.now, source, destination, Ecn::NotEct, &datagram),
             None => self.strays.push((destination, datagram)),
         }
     }
@@ -157,7 +157,7 @@ impl Pair {
     /// Hands a datagram to an end, as from the other.
     pub(crate) fn deliver(&mut self, to: usize, datagram: &[u8]) -> Received {
         let (source, local) = (self.ends[1 - to].address, self.ends[to].address);
-        self.ends[to].endpoint.handle_datagram(self.now, source, local, datagram)
+        self.ends[to].endpoint.handle_datagram(self.now, source, local, Ecn::NotEct, datagram)
     }
 
     /// Runs for `time`.

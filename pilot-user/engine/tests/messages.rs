@@ -1,0 +1,199 @@
+//! Messages of any size, and unreliable datagrams.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helper: a failure is the test's")]
+
+mod common;
+
+use common::{Pair, Random};
+use pilot_engine::limits::{DATAGRAM_BUFFER_BYTES, MAX_MESSAGE_BYTES, WHOLE_MESSAGE_BYTES};
+use pilot_engine::{ConnectionHandle, Event, OperationError, Read};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn message(n: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (n ^ at ^ (at >> 8)) as u8).collect()
+}
+
+fn datagrams(pair: &mut Pair, end: usize, connection: ConnectionHandle) -> Vec<Vec<u8>> {
+    let (mut all, mut datagram) = (Vec::new(), Vec::new());
+    while let Ok(Some(_)) = pair.ends[end].endpoint.receive_datagram(pair.now, connection, &mut datagram) {
+        all.push(std::mem::take(&mut datagram));
+    }
+    all
+}
+
+/// wire.md W5.11, W5.13: of any size around each border, whole, once, in order, on paths that lose, repeat and reorder.
+#[test]
+fn messages_of_any_size_survive_a_bad_path() {
+    let sizes = [
+        0,
+        1,
+        WHOLE_MESSAGE_BYTES,
+        WHOLE_MESSAGE_BYTES + 1,
+        1088,
+        1089,
+        5000,
+        MAX_MESSAGE_BYTES - 1,
+        MAX_MESSAGE_BYTES,
+    ];
+    for seed in 0..12 {
+        let mut pair = Pair::new();
+        let mut random = Random(seed);
+        let per_mille = [0, 100, 300][seed as usize % 3];
+        let [ours, theirs] = pair.connected();
+        pair.fate = Box::new(move |_| {
+            let copies = if random.chance(per_mille) { 0 } else { 1 + usize::from(random.chance(50)) };
+            (0..copies).map(|_| Duration::from_micros(random.next() % 200)).collect()
+        });
+        let mut random = Random(seed + 7);
+        let messages: Vec<Vec<u8>> = (0..60)
+            .map(|n| match random.next() {
+                size if size % 2 == 0 => message(n, sizes[size as usize / 2 % sizes.len()]),
+                size => message(n, size as usize / 2 % 3000),
+            })
+            .collect();
+        let (mut sent, mut received) = (0, Vec::new());
+        pair.run_until(600 * SECOND, |pair| {
+            while sent < messages.len() && pair.ends[0].endpoint.send_message(pair.now, ours, &messages[sent]).is_ok() {
+                sent += 1;
+            }
+            received.extend(pair.messages(1, theirs));
+            received.len() >= messages.len()
+        });
+        assert!(received == messages, "seed {seed}");
+        pair.fate = Box::new(|_| vec![Duration::ZERO]);
+        pair.run(12 * SECOND);
+        assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(60), "seed {seed}");
+        assert!(pair.ends[0].take(|event| matches!(event, Event::MessagesConsumed { .. })).is_some());
+    }
+    let mut pair = Pair::new();
+    let [ours, _] = pair.connected();
+    let refused = pair.ends[0].endpoint.send_message(pair.now, ours, &vec![0; MAX_MESSAGE_BYTES + 1]);
+    let (given, allowed) = (MAX_MESSAGE_BYTES + 1, MAX_MESSAGE_BYTES);
+    assert_eq!(refused, Err(OperationError::TooLong { what: "a message", given, allowed }));
+}
+
+/// wire.md W5.13: streams that take all the credit there is do not keep a large message waiting for ever.
+#[test]
+fn a_large_message_gets_through_bulk() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    let streams: Vec<_> = (0..4).map(|_| pair.ends[0].endpoint.open_unidirectional(pair.now, ours).unwrap()).collect();
+    let (text, mut buffer, mut took) = (vec![1; 1 << 20], vec![0; 1 << 16], 0);
+    let large = message(1, MAX_MESSAGE_BYTES);
+    for _ in 0..20 {
+        pair.ends[0].endpoint.send_message(pair.now, ours, &large).unwrap();
+        pair.run_until(SECOND, |pair| {
+            for stream in &streams {
+                let _ = pair.ends[0].endpoint.write(pair.now, ours, *stream, &text);
+                while let Ok(Read::Bytes(_)) = pair.ends[1].endpoint.read(pair.now, theirs, *stream, &mut buffer) {}
+            }
+            let messages = pair.messages(1, theirs);
+            assert!(messages.iter().all(|message| *message == large));
+            took += messages.len();
+            !messages.is_empty()
+        });
+    }
+    assert_eq!(took, 20);
+}
+
+/// wire.md W5.19: whole, at most once, and those that were lost stay lost.
+#[test]
+fn datagrams_arrive_whole_or_not_at_all() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let mut random = Random(5);
+    pair.fate = Box::new(move |_| {
+        let copies = if random.chance(200) { 0 } else { 1 + usize::from(random.chance(200)) };
+        (0..copies).map(|_| Duration::from_micros(random.next() % 300)).collect()
+    });
+    let largest = pair.ends[0].endpoint.max_datagram(ours);
+    let datagram = |n: usize| [&(n as u32).to_be_bytes()[..], &message(n, n * 37 % (largest - 3))].concat();
+    let mut received = BTreeSet::new();
+    let mut arrived = |pair: &mut Pair| {
+        for got in datagrams(pair, 1, theirs) {
+            let n = u32::from_be_bytes(*got.first_chunk().unwrap());
+            assert!(got == datagram(n as usize), "datagram {n} is another one");
+            assert!(received.insert(n), "datagram {n} came twice");
+        }
+        received.len()
+    };
+    for n in 0..1000 {
+        pair.ends[0].endpoint.send_datagram(pair.now, ours, &datagram(n)).unwrap();
+        pair.run(Duration::from_micros(100));
+        arrived(&mut pair);
+    }
+    pair.fate = Box::new(|_| vec![Duration::ZERO]);
+    pair.run(5 * SECOND);
+    let arrived = arrived(&mut pair);
+    // Where the congestion window was too small for them, the oldest were not sent at all.
+    let dropped = pair.ends[0].endpoint.connection_stats(ours).unwrap().datagrams_dropped_sending as usize;
+    let sent = 1000 - dropped;
+    assert!(sent > 500 && (sent * 7 / 10..sent * 9 / 10).contains(&arrived), "{arrived} of {sent} arrived");
+    assert!(pair.ends[1].take(|event| matches!(event, Event::DatagramsReadable { .. })).is_some());
+    let too_long = pair.ends[0].endpoint.send_datagram(pair.now, ours, &vec![0; largest + 1]);
+    assert_eq!(too_long, Err(OperationError::TooLong { what: "a datagram", given: largest + 1, allowed: largest }));
+}
+
+/// wire.md W5.19: what waits is bounded at either end, and the newest are kept.
+#[test]
+fn the_oldest_datagrams_are_dropped_and_counted() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    let fitting = DATAGRAM_BUFFER_BYTES / (1000 + 16);
+    let count = fitting + 100;
+    // Before anything could be sent.
+    for n in 0..count {
+        pair.ends[0].endpoint.send_datagram(pair.now, ours, &[n as u8; 1000]).unwrap();
+    }
+    pair.run(SECOND);
+    let got = datagrams(&mut pair, 1, theirs);
+    assert!(got == (count - fitting..count).map(|n| vec![n as u8; 1000]).collect::<Vec<_>>());
+    assert_eq!(pair.ends[0].endpoint.connection_stats(ours).unwrap().datagrams_dropped_sending, 100);
+    // Sent, and not received.
+    let count = fitting + 300;
+    for n in 0..count {
+        pair.ends[0].endpoint.send_datagram(pair.now, ours, &[n as u8; 1000]).unwrap();
+        pair.run(Duration::from_millis(1));
+    }
+    let got = datagrams(&mut pair, 1, theirs);
+    assert!(got == (count - fitting..count).map(|n| vec![n as u8; 1000]).collect::<Vec<_>>());
+    assert_eq!(pair.ends[1].endpoint.connection_stats(theirs).unwrap().datagrams_dropped_receiving, 300);
+    // They used no credit: messages and streams have all of it.
+    for n in 0..200 {
+        pair.ends[0].endpoint.send_message(pair.now, ours, &[n; 1000]).unwrap();
+    }
+    pair.run(SECOND);
+    assert_eq!(pair.messages(1, theirs).len(), 200);
+}
+
+/// A datagram for which the path has become too narrow is dropped, and those behind it are sent.
+#[test]
+fn a_datagram_that_fits_no_packet_any_more_blocks_nobody() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let largest = pair.ends[0].endpoint.max_datagram(ours);
+    assert!(largest > 1300);
+    // Everything is lost until the sender takes the path to be narrow (W6.6).
+    pair.fate = Box::new(|_| vec![]);
+    pair.ends[0].endpoint.send_message(pair.now, ours, b"lost").unwrap();
+    let narrow = |pair: &mut Pair| pair.ends[0].endpoint.max_datagram(ours) < 1200;
+    let mut queued = false;
+    pair.run_until(20 * SECOND, |pair| {
+        if !queued && pair.ends[0].endpoint.tunnel_stats(pair.ends[0].peer).unwrap().probe_timeouts == 2 {
+            // The window is full, so that they wait.
+            for _ in 0..60 {
+                pair.ends[0].endpoint.send_datagram(pair.now, ours, &vec![1; largest]).unwrap();
+            }
+            pair.ends[0].endpoint.send_datagram(pair.now, ours, b"small").unwrap();
+            queued = true;
+        }
+        narrow(pair)
+    });
+    pair.fate = Box::new(|d| if d.len() > 1200 { vec![] } else { vec![Duration::ZERO] });
+    pair.run_until(20 * SECOND, |pair| datagrams(pair, 1, theirs).contains(&b"small".to_vec()));
+    assert!(pair.ends[0].endpoint.connection_stats(ours).unwrap().datagrams_dropped_sending > 0);
+}
