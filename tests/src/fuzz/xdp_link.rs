@@ -192,7 +192,11 @@ impl World {
             Operation::Complete { index, twice } => {
                 let Some(index) = pick(&self.taken, index) else { return };
                 let address = self.taken.swap_remove(index);
-                assert!(self.kernel.complete(address), "the completion ring has room for all frames");
+                // Untrue ones may have filled the ring while frames wait for a flush, which reads them and makes room.
+                if !self.kernel.complete(address) {
+                    self.flush();
+                    assert!(self.kernel.complete(address), "the completion ring is full though it was read");
+                }
                 // Both are read before the chunk can be in use again, or the second finds the ring full.
                 if twice {
                     self.kernel.complete(address);
