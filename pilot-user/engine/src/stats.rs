@@ -16,6 +16,8 @@ pub enum DropReason {
     Type,
     /// A length its type does not allow.
     Length,
+    /// Epoch bits or a receiver that its type does not have.
+    Header,
     /// mac1 is wrong.
     Mac,
     /// Noise could not decrypt a handshake message.
@@ -44,11 +46,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons with their names in metrics.
-    pub const ALL: [(Self, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::Short, "short"),
         (Self::Version, "version"),
         (Self::Type, "type"),
         (Self::Length, "length"),
+        (Self::Header, "header"),
         (Self::Mac, "mac1"),
         (Self::HandshakeDecrypt, "handshake_decrypt"),
         (Self::Parameters, "parameters"),

@@ -54,6 +54,12 @@ fn bad_datagrams_are_counted_and_end_nothing() {
     let mut bad = initiation.clone();
     bad[100] ^= 1;
     assert_eq!(pair.deliver(1, &bad), Received::Dropped(DropReason::Mac));
+    // wire.md W1.3: what neither Noise nor the parameters cover, whatever mac1 says.
+    for byte in [0, 4] {
+        let mut bad = initiation.clone();
+        bad[byte] ^= 1;
+        assert_eq!(pair.deliver(1, &bad), Received::Dropped(DropReason::Header));
+    }
 
     let sent = pair.ends[1].sent.len();
     pair.run(Duration::from_millis(1));

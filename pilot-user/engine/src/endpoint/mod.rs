@@ -153,6 +153,12 @@ impl Endpoint {
             HeaderError::Type => DropReason::Type,
             HeaderError::Length => DropReason::Length,
         })?;
+        // Of a handshake message, neither Noise nor its parameters cover these.
+        let is_data = header.packet_type == PacketType::Data;
+        let to_nobody = header.packet_type != PacketType::Initiation || header.receiver == 0;
+        if !is_data && header.epoch != 0 || !to_nobody {
+            return Err(DropReason::Header);
+        }
         match header.packet_type {
             PacketType::Data => {
                 let peer = self.sessions.peer(header.receiver).ok_or(DropReason::UnknownSession)?;
