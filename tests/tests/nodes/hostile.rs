@@ -23,13 +23,20 @@ fn datagram(packet_type: PacketType, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// An initiation whose header is as it must be.
+fn initiation_to_nobody() -> Vec<u8> {
+    let mut bytes = datagram(PacketType::Initiation, INITIATION_LEN);
+    bytes[1..5].fill(0);
+    bytes
+}
+
 /// The first byte replaced.
 fn with_first(first: u8, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[0] = first;
     bytes
 }
 
-/// wire.md W1.1, W1.4, W1.5, W2.2, W2.3, W2.4, W3.2: made by hand, and random.
+/// wire.md W1.1, W1.3, W1.4, W1.5, W2.2, W2.3, W2.4, W3.2: made by hand, and random.
 #[test]
 fn garbage_is_counted_under_its_reason() {
     let Some(scene) = Scene::new("hostile::garbage_is_counted_under_its_reason") else { return };
@@ -56,7 +63,9 @@ fn garbage_is_counted_under_its_reason() {
         (datagram(PacketType::Data, DATA_MIN_LEN - 1), xdp, "drop_wrong_length"),
         (datagram(PacketType::Cookie, COOKIE_LEN + 1), xdp, "drop_wrong_length"),
         (datagram(PacketType::Reset, RESET_LEN + 1), xdp, "drop_wrong_length"),
-        (datagram(PacketType::Initiation, INITIATION_LEN), engine, "mac1"),
+        (initiation_to_nobody(), engine, "mac1"),
+        (datagram(PacketType::Initiation, INITIATION_LEN), engine, "header"),
+        (with_first(0x25, initiation_to_nobody()), engine, "header"),
         (datagram(PacketType::Response, RESPONSE_MIN_LEN), engine, "no_attempt"),
         (datagram(PacketType::Cookie, COOKIE_LEN), engine, "type"),
         (datagram(PacketType::Reset, RESET_LEN), engine, "type"),
