@@ -14,8 +14,11 @@ use crate::maps;
 ///
 /// Never inlined: what the kernel runs for a frame that is not logged stays small, and this has a stack frame of its own.
 /// The context comes by value, that is, as a pointer in a register; by reference it would have to lie on the caller's stack.
+///
+/// Under a name of its own: the one that the compiler would make up has a hash of where the checkout lies.
 #[cold]
 #[inline(never)]
+#[unsafe(no_mangle)]
 pub(crate) fn unredirected(ctx: XdpContext, verdict: u32) {
     let Some(config) = maps::CONFIG.get(0) else { return };
     let frame = Frame::new(&ctx);
