@@ -4,7 +4,7 @@
 pub(crate) const MAX_VARINT: u64 = (1 << 62) - 1;
 
 /// Takes fields off the front of a byte slice. `None`: the bytes end too early.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -35,7 +35,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn varint(&mut self) -> Option<u64> {
-        let first = *self.0.first()?;
+        let (&first, rest) = self.0.split_first()?;
+        // Most are of one byte.
+        if first < 0x40 {
+            self.0 = rest;
+            return Some(first.into());
+        }
         let length = 1usize << (first >> 6);
         let bytes = self.bytes(length)?;
         let value = bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
@@ -52,6 +57,11 @@ impl<'a> Reader<'a> {
     pub(crate) fn counted(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.varint()?).ok()?;
         self.bytes(length)
+    }
+
+    /// What was taken from here until `later`, a copy of this one from which more was taken.
+    pub(crate) fn before(&self, later: &Self) -> Self {
+        Self(&self.0[..self.0.len().saturating_sub(later.0.len())])
     }
 
     pub(crate) fn rest(&mut self) -> &'a [u8] {

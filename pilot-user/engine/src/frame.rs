@@ -46,10 +46,9 @@ pub(crate) type PathData = [u8; 8];
 
 /// One decoded frame; its bytes are lent by the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; a box would allocate for every ACK")]
 pub(crate) enum Frame<'a> {
     Ping,
-    Ack(Ack),
+    Ack(Ack<'a>),
     AckFrequency { packets: u64 },
     Open { connection: u64, port: u16 },
     Accept { connection: u64 },
@@ -81,24 +80,52 @@ pub(crate) struct Part<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Which packets arrived, newest range first, each `(smallest, largest)`.
+/// Which packets arrived. The ranges stay in the packet's bytes, which were checked: a copy of them would make every frame
+/// half a kilobyte.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Ack {
+pub(crate) struct Ack<'a> {
     pub(crate) delay: Duration,
     pub(crate) ecn: Option<EcnCounts>,
-    ranges: [(u64, u64); MAX_ACK_RANGES],
-    len: usize,
+    ranges: Ranges<'a>,
 }
 
-impl Ack {
-    pub(crate) fn ranges(&self) -> &[(u64, u64)] {
-        &self.ranges[..self.len]
+impl<'a> Ack<'a> {
+    /// Newest first, each `(smallest, largest)`.
+    pub(crate) fn ranges(&self) -> Ranges<'a> {
+        self.ranges.clone()
     }
 
     pub(crate) fn largest(&self) -> u64 {
-        self.ranges[0].1
+        self.ranges.next.1
     }
 }
+
+/// See [`Ack::ranges`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ranges<'a> {
+    next: (u64, u64),
+    left: usize,
+    further: Reader<'a>,
+}
+
+impl Iterator for Ranges<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        self.left = self.left.checked_sub(1)?;
+        let range = self.next;
+        if self.left > 0 {
+            self.next = further_range(&mut self.further, range.0)?;
+        }
+        Some(range)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Ranges<'_> {}
 
 /// A frame that cannot be: the code to close the tunnel with (W5.1).
 pub(crate) type FrameError = Code;
@@ -238,20 +265,24 @@ fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
 }
 
 /// RFC 9000 §19.3, at most [`MAX_ACK_RANGES`] ranges (W5.4).
-fn ack(kind: u8, reader: &mut Reader<'_>) -> Option<Ack> {
+fn ack<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Ack<'a>> {
     let largest = reader.varint()?;
     let delay = Duration::from_micros(reader.varint()?);
     let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
-    let mut ranges = [(0, 0); MAX_ACK_RANGES];
     let mut smallest = largest.checked_sub(reader.varint()?)?;
-    ranges[0] = (smallest, largest);
-    for range in &mut ranges[1..=more] {
-        let largest = smallest.checked_sub(reader.varint()?)?.checked_sub(2)?;
-        smallest = largest.checked_sub(reader.varint()?)?;
-        *range = (smallest, largest);
+    let (first, all) = ((smallest, largest), *reader);
+    for _ in 0..more {
+        smallest = further_range(reader, smallest)?.0;
     }
+    let ranges = Ranges { next: first, left: more + 1, further: all.before(reader) };
     let ecn = if kind == ACK_ECN { Some(ecn_counts(reader)?) } else { None };
-    Some(Ack { delay, ecn, ranges, len: more + 1 })
+    Some(Ack { delay, ecn, ranges })
+}
+
+/// The range below the one that begins at `smallest`.
+fn further_range(reader: &mut Reader<'_>, smallest: u64) -> Option<(u64, u64)> {
+    let largest = smallest.checked_sub(reader.varint()?)?.checked_sub(2)?;
+    Some((largest.checked_sub(reader.varint()?)?, largest))
 }
 
 fn ecn_counts(reader: &mut Reader<'_>) -> Option<EcnCounts> {

@@ -38,7 +38,7 @@ pub fn frames(bytes: &[u8]) {
 pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
     match *frame {
         Frame::Ping => frame::write_ping(writer),
-        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ecn, ack.ranges().iter().copied()),
+        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ecn, ack.ranges()),
         Frame::AckFrequency { packets } => frame::write_ack_frequency(writer, packets),
         Frame::Open { connection, port } => frame::write_open(writer, connection, port),
         Frame::Accept { connection } => frame::write_accept(writer, connection),

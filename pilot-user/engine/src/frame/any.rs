@@ -17,16 +17,16 @@ fn next(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
 }
 
 /// An ACK of ranges that lie `gaps` apart below `largest`, as far as there are numbers.
-fn ack(largest: u64, delay: u64, ecn: Option<EcnCounts>, gaps: &[(u64, u64)]) -> Ack {
-    let mut ack = Ack { delay: Duration::from_micros(delay), ecn, ranges: [(0, 0); MAX_ACK_RANGES], len: 0 };
+fn ack(largest: u64, delay: u64, ecn: Option<EcnCounts>, gaps: &[(u64, u64)]) -> Ack<'static> {
+    let mut ranges = Vec::new();
     let mut end = Some(largest);
-    for ((length, gap), range) in gaps.iter().zip(&mut ack.ranges) {
+    for (length, gap) in gaps {
         let Some(largest) = end else { break };
-        *range = (largest.saturating_sub(*length), largest);
-        ack.len += 1;
-        end = range.0.checked_sub(2 + gap);
+        let smallest = largest.saturating_sub(*length);
+        ranges.push((smallest, largest));
+        end = smallest.checked_sub(2 + gap);
     }
-    ack
+    super::tests::ack(Duration::from_micros(delay), ecn, &ranges)
 }
 
 proptest! {

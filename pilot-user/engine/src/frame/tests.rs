@@ -17,7 +17,7 @@ fn written(write: impl FnOnce(&mut Writer<'_>) -> Option<()>) -> Vec<u8> {
 /// Every frame that is written, with what it reads as.
 fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
     let delay = Duration::from_micros(300);
-    let ack = Ack { delay, ecn: None, ranges: ranges(&[(9, 12), (3, 5), (0, 0)]), len: 3 };
+    let ack = ack(delay, None, &[(9, 12), (3, 5), (0, 0)]);
     let newest_first = [(9, 12), (3, 5), (0, 0)];
     let ecn = Some(EcnCounts { ect0: 100, ect1: 0, ce: 1 << 40 });
     vec![
@@ -86,8 +86,23 @@ fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
     ]
 }
 
-fn ranges(list: &[(u64, u64)]) -> [(u64, u64); MAX_ACK_RANGES] {
-    std::array::from_fn(|index| list.get(index).copied().unwrap_or_default())
+/// An ACK of these ranges, newest first, in the words of RFC 9000 §19.3.1.
+pub(super) fn ack(delay: Duration, ecn: Option<EcnCounts>, ranges: &[(u64, u64)]) -> Ack<'static> {
+    let room = Box::leak(Box::new([0; 16 * MAX_ACK_RANGES]));
+    let mut writer = Writer::new(room);
+    for pair in ranges.windows(2) {
+        let [(smallest, _), (next_smallest, next_largest)] = *pair else { unreachable!("two by two") };
+        writer.varint(smallest - next_largest - 2).unwrap();
+        writer.varint(next_largest - next_smallest).unwrap();
+    }
+    let length = writer.len();
+    let ack = Ack {
+        delay,
+        ecn,
+        ranges: Ranges { next: ranges[0], left: ranges.len(), further: Reader::new(&room[..length]) },
+    };
+    assert_eq!(ack.ranges().collect::<Vec<_>>(), ranges);
+    ack
 }
 
 /// wire.md §5, W1.6, W5.1: each reads as it was written; cut anywhere, it is an error, never something else.

@@ -129,7 +129,7 @@ mod tests {
         acks.write(now, &mut writer).unwrap();
         let length = writer.len();
         match Frame::next(&mut Reader::new(&buffer[..length])) {
-            Ok(Some(Frame::Ack(ack))) => ack.ranges().to_vec(),
+            Ok(Some(Frame::Ack(ack))) => ack.ranges().collect(),
             other => panic!("{other:?}"),
         }
     }

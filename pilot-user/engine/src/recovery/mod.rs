@@ -249,7 +249,7 @@ impl Recovery {
     pub(crate) fn on_ack(
         &mut self,
         now: Instant,
-        ack: &Ack,
+        ack: &Ack<'_>,
         mut fate: impl FnMut(Fate),
     ) -> Result<(), ProtocolViolation> {
         if ack.largest() >= self.next_number() {
@@ -275,11 +275,11 @@ impl Recovery {
         Ok(())
     }
 
-    fn take_acked(&mut self, ack: &Ack, fate: &mut impl FnMut(Fate)) -> Newly {
+    fn take_acked(&mut self, ack: &Ack<'_>, fate: &mut impl FnMut(Fate)) -> Newly {
         let mut newly = Newly::default();
         let (mut packets, mut bytes) = (0, 0);
         let (path_start, mut largest_acked) = (self.path_start, self.largest_acked);
-        for &(smallest, largest) in ack.ranges() {
+        for (smallest, largest) in ack.ranges() {
             self.sent.take_range(smallest, largest, |number, packet| {
                 packets += 1;
                 bytes += u64::from(packet.bytes);
@@ -316,12 +316,12 @@ impl Recovery {
     }
 
     /// Packets that were declared lost and are acked: they were late.
-    fn find_spurious(&mut self, now: Instant, ack: &Ack) {
+    fn find_spurious(&mut self, now: Instant, ack: &Ack<'_>) {
         let Some(largest_acked) = self.largest_acked else { return };
         let rtt = self.rtt.longest();
         let (congestion, counters) = (&mut self.congestion, &mut self.counters);
         for range in ack.ranges() {
-            self.reordering.take_acked(now, *range, largest_acked, rtt, |lost| {
+            self.reordering.take_acked(now, range, largest_acked, rtt, |lost| {
                 counters.spurious_losses += 1;
                 if lost.counted {
                     congestion.on_spurious(lost.sent);

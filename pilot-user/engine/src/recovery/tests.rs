@@ -27,9 +27,9 @@ fn send(recovery: &mut Recovery, now: Instant) {
     recovery.on_sent(SentPacket { sent: now, bytes: 1000, mtu_probe: false, ect: recovery.ecn() == Ecn::Ect0, frames });
 }
 
-fn ack(ranges: &[(u64, u64)]) -> Ack {
-    let mut buffer = [0; 600];
-    let mut writer = Writer::new(&mut buffer);
+fn ack(ranges: &[(u64, u64)]) -> Ack<'static> {
+    let buffer = Box::leak(Box::new([0; 600]));
+    let mut writer = Writer::new(buffer);
     frame::write_ack(&mut writer, Duration::ZERO, None, ranges.iter().copied()).unwrap();
     let length = writer.len();
     match Frame::next(&mut Reader::new(&buffer[..length])) {
