@@ -51,7 +51,7 @@ pub struct Seat {
     endpoint: Endpoint,
     link: PairLink,
     handoff: Handoff,
-    origin: std::time::Instant,
+    origin: quanta::Instant,
 }
 
 impl Node {
@@ -76,7 +76,7 @@ impl Node {
             peers: config.peers.iter().filter_map(|peer| peer.endpoint).map(|endpoint| endpoint.ip()).collect(),
         })
         .map_err(|source| StartError::Listen { listen: config.listen, source })?;
-        let origin = std::time::Instant::now();
+        let origin = quanta::Instant::now();
         // A clock before 1970 would be this node's trouble with every peer's replay check, and is taken as 1970.
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let doorbells: Vec<Doorbell> = links.iter().map(PairLink::doorbell).collect();

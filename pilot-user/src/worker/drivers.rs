@@ -32,13 +32,13 @@ pub struct Worker<L, A> {
     /// What was opened, by the way it came.
     pub opened: Opened,
     /// The clock time of [`Instant::ORIGIN`].
-    origin: std::time::Instant,
+    origin: quanta::Instant,
     last_progress: Instant,
 }
 
 impl<L: Link, A: Application> Worker<L, A> {
     /// A worker whose time began at `origin`.
-    pub fn new(endpoint: Endpoint, link: L, application: A, handoff: Handoff, origin: std::time::Instant) -> Self {
+    pub fn new(endpoint: Endpoint, link: L, application: A, handoff: Handoff, origin: quanta::Instant) -> Self {
         Self { endpoint, link, application, handoff, opened: Opened::default(), origin, last_progress: Instant::ORIGIN }
     }
 

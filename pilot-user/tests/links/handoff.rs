@@ -1,7 +1,9 @@
 //! Two workers on one port, and a kernel that gives each what is the other's.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
+
+use quanta::Instant as Clock;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
