@@ -13,6 +13,9 @@
 //! - **Loss** is congestion when it is more than 2 %, by so much that it is hardly by chance; and when the last round was
 //!   above the target, which then needs no second one.
 //! - **Marks** (RFC 3168) are congestion always.
+//! - **Slow start** ends with the first round above the target. Before that tells, each sample does: while they are above it, the
+//!   window grows at a quarter of the pace (the conservative slow start of RFC 9406 §4.2), or it would be twice too large once the
+//!   round is over.
 //! - **Growth.** The paper's packet per round trip is nothing where a window has thousands: where nothing queues for several
 //!   rounds the window grows by a quarter, up to where it last was too large.
 //! - **Drain.** A standing queue would in time be taken for the path's own delay, and is by a flow that comes late: where no
@@ -78,6 +81,8 @@ pub(super) struct Swift {
     window: u64,
     datagram: u64,
     slow_start: bool,
+    /// The last sample was above the target.
+    queues: bool,
     /// What was acked towards the next datagram of growth: bytes times datagrams per round.
     grown: u64,
     /// When the last reduction was: what was sent before is of the event that was answered.
@@ -108,6 +113,7 @@ impl Default for Swift {
             window: INITIAL_WINDOW,
             datagram: u64::from(MIN_DATAGRAM_BYTES),
             slow_start: true,
+            queues: false,
             grown: 0,
             reduced_at: None,
             round: Instant::ORIGIN,
@@ -161,7 +167,6 @@ impl Swift {
         self.grown = 0;
         self.quiet_rounds = 0;
         self.high_rounds = -1;
-        self.losses = Losses::default();
         self.undo = None;
     }
 
@@ -202,7 +207,7 @@ impl Swift {
 
     fn grow(&mut self, acked: &Acked<'_>) {
         if self.slow_start {
-            self.window += acked.bytes;
+            self.window += if self.queues { acked.bytes / 4 } else { acked.bytes };
             return;
         }
         if self.ceiling.is_some_and(|(_, at)| acked.now.since(at) > MIN_RTT_WINDOW) {
@@ -241,6 +246,8 @@ impl Controller for Swift {
         }
         if let Some(sample) = acked.sample {
             self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
+            let min_rtt = acked.rtt.min.unwrap_or(sample);
+            self.queues = sample.saturating_sub(min_rtt) > self.targets(min_rtt).1;
         }
         if self.is_of_event(acked.sent) {
             return;
@@ -265,6 +272,11 @@ impl Controller for Swift {
         if let Some(to) = to {
             let before = self.window;
             self.reduce(now, to);
+            if lost > allowed {
+                // Only what halves the window for them has answered them: a short queue overflows without end if a window
+                // that is a little too large is made a little smaller each time.
+                self.losses = Losses::default();
+            }
             self.undo = Some((before, 1));
         }
     }
@@ -369,9 +381,24 @@ mod tests {
         assert_eq!(flow.packets(), 256, "a queue below the target is wanted");
         let (_, wanted) = flow.swift.targets(ms(50));
         flow.quiet(ms(100));
+        assert_eq!(flow.packets(), 256 + 256 / 4, "slower as soon as samples are above it");
         flow.quiet(ms(100));
-        let expected = 512 * (ms(50) + wanted).as_micros() as u64 / 100_000;
+        let expected = 320 * (ms(50) + wanted).as_micros() as u64 / 100_000;
         assert!(!flow.swift.in_slow_start() && flow.packets().abs_diff(expected) <= 2, "{}", flow.packets());
+    }
+
+    /// A short queue that overflows in every round: what is answered mildly is not forgotten.
+    #[test]
+    fn losses_behind_a_queue_add_up() {
+        let mut flow = Flow::steady(32, ms(10));
+        let mut reductions = 0;
+        while flow.packets() > 20 {
+            let before = flow.packets();
+            flow.round(ms(10) + ms(3), |n| n == 20);
+            reductions += u32::from(flow.packets() < before);
+            assert!(reductions < 8, "still {} packets", flow.packets());
+        }
+        assert!(reductions > 1);
     }
 
     /// A worker that is not scheduled for 4 ms delays a whole round inside a rack.
