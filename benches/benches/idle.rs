@@ -1,0 +1,136 @@
+//! What an idle tunnel costs in memory: one node, and tunnels from so many peers that were used and are at rest.
+//! `cargo bench --package pilot-benches --bench idle [-- TUNNELS]`, usually 100,000 of them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::Identity;
+use pilot_engine::{Config, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId};
+
+const TUNNELS: u32 = 100_000;
+
+/// Longer than any timer of a tunnel at rest runs, but for the idle time-out, which here is longer still.
+const REST: Duration = Duration::from_secs(100);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(100_000);
+
+/// From one tunnel to the next.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The most that an idle tunnel may take.
+const BYTES_MAX: u64 = 3 << 10;
+
+fn main() -> anyhow::Result<()> {
+    // Cargo passes `--bench`.
+    let tunnels = match std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
+        Some(text) => text.parse().with_context(|| format!("'{text}' is no number of tunnels"))?,
+        None => TUNNELS,
+    };
+    let mut node = endpoint(0);
+    let mut now = Instant::from_nanos(1);
+    let before = resident_bytes()?;
+    let peers = (1..=tunnels).map(|n| {
+        now += PAUSE;
+        use_once(&mut node, n, now)
+    });
+    let peers: Vec<PeerId> = peers.collect::<anyhow::Result<_>>()?;
+    let used = resident_bytes()?;
+    now += REST;
+    settle(&mut node, now);
+    let after = resident_bytes()?;
+    let up = peers.iter().filter(|peer| node.is_up(**peer)).count();
+    ensure!(up == peers.len(), "only {up} of {tunnels} tunnels are up");
+    let each = |bytes: u64| bytes.saturating_sub(before) / u64::from(tunnels.max(1));
+    println!("{tunnels} tunnels up and idle: {} bytes each, {} just after use", each(after), each(used));
+    ensure!(each(after) <= BYTES_MAX, "more than {BYTES_MAX} bytes");
+    Ok(())
+}
+
+/// A peer that shakes hands, sends a message, gets its echo, closes its connection, and is heard of no more.
+fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId> {
+    let mut ends = [node, &mut endpoint(n)];
+    let known = ends[0].add_peer(PeerConfig { key: identity(n)?.public_key(), address: overlay(n), endpoint: None });
+    let server = PeerConfig { key: identity(0)?.public_key(), address: overlay(0), endpoint: Some(address(0)) };
+    let server = ends[1].add_peer(server);
+    ends[1].connect(now, server, 7)?;
+    let mut message = Vec::new();
+    let mut echoed = false;
+    for round in 0..100 {
+        let now = now + Duration::from_micros(round);
+        for from in [1, 0] {
+            let mut datagram = [0; 1472];
+            while let Some(sent) = ends[from].poll_transmit(now, &mut datagram) {
+                let addresses = [0, n].map(address);
+                let (source, destination) = (addresses[from], addresses[1 - from]);
+                ends[1 - from].handle_datagram(now, source, destination, Ecn::NotEct, &datagram[..sent.len]);
+            }
+        }
+        for (at, end) in ends.iter_mut().enumerate() {
+            end.handle_timeout(now);
+            while let Some(event) = end.poll_event() {
+                match event {
+                    Event::Offered { connection, .. } => end.accept(now, connection)?,
+                    Event::Connected { connection } => end.send_message(now, connection, b"anomalies: 47 -> 48")?,
+                    Event::MessagesReadable { connection } => {
+                        message.clear();
+                        while end.receive_message(now, connection, &mut message)?.is_some() {}
+                        if at == 0 {
+                            end.send_message(now, connection, &message)?;
+                        } else {
+                            end.close(now, connection, 0, "");
+                            echoed = true;
+                        }
+                    }
+                    Event::Closed { connection, .. } => end.close(now, connection, 0, ""),
+                    _ => {}
+                }
+            }
+        }
+    }
+    if !echoed {
+        bail!("tunnel {n} did not come up");
+    }
+    Ok(known)
+}
+
+fn settle(node: &mut Endpoint, now: Instant) {
+    let mut datagram = [0; 1472];
+    node.handle_timeout(now);
+    while node.poll_transmit(now, &mut datagram).is_some() {}
+    while node.poll_event().is_some() {}
+}
+
+fn endpoint(n: u32) -> Endpoint {
+    let mut seed = [0; 32];
+    seed[..4].copy_from_slice(&n.to_be_bytes());
+    let identity = identity(n).expect("any 32 bytes are a secret");
+    let mut config = Config::new(identity, overlay(n), [7; 16], Duration::from_secs(1 << 30));
+    config.idle_timeout = IDLE_TIMEOUT;
+    Endpoint::new(config, seed)
+}
+
+fn identity(n: u32) -> anyhow::Result<Identity> {
+    let secret = |label| {
+        let mut secret = [label; 32];
+        secret[..4].copy_from_slice(&n.to_be_bytes());
+        secret
+    };
+    Identity::from_secrets(secret(1), secret(2)).context("any 32 bytes are a secret")
+}
+
+fn overlay(n: u32) -> OverlayAddress {
+    OverlayAddress { network: 0, node: n }
+}
+
+fn address(n: u32) -> SocketAddr {
+    let [_, b, c, d] = n.to_be_bytes();
+    SocketAddr::from(([10, b, c, d], 4242))
+}
+
+/// What the process holds, aws-lc's own memory included (proc_pid_statm(5)).
+fn resident_bytes() -> anyhow::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").context("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).context("no second field in statm")?.parse()?;
+    Ok(pages * 4096)
+}
