@@ -244,6 +244,7 @@ impl Tunnel {
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
+        self.drop_transport(ctx);
         let peer = &session.peer;
         let (first, second) = match session.is_initiator {
             true => (session.local.newest(), session.remote_id),
@@ -281,6 +282,9 @@ impl Tunnel {
         let Some(session) = session else { return false };
         session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer));
         self.table.control.push_back(SentFrame::NewSessionId);
+        if let Some(transport) = &mut self.transport {
+            transport.stats.replaced_ids += 1;
+        }
         true
     }
 
@@ -357,7 +361,14 @@ impl Tunnel {
         if let Some(session) = self.session.take() {
             session.local.release(ctx.sessions);
         }
-        self.transport = None;
+        self.drop_transport(ctx);
         self.closing = None;
+    }
+
+    fn drop_transport(&mut self, ctx: &mut Context<'_>) {
+        if let Some(stats) = self.stats() {
+            ctx.stats.ended.count(&stats);
+        }
+        self.transport = None;
     }
 }
