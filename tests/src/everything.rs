@@ -38,8 +38,9 @@ fn run_over<A: Attachment>(seed: u64, has_bulk: bool) -> Fired {
     FAULTS.into_iter().for_each(|fault| fired.count(fault, 0));
     for _ in 0..random.below(CHANGES_MAX + 1) {
         change(&mut world, has_bulk, &mut random, &mut fired);
-        world.run(Duration::from_micros(random.of_any_size(24)));
+        world.run(Duration::from_micros(random.of_any_size(26)));
     }
+    world.relay(None);
     // Where others are configured to find them. Who only opens connections may stay where it is.
     move_home.into_iter().for_each(|host| world.rebind_home(host));
     world.settle();
@@ -52,13 +53,20 @@ fn run_over<A: Attachment>(seed: u64, has_bulk: bool) -> Fired {
 }
 
 /// Faults of whole hosts and paths. Those of packets are counted by the paths.
-const FAULTS: [&str; 6] =
-    ["partition of all", "partition of a pair", "process restart", "bulk path dead", "NAT rebinding", "other conditions"];
+const FAULTS: [&str; 7] = [
+    "partition of all",
+    "partition of a pair",
+    "process restart",
+    "bulk path dead",
+    "NAT rebinding",
+    "relay from elsewhere",
+    "other conditions",
+];
 
 /// One fault.
 fn change<A: Attachment>(world: &mut World<A>, has_bulk: bool, random: &mut Random, fired: &mut Fired) {
     let [one, other] = [(); 2].map(|()| random.below(world.hosts.len() as u64) as usize);
-    let fault = match random.below(12) {
+    let fault = match random.below(13) {
         0 => {
             world.set_conditions(Conditions::PARTITIONED);
             0
@@ -82,13 +90,17 @@ fn change<A: Attachment>(world: &mut World<A>, has_bulk: bool, random: &mut Rand
             world.rebind(one, [192, 0, 2, 8 * one as u8 + random.below(3) as u8].into(), random.below(3) as u16);
             4
         }
-        7 | 8 => {
-            world.set_conditions_between(one, other, conditions(random));
+        7 if has_bulk => {
+            world.relay(Some((one, ([203, 0, 113, 1], 53).into())));
             5
+        }
+        8 | 9 => {
+            world.set_conditions_between(one, other, conditions(random));
+            6
         }
         _ => {
             world.set_conditions(conditions(random));
-            5
+            6
         }
     };
     fired.count(FAULTS[fault], 1);
@@ -111,11 +123,12 @@ fn setup(seed: u64, has_bulk: bool, random: &mut Random) -> Setup {
     let connections: Vec<_> = [(0, 1)].into_iter().chain(more).collect();
     // As much in all, however many connections there are.
     let share = connections.len().ilog2();
+    let large = 3 * u64::from(random.below(8) == 0);
     let plan = Plan {
         seed,
         streams: random.below(5),
-        stream_bytes: random.of_any_size(18) >> share,
-        messages: random.of_any_size(11) >> share,
+        stream_bytes: random.of_any_size(18 + large) >> share,
+        messages: random.of_any_size(11 + large) >> share,
         nap: Duration::from_micros(random.below(2) * random.below(20_000)),
     };
     Setup { seed, plan, hosts, connections }
@@ -133,7 +146,8 @@ fn bulk(random: &mut Random) -> Bulk {
 
 /// Up to a percent fast or slow, and a day off.
 fn clock(random: &mut Random) -> Clock {
-    let either = |random: &mut Random, most: u64| sometimes(random, 2 * most) as i32 - most as i32 * random.below(2) as i32;
+    let either =
+        |random: &mut Random, most: u64| sometimes(random, 2 * most) as i32 - most as i32 * random.below(2) as i32;
     Clock { faster_ppm: either(random, 10_000), ahead_s: either(random, 86_400) }
 }
 

@@ -168,13 +168,7 @@ pub struct Oracle {
 impl Oracle {
     /// The application of a host with these peers, by their place among the hosts, of which it opens a connection to some, and
     /// opens it anew when it was closed; from `offered` others it gets one.
-    pub fn new(
-        plan: Plan,
-        host: usize,
-        peers: BTreeMap<PeerId, usize>,
-        opens_to: Vec<PeerId>,
-        offered: usize,
-    ) -> Self {
+    pub fn new(plan: Plan, host: usize, peers: BTreeMap<PeerId, usize>, opens_to: Vec<PeerId>, offered: usize) -> Self {
         Self {
             plan,
             host,

@@ -93,7 +93,11 @@ fn collect(from: u64, count: u64, results: &mpsc::Receiver<Outcome>) -> (Fired, 
             told = Instant::now();
             let (ran, seconds) = (through - from, started.elapsed().as_secs());
             let line = format!("{ran} of {count} seeds, {seconds} s; seed {through} is under way");
-            if is_terminal { eprint!("\r{line}\x1b[K") } else { eprintln!("{line}") }
+            if is_terminal {
+                eprint!("\r{line}\x1b[K")
+            } else {
+                eprintln!("{line}")
+            }
             let _ = std::io::stderr().flush();
         }
     }

@@ -37,6 +37,9 @@ impl<A: Attachment> World<A> {
 
     /// Nothing is missing.
     pub fn end(mut self) {
+        // Who computes has not yet looked at what arrived, and the link has not taken back what it sent.
+        let is_at_rest = |world: &Self| world.hosts.iter().all(|host| !host.has_work);
+        assert!(self.run_until(QUIET, is_at_rest), "a host is busy at rest");
         for host in &mut self.hosts {
             let Host { endpoint, attachment, opened, .. } = host;
             let came = opened.xdp + opened.udp + opened.memory;

@@ -219,9 +219,6 @@ impl Tunnel {
         ctx.stats.handshakes += 1;
         self.drop_attempt(ctx);
         self.drop_next(ctx);
-        self.tries = 0;
-        self.next_try = None;
-        self.waiting_since = None;
         let resumed = session.resumes.is_some() && session.resumes == self.resumable();
         if !resumed {
             if self.session.is_some() && self.closing.is_none() {
@@ -235,6 +232,10 @@ impl Tunnel {
             transport.awaiting_since = None;
             transport.last_received = ctx.now;
         }
+        // After what the end of the old tunnel asks for: there is one.
+        self.tries = 0;
+        self.next_try = None;
+        self.waiting_since = None;
         self.closing = None;
         self.last_path = Some(session.path);
         if let Some(old) = self.session.replace(session) {
