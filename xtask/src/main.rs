@@ -8,6 +8,7 @@ use clap::Parser;
 mod ebpf;
 mod process;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 mod udp_echo;
@@ -22,6 +23,8 @@ enum Task {
     Run(run::Args),
     /// Run every test, the privileged ones too when root, and name each that was skipped
     Test(test::Args),
+    /// Simulate everything at once, by seed, on all cores
+    Sim(sim::Args),
     /// Build the XDP program into the object that is committed
     Ebpf {
         /// Only compare: fail when the sources give other bytes than those committed
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Sim(args) => sim::run(&args),
         Task::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::UdpEcho(args) => udp_echo::run(&args).map(|()| ExitCode::SUCCESS),
