@@ -76,11 +76,9 @@ pub(super) struct Pass {
 
 impl<A: Attachment> Host<A> {
     pub(super) fn new(own: &Place, places: &[Place], setup: &Setup, random: &mut Random) -> Self {
-        let paths = |random: &mut Random| {
-            let path = |_| Netem::new(Conditions::GOOD, random.fork());
-            places.iter().map(path).collect()
-        };
-        let (uplinks, bulk_uplinks) = (paths(random), paths(random));
+        let mut of_paths = random.fork();
+        let mut paths = || places.iter().map(|_| Netem::new(Conditions::GOOD, of_paths.fork())).collect();
+        let (uplinks, bulk_uplinks) = (paths(), paths());
         Self::start(own, places, setup, uplinks, bulk_uplinks, Instant::ORIGIN, random)
     }
 
