@@ -4,10 +4,12 @@
 //! [`link::SimLink`], or the AF_XDP link over rings in memory ([`xdp::XdpPort`]). What a host sends goes through a
 //! [`netem::Netem`]; what applications read is checked by an [`oracle::Oracle`]. A run depends on nothing but its seed.
 //!
-//! A host's computing takes no virtual time, and timers are as exact as the engine asks for: what depends on scheduling is
-//! tested on real devices.
+//! A host's computing takes as much virtual time as its [`world::Cost`] says, which is none unless it is told, and timers are
+//! as exact as the engine asks for: what depends on scheduling is tested on real devices.
 #![forbid(unsafe_code)]
 
+pub mod everything;
+pub mod fired;
 pub mod fuzz;
 pub mod link;
 pub mod logs;

@@ -35,6 +35,16 @@ pub struct Packet {
     pub bytes: Vec<u8>,
 }
 
+/// Bytes of IPv4's and UDP's headers.
+pub const HEADERS: usize = 28;
+
+impl Packet {
+    /// The UDP payload, of a packet that no path has damaged.
+    pub fn datagram(&self) -> &[u8] {
+        if self.head.is_empty() { &self.bytes } else { &self.bytes[HEADERS..] }
+    }
+}
+
 /// A link whose far end the simulator holds.
 pub trait Attachment: Sized {
     /// The link that the worker has.
@@ -53,7 +63,7 @@ pub trait Attachment: Sized {
     fn take_sent(&mut self) -> Vec<Packet>;
 
     /// Hands a packet to the link. `false`: the host had to drop it, before its worker could see it.
-    fn deliver(&mut self, packet: &Packet) -> bool;
+    fn deliver(&mut self, packet: Packet) -> bool;
 
     /// Datagrams that the link handed to the worker.
     fn received(&self) -> u64;
@@ -104,10 +114,10 @@ impl Attachment for SimLink {
         std::mem::take(&mut self.sent)
     }
 
-    fn deliver(&mut self, packet: &Packet) -> bool {
+    fn deliver(&mut self, packet: Packet) -> bool {
         let has_room = self.inbox.len() < INBOX_PACKETS;
         if has_room {
-            self.inbox.push_back(packet.clone());
+            self.inbox.push_back(packet);
         }
         has_room
     }

@@ -43,6 +43,30 @@ impl Bottleneck {
     }
 }
 
+/// Loss that comes in bursts (Gilbert and Elliott): the path is well or ill, and changes from one to the other between two
+/// packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bursts {
+    /// How often a packet finds that it has fallen ill.
+    pub begin: PerMille,
+    /// How often a packet finds that it is well again.
+    pub end: PerMille,
+    /// Packets that vanish while it is ill.
+    pub loss: PerMille,
+}
+
+/// What a path does to ECN-capable packets besides marking them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnEcn {
+    /// Nothing.
+    #[default]
+    Keeps,
+    /// Takes the mark off.
+    Erases,
+    /// Drops them.
+    Drops,
+}
+
 /// One direction of a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Conditions {
@@ -53,6 +77,8 @@ pub struct Conditions {
     pub jitter: Duration,
     /// Packets that vanish.
     pub loss: PerMille,
+    /// And beside these, `None`: no more.
+    pub bursts: Option<Bursts>,
     /// Packets that arrive twice, the copy up to [`Conditions::behind`] later.
     pub duplicate: PerMille,
     /// Packets that are held up, and overtaken by those sent up to [`Conditions::behind`] later.
@@ -65,6 +91,10 @@ pub struct Conditions {
     pub truncate: PerMille,
     /// The slowest link; `None`: all are infinitely fast.
     pub bottleneck: Option<Bottleneck>,
+    /// Bytes, as the link counts them: larger packets vanish.
+    pub largest: usize,
+    /// What becomes of packets that are ECN-capable.
+    pub ecn: OnEcn,
 }
 
 impl Conditions {
@@ -73,12 +103,15 @@ impl Conditions {
         delay: Duration::from_micros(20),
         jitter: Duration::ZERO,
         loss: PerMille(0),
+        bursts: None,
         duplicate: PerMille(0),
         reorder: PerMille(0),
         behind: Duration::ZERO,
         corrupt: PerMille(0),
         truncate: PerMille(0),
         bottleneck: None,
+        largest: usize::MAX,
+        ecn: OnEcn::Keeps,
     };
 
     /// Nothing arrives.
@@ -90,8 +123,14 @@ impl Conditions {
 pub struct Counters {
     /// Given to the path.
     pub sent: u64,
-    /// Vanished.
+    /// Vanished, each by itself.
     pub lost: u64,
+    /// Vanished in bursts.
+    pub lost_in_bursts: u64,
+    /// Were larger than the path carries.
+    pub too_large: u64,
+    /// Lost their ECN marks, or vanished for having one.
+    pub ecn_mangled: u64,
     /// Found the bottleneck's queue full.
     pub overflowed: u64,
     /// Were marked.
@@ -111,6 +150,8 @@ pub struct Counters {
 pub struct Netem {
     conditions: Conditions,
     random: Random,
+    /// See [`Bursts`].
+    is_ill: bool,
     /// When the bottleneck has sent all that it was given.
     free_at: Instant,
     /// When the last packet that was not held up arrives.
@@ -122,7 +163,7 @@ impl Netem {
     /// A path under some conditions.
     pub fn new(conditions: Conditions, random: Random) -> Self {
         let (free_at, last_arrival) = (Instant::ORIGIN, Instant::ORIGIN);
-        Self { conditions, random, free_at, last_arrival, counters: Counters::default() }
+        Self { conditions, random, is_ill: false, free_at, last_arrival, counters: Counters::default() }
     }
 
     /// Other conditions, for what is sent from now on. What was sent before still arrives before it.
@@ -143,12 +184,11 @@ impl Netem {
         mut bytes: Vec<u8>,
         mut arrives: impl FnMut(Instant, Ecn, Vec<u8>),
     ) {
-        let Self { conditions, random, counters, .. } = self;
-        counters.sent += 1;
-        if conditions.loss.happens(random) {
-            counters.lost += 1;
+        self.counters.sent += 1;
+        if self.vanishes(&mut ecn, bytes.len()) {
             return;
         }
+        let Self { conditions, random, counters, .. } = self;
         let mut departure = now;
         if let Some(bottleneck) = conditions.bottleneck {
             let start = self.free_at.max(now);
@@ -187,6 +227,48 @@ impl Netem {
             arrives(arrival + Duration::from_nanos(random.below(behind)), ecn, bytes.clone());
         }
         arrives(arrival, ecn, bytes);
+    }
+
+    /// Whether a packet is lost before it reaches the bottleneck. The path may take its mark off.
+    fn vanishes(&mut self, ecn: &mut Ecn, len: usize) -> bool {
+        let Self { conditions, random, is_ill, counters, .. } = self;
+        if len > conditions.largest {
+            counters.too_large += 1;
+            return true;
+        }
+        if *ecn != Ecn::NotEct && conditions.ecn != OnEcn::Keeps {
+            counters.ecn_mangled += 1;
+            if conditions.ecn == OnEcn::Drops {
+                return true;
+            }
+            *ecn = Ecn::NotEct;
+        }
+        if conditions.loss.happens(random) {
+            counters.lost += 1;
+            return true;
+        }
+        let Some(bursts) = conditions.bursts else { return false };
+        let changes = if *is_ill { bursts.end } else { bursts.begin };
+        *is_ill ^= changes.happens(random);
+        let is_lost = *is_ill && bursts.loss.happens(random);
+        counters.lost_in_bursts += u64::from(is_lost);
+        is_lost
+    }
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.lost += other.lost;
+        self.lost_in_bursts += other.lost_in_bursts;
+        self.too_large += other.too_large;
+        self.ecn_mangled += other.ecn_mangled;
+        self.overflowed += other.overflowed;
+        self.marked += other.marked;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+        self.truncated += other.truncated;
     }
 }
 
@@ -257,6 +339,29 @@ mod tests {
         });
         assert!(about(counters.corrupted));
         assert_eq!(wrong.count() as u64, counters.corrupted);
+    }
+
+    #[test]
+    fn bursts_are_longer_than_chance_makes_them() {
+        let bursts = Bursts { begin: PerMille(10), end: PerMille(100), loss: PerMille::ALWAYS };
+        let (counters, arrived) = sent(Conditions { bursts: Some(bursts), ..Conditions::GOOD });
+        let numbers: Vec<u64> = arrived.iter().map(|(_, it)| u64::from_be_bytes(it[..8].try_into().unwrap())).collect();
+        let gaps = numbers.windows(2).filter(|pair| pair[1] > pair[0] + 1).count() as u64;
+        // Ill for 1/11 of the packets, in bursts of ten on average.
+        assert!((700..1200).contains(&counters.lost_in_bursts), "{counters:?}");
+        assert!((counters.lost_in_bursts / 14..counters.lost_in_bursts / 7).contains(&gaps), "{gaps}: {counters:?}");
+        assert_eq!(arrived.len() as u64, PACKETS - counters.lost_in_bursts);
+    }
+
+    #[test]
+    fn a_path_may_be_narrow_or_mangle_marks() {
+        let (counters, arrived) = sent(Conditions { largest: 99, ..Conditions::GOOD });
+        assert_eq!((counters.too_large, arrived.len()), (PACKETS, 0));
+        let (counters, arrived) = sent(Conditions { largest: 100, ecn: OnEcn::Drops, ..Conditions::GOOD });
+        assert_eq!((counters.ecn_mangled, arrived.len() as u64), (PACKETS / 2, PACKETS / 2));
+        let mut netem = Netem::new(Conditions { ecn: OnEcn::Erases, ..Conditions::GOOD }, Random::new(1));
+        netem.send(Instant::ORIGIN, Ecn::Ect0, vec![1], |_, ecn, _| assert_eq!(ecn, Ecn::NotEct));
+        assert_eq!(netem.counters().ecn_mangled, 1);
     }
 
     #[test]

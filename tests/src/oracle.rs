@@ -50,6 +50,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The same for one connection among many, opened by one host to another: with texts of its own.
+    pub fn between(self, opener: usize, acceptor: usize) -> Self {
+        Self { seed: mix(self.seed ^ mix((opener << 8 | acceptor) as u64)), ..self }
+    }
+
     /// The key of a text (see [`fill`]): who writes it, and where.
     fn key(&self, by_opener: bool, place: u64) -> u64 {
         mix(self.seed ^ mix(place << 1 | u64::from(by_opener)))
@@ -118,6 +123,7 @@ enum Side {
 /// A connection and how far its ends have come, as seen from one.
 #[derive(Debug)]
 struct Exchange {
+    plan: Plan,
     connection: ConnectionHandle,
     is_opener: bool,
     /// Streams opened here, and by the peer, in both directions and in one.
@@ -144,9 +150,14 @@ enum Readable {
 #[derive(Debug)]
 pub struct Oracle {
     plan: Plan,
-    /// Whom to open the connection to; `None`: wait for it.
-    opens_to: Option<PeerId>,
-    exchange: Option<Exchange>,
+    /// Its place among the hosts, and those of its peers.
+    host: usize,
+    peers: BTreeMap<PeerId, usize>,
+    /// To whom a connection is to be opened.
+    to_open: Vec<PeerId>,
+    /// Connections that there are when all that are to be are.
+    expected: usize,
+    exchanges: BTreeMap<ConnectionHandle, Exchange>,
     closed: Vec<CloseReason>,
     /// For each tunnel that came up: whether it continued the one before.
     tunnels: Vec<bool>,
@@ -155,18 +166,25 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// An end that opens the connection, and opens it anew when it was closed; or one that waits for it.
-    pub fn new(plan: Plan, opens_to: Option<PeerId>) -> Self {
-        Self { plan, opens_to, exchange: None, closed: Vec::new(), tunnels: Vec::new(), sending: Vec::new() }
+    /// The application of a host with these peers, by their place among the hosts, of which it opens a connection to some, and
+    /// opens it anew when it was closed; from `offered` others it gets one.
+    pub fn new(plan: Plan, host: usize, peers: BTreeMap<PeerId, usize>, opens_to: Vec<PeerId>, offered: usize) -> Self {
+        Self {
+            plan,
+            host,
+            peers,
+            expected: opens_to.len() + offered,
+            to_open: opens_to,
+            exchanges: BTreeMap::new(),
+            closed: Vec::new(),
+            tunnels: Vec::new(),
+            sending: Vec::new(),
+        }
     }
 
     /// Whether all is written, delivered and read.
     pub fn is_done(&self, endpoint: &Endpoint) -> bool {
-        let Some(it) = &self.exchange else { return false };
-        let streams = it.streams.values().flatten().filter(|text| text.ended).count() as u64;
-        streams == 8 * self.plan.streams
-            && (it.messages_sent, it.messages_read) == (self.plan.messages, self.plan.messages)
-            && endpoint.is_delivered(it.connection)
+        self.exchanges.len() == self.expected && self.exchanges.values().all(|it| it.is_done(endpoint))
     }
 
     /// Why connections were closed so far.
@@ -184,13 +202,21 @@ impl Oracle {
         &self.sending
     }
 
-    fn connect(&mut self, endpoint: &mut Endpoint, now: Instant, peer: PeerId) {
-        let connection = endpoint.connect(now, peer, PORT).expect("the peer has an endpoint, and there is no other");
-        self.begin(endpoint, now, connection, true);
+    /// The connections that are open, or were closed and not yet let go.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionHandle> {
+        self.exchanges.keys().copied()
+    }
+
+    fn exchange(&mut self, connection: ConnectionHandle) -> &mut Exchange {
+        let found = self.exchanges.get_mut(&connection);
+        found.unwrap_or_else(|| unreachable!("an event of no connection of ours"))
     }
 
     fn begin(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, is_opener: bool) {
-        let it = self.exchange.insert(Exchange {
+        let other = self.peers[&connection.peer()];
+        let (opener, acceptor) = if is_opener { (self.host, other) } else { (other, self.host) };
+        let mut it = Exchange {
+            plan: self.plan.between(opener, acceptor),
             connection,
             is_opener,
             opened: [[0; 2]; 2],
@@ -200,54 +226,44 @@ impl Oracle {
             datagrams: BTreeSet::new(),
             unread: BTreeSet::new(),
             nap_ends: None,
-        });
+        };
         // At once: what is written before the tunnel is up, or the connection accepted, leaves then.
-        it.send_messages(&self.plan, endpoint, now);
+        it.send_messages(endpoint, now);
         for n in 0..2 * self.plan.streams {
             let opened = match n % 2 {
                 0 => endpoint.open_stream(now, connection),
                 _ => endpoint.open_unidirectional(now, connection),
             };
             let Ok(stream) = opened else { break };
-            it.on_stream(&self.plan, stream, true);
+            it.on_stream(stream, true);
             it.write(endpoint, now, stream);
         }
+        self.exchanges.insert(connection, it);
     }
 }
 
 impl Application for Oracle {
     fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
-        let plan = self.plan;
-        let it = |exchange: &mut Option<Exchange>, of: ConnectionHandle| {
-            exchange
-                .take_if(|it| it.connection == of)
-                .unwrap_or_else(|| unreachable!("an event of no connection of ours"))
-        };
         match event {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
             Event::Sending { bulk, .. } => self.sending.push(bulk),
             Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
             Event::DatagramsReadable { connection } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_readable(&plan, endpoint, now, Readable::Datagrams);
-                self.exchange = Some(exchange);
+                self.exchange(connection).on_readable(endpoint, now, Readable::Datagrams);
             }
             Event::StreamReset { connection, stream, code } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_given_up(stream, code, Side::Writer);
+                self.exchange(connection).on_given_up(stream, code, Side::Writer);
                 let read = endpoint.read(now, connection, stream, &mut [0]);
                 assert_eq!(read, Err(OperationError::StreamReset { code }), "{stream:?}");
-                self.exchange = Some(exchange);
             }
             Event::StreamStopped { connection, stream, code } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_given_up(stream, code, Side::Reader);
-                self.exchange = Some(exchange);
+                self.exchange(connection).on_given_up(stream, code, Side::Reader);
             }
             Event::Offered { connection, port } => {
                 assert_eq!(port, PORT);
-                assert!(self.exchange.is_none(), "the peer opened a second connection");
+                let same = |it: &Exchange| !it.is_opener && it.connection.peer() == connection.peer();
+                assert!(!self.exchanges.values().any(same), "the peer opened a second connection");
                 endpoint.accept(now, connection).expect("it was just offered");
                 self.begin(endpoint, now, connection, false);
             }
@@ -256,60 +272,60 @@ impl Application for Oracle {
                 let possible = matches!(reason, CloseReason::PeerRestarted | CloseReason::TimedOut);
                 assert!(possible, "the connection was closed: {reason}");
                 // What had arrived can still be read, and must be right.
-                it(&mut self.exchange, connection).read_all(&plan, endpoint, now);
+                let it = self.exchange(connection);
+                it.read_all(endpoint, now);
+                if it.is_opener {
+                    self.to_open.push(connection.peer());
+                }
+                self.exchanges.remove(&connection);
                 endpoint.close(now, connection, 0, "");
                 self.closed.push(reason);
             }
-            Event::MessagesWritable { connection } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.send_messages(&plan, endpoint, now);
-                self.exchange = Some(exchange);
-            }
+            Event::MessagesWritable { connection } => self.exchange(connection).send_messages(endpoint, now),
             Event::StreamOpened { connection, stream } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_stream(&plan, stream, false);
-                exchange.write(endpoint, now, stream);
-                self.exchange = Some(exchange);
+                let it = self.exchange(connection);
+                it.on_stream(stream, false);
+                it.write(endpoint, now, stream);
             }
-            Event::StreamWritable { connection, stream } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.write(endpoint, now, stream);
-                self.exchange = Some(exchange);
-            }
+            Event::StreamWritable { connection, stream } => self.exchange(connection).write(endpoint, now, stream),
             Event::MessagesReadable { connection } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_readable(&plan, endpoint, now, Readable::Messages);
-                self.exchange = Some(exchange);
+                self.exchange(connection).on_readable(endpoint, now, Readable::Messages);
             }
             Event::StreamReadable { connection, stream } => {
-                let mut exchange = it(&mut self.exchange, connection);
-                exchange.on_readable(&plan, endpoint, now, Readable::Stream(stream));
-                self.exchange = Some(exchange);
+                self.exchange(connection).on_readable(endpoint, now, Readable::Stream(stream));
             }
         }
     }
 
     fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        match (&mut self.exchange, self.opens_to) {
-            (Some(it), _) if it.nap_ends.is_some_and(|at| at <= now) => {
-                it.read_all(&self.plan, endpoint, now);
-                true
-            }
-            (None, Some(peer)) => {
-                self.connect(endpoint, now, peer);
-                true
-            }
-            _ => false,
+        let mut did = false;
+        for it in self.exchanges.values_mut().filter(|it| it.nap_ends.is_some_and(|at| at <= now)) {
+            it.read_all(endpoint, now);
+            did = true;
         }
+        for peer in std::mem::take(&mut self.to_open) {
+            let connection = endpoint.connect(now, peer, PORT).expect("the peer has an endpoint");
+            self.begin(endpoint, now, connection, true);
+            did = true;
+        }
+        did
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.exchange.as_ref()?.nap_ends
+        self.exchanges.values().filter_map(|it| it.nap_ends).min()
     }
 }
 
 impl Exchange {
-    fn on_stream(&mut self, plan: &Plan, stream: StreamId, ours: bool) {
+    fn is_done(&self, endpoint: &Endpoint) -> bool {
+        let streams = self.streams.values().flatten().filter(|text| text.ended).count() as u64;
+        streams == 8 * self.plan.streams
+            && (self.messages_sent, self.messages_read) == (self.plan.messages, self.plan.messages)
+            && endpoint.is_delivered(self.connection)
+    }
+
+    fn on_stream(&mut self, stream: StreamId, ours: bool) {
+        let plan = self.plan;
         let both_ways = stream.is_bidirectional();
         let opened = &mut self.opened[usize::from(!ours)][usize::from(!both_ways)];
         let opened_by_opener = ours == self.is_opener;
@@ -319,7 +335,8 @@ impl Exchange {
         assert!(*opened <= plan.streams && self.streams.insert(stream, texts).is_none(), "a stream too many");
     }
 
-    fn send_messages(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+    fn send_messages(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let plan = self.plan;
         while self.messages_sent < plan.messages {
             let message = plan.message(self.is_opener, self.messages_sent);
             match endpoint.send_message(now, self.connection, &message) {
@@ -382,30 +399,31 @@ impl Exchange {
         self.unread.remove(&Readable::Stream(stream));
     }
 
-    fn on_readable(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
-        if plan.nap.is_zero() {
-            return self.read(plan, endpoint, now, what);
+    fn on_readable(&mut self, endpoint: &mut Endpoint, now: Instant, what: Readable) {
+        if self.plan.nap.is_zero() {
+            return self.read(endpoint, now, what);
         }
         self.unread.insert(what);
-        self.nap_ends.get_or_insert(now + plan.nap);
+        self.nap_ends.get_or_insert(now + self.plan.nap);
     }
 
-    fn read_all(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+    fn read_all(&mut self, endpoint: &mut Endpoint, now: Instant) {
         self.nap_ends = None;
         for what in std::mem::take(&mut self.unread) {
-            self.read(plan, endpoint, now, what);
+            self.read(endpoint, now, what);
         }
     }
 
-    fn read(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant, what: Readable) {
+    fn read(&mut self, endpoint: &mut Endpoint, now: Instant, what: Readable) {
         match what {
-            Readable::Messages => self.read_messages(plan, endpoint, now),
-            Readable::Datagrams => self.read_datagrams(plan, endpoint, now),
+            Readable::Messages => self.read_messages(endpoint, now),
+            Readable::Datagrams => self.read_datagrams(endpoint, now),
             Readable::Stream(stream) => self.read_stream(endpoint, now, stream),
         }
     }
 
-    fn read_messages(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+    fn read_messages(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let plan = self.plan;
         let mut message = Vec::new();
         while let Ok(Some(length)) = endpoint.receive_message(now, self.connection, &mut message) {
             let number = self.messages_read;
@@ -417,7 +435,8 @@ impl Exchange {
         }
     }
 
-    fn read_datagrams(&mut self, plan: &Plan, endpoint: &mut Endpoint, now: Instant) {
+    fn read_datagrams(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let plan = self.plan;
         let mut datagram = Vec::new();
         while let Ok(Some(length)) = endpoint.receive_datagram(now, self.connection, &mut datagram) {
             let number = datagram.first_chunk().map_or(u64::MAX, |number| u64::from_be_bytes(*number));

@@ -94,7 +94,7 @@ impl Attachment for XdpPort {
         taken.into_iter().filter_map(packet).collect()
     }
 
-    fn deliver(&mut self, packet: &Packet) -> bool {
+    fn deliver(&mut self, packet: Packet) -> bool {
         let frame = [packet.head.as_slice(), &packet.bytes].concat();
         let frame = frame.as_slice();
         let lists = Lists { local: &[self.local], allow_from: &[] };

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod ebpf;
+mod mutants;
 mod process;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 mod udp_echo;
@@ -22,6 +24,10 @@ enum Task {
     Run(run::Args),
     /// Run every test, the privileged ones too when root, and name each that was skipped
     Test(test::Args),
+    /// Simulate everything at once, by seed, on all cores
+    Sim(sim::Args),
+    /// Make deliberate faults in a copy of the tree, each of which the tests must catch
+    Mutants(mutants::Args),
     /// Build the XDP program into the object that is committed
     Ebpf {
         /// Only compare: fail when the sources give other bytes than those committed
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Sim(args) => sim::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::UdpEcho(args) => udp_echo::run(&args).map(|()| ExitCode::SUCCESS),

@@ -67,6 +67,11 @@ impl ReceiveCredit {
         self.window
     }
 
+    /// Bytes that arrived and were not consumed.
+    pub(crate) fn unread(&self) -> u64 {
+        self.received - self.consumed
+    }
+
     /// More arrived. `None`: more than the peer had credit for.
     pub(crate) fn on_received(&mut self, bytes: u64) -> Option<()> {
         let received = self.received.checked_add(bytes).filter(|received| *received <= self.limit)?;

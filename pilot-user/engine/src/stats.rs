@@ -88,6 +88,8 @@ pub struct Stats {
     pub sealed: u64,
     /// Handshakes finished here, begun by either end.
     pub handshakes: u64,
+    /// What tunnels counted that are over; what there is of them at one time is zero.
+    pub ended: TunnelStats,
     dropped: [u64; DropReason::ALL.len()],
 }
 
@@ -112,6 +114,8 @@ pub struct ConnectionStats {
     pub datagrams_dropped_receiving: u64,
     /// Bytes: how far the peer may be ahead of what was read here.
     pub receive_window: u64,
+    /// Bytes: how far it is, as credit counts them (wire.md W5.9).
+    pub unread_bytes: u64,
 }
 
 /// One tunnel, as it is now.
@@ -137,6 +141,16 @@ pub struct TunnelStats {
     pub paced: u64,
     /// Probe time-outs.
     pub probe_timeouts: u64,
+    /// Paths that turned out to mangle ECN marks, or to drop what is marked.
+    pub ecn_failures: u64,
+    /// Path MTU probes sent.
+    pub mtu_probes: u64,
+    /// Times that large datagrams were taken not to arrive any more.
+    pub black_holes: u64,
+    /// Challenges sent to prove a path.
+    pub path_challenges: u64,
+    /// Session ids replaced by this end.
+    pub replaced_ids: u64,
     /// From the initiation to the response; zero at the responder.
     pub handshake: Duration,
     /// Smoothed round-trip time.
@@ -157,6 +171,30 @@ pub struct TunnelStats {
     pub peer_moves: u64,
     /// Addresses that were given up because the peer did not answer from there.
     pub unproven_paths: u64,
+}
+
+impl TunnelStats {
+    /// Adds what another tunnel counted.
+    pub fn count(&mut self, other: &Self) {
+        self.sent_bytes += other.sent_bytes;
+        self.sent_packets += other.sent_packets;
+        self.received_bytes += other.received_bytes;
+        self.received_packets += other.received_packets;
+        self.lost_packets += other.lost_packets;
+        self.spurious_losses += other.spurious_losses;
+        self.persistent_congestions += other.persistent_congestions;
+        self.ecn_ce += other.ecn_ce;
+        self.paced += other.paced;
+        self.probe_timeouts += other.probe_timeouts;
+        self.ecn_failures += other.ecn_failures;
+        self.mtu_probes += other.mtu_probes;
+        self.black_holes += other.black_holes;
+        self.path_challenges += other.path_challenges;
+        self.replaced_ids += other.replaced_ids;
+        self.path_switches += other.path_switches;
+        self.peer_moves += other.peer_moves;
+        self.unproven_paths += other.unproven_paths;
+    }
 }
 
 #[cfg(test)]

@@ -379,3 +379,17 @@ fn what_ended_during_a_handshake_is_not_continued() {
     let violated = |e: &Event| matches!(e, Event::TunnelDown { reason: CloseReason::ProtocolViolation(_), .. });
     assert!(pair.ends.iter().all(|end| !end.events.iter().any(violated)));
 }
+
+/// What was waiting for the tunnel that ends waits for the next one, which is there already: no initiation follows the
+/// response at once. (Found by simulation: a handshake every round trip.)
+#[test]
+fn a_handshake_that_ends_a_tunnel_asks_for_no_other() {
+    let mut pair = Pair::new();
+    let kind = |datagram: &[u8]| datagram[0] >> 2 & 7;
+    pair.ends[0].endpoint.connect(pair.now, pair.ends[0].peer, 7).unwrap();
+    // Nothing confirms the key, so that the peer never has the tunnel that we have.
+    pair.fate = Box::new(move |datagram| if kind(datagram) == 4 { vec![] } else { vec![Duration::ZERO] });
+    pair.run(10 * SECOND);
+    let initiations = pair.ends[0].sent.iter().filter(|datagram| kind(datagram) == 1).count();
+    assert!((5..=11).contains(&initiations), "{initiations} initiations; one a second is right");
+}

@@ -197,3 +197,28 @@ fn a_datagram_that_fits_no_packet_any_more_blocks_nobody() {
     pair.run_until(20 * SECOND, |pair| datagrams(pair, 1, theirs).contains(&b"small".to_vec()));
     assert!(pair.ends[0].endpoint.connection_stats(ours).unwrap().datagrams_dropped_sending > 0);
 }
+
+/// wire.md W5.1: what an application sends is never looked into, whatever it begins with: another protocol's words, each of our
+/// own frame types, or what was sent before.
+#[test]
+fn data_that_looks_like_frames_is_data() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    let stream = pair.ends[0].endpoint.open_stream(pair.now, ours).unwrap();
+    let words = [&b"SACK\x01\0\0\0\x05\0\0\0\x09"[..], b"SACK", b"FIN", b"\0\0\0\0PING"].map(<[u8]>::to_vec);
+    let frames = (0..=u8::MAX).map(|frame_type| [&[frame_type][..], &[0; 12]].concat());
+    let texts: Vec<Vec<u8>> = words.into_iter().chain(frames).collect();
+    for text in &texts {
+        pair.ends[0].endpoint.send_message(pair.now, ours, text).unwrap();
+        assert_eq!(pair.ends[0].endpoint.write(pair.now, ours, stream, text).unwrap(), text.len());
+    }
+    pair.run(SECOND);
+    assert_eq!(pair.messages(1, theirs), texts);
+    let mut read = vec![0; 1 << 16];
+    let Ok(Read::Bytes(length)) = pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut read) else {
+        panic!("nothing to read");
+    };
+    assert_eq!(read[..length], texts.concat());
+    let closed = |e: &Event| matches!(e, Event::Closed { .. } | Event::TunnelDown { .. });
+    assert!(pair.ends.iter().all(|end| !end.events.iter().any(closed)));
+}

@@ -247,8 +247,12 @@ impl Endpoint {
     pub fn connection_stats(&self, connection: ConnectionHandle) -> Option<ConnectionStats> {
         let it = self.connection(connection)?;
         let [datagrams_dropped_sending, datagrams_dropped_receiving] = it.datagrams_dropped();
-        let receive_window = it.receive_credit.window();
-        Some(ConnectionStats { datagrams_dropped_sending, datagrams_dropped_receiving, receive_window })
+        Some(ConnectionStats {
+            datagrams_dropped_sending,
+            datagrams_dropped_receiving,
+            receive_window: it.receive_credit.window(),
+            unread_bytes: it.receive_credit.unread(),
+        })
     }
 
     fn connection(&self, connection: ConnectionHandle) -> Option<&Connection> {

@@ -63,11 +63,13 @@ pub(crate) struct EcnPath {
     lost: u64,
     /// Of the newest ACK.
     counts: EcnCounts,
+    /// Paths that could not be believed.
+    pub(crate) failures: u64,
 }
 
 impl Default for EcnPath {
     fn default() -> Self {
-        Self { state: State::Testing, sent: 0, tested: 0, lost: 0, counts: EcnCounts::default() }
+        Self { state: State::Testing, sent: 0, tested: 0, lost: 0, counts: EcnCounts::default(), failures: 0 }
     }
 }
 
@@ -106,7 +108,7 @@ impl EcnPath {
             && counts.ect0 + counts.ce <= self.sent
             && counts.ect1 == 0;
         if !believable {
-            self.state = State::Failed;
+            self.fail();
             return 0;
         }
         if acked > 0 {
@@ -120,8 +122,13 @@ impl EcnPath {
     pub(crate) fn on_lost(&mut self) {
         self.lost += 1;
         if self.state == State::Testing && self.tested >= ECN_TEST_PACKETS && self.lost >= self.tested {
-            self.state = State::Failed;
+            self.fail();
         }
+    }
+
+    fn fail(&mut self) {
+        self.state = State::Failed;
+        self.failures += 1;
     }
 }
 

@@ -206,6 +206,11 @@ impl Recovery {
         self.congestion.set_datagram(bytes);
     }
 
+    /// Paths that turned out not to be believed about ECN.
+    pub(crate) fn ecn_failures(&self) -> u64 {
+        self.ecn.failures
+    }
+
     /// The mark for the next ack-eliciting packet.
     pub(crate) fn ecn(&self) -> Ecn {
         if self.ecn.marks(self.pto_count > 0) { Ecn::Ect0 } else { Ecn::NotEct }

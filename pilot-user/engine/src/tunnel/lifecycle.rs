@@ -219,9 +219,6 @@ impl Tunnel {
         ctx.stats.handshakes += 1;
         self.drop_attempt(ctx);
         self.drop_next(ctx);
-        self.tries = 0;
-        self.next_try = None;
-        self.waiting_since = None;
         let resumed = session.resumes.is_some() && session.resumes == self.resumable();
         if !resumed {
             if self.session.is_some() && self.closing.is_none() {
@@ -235,6 +232,10 @@ impl Tunnel {
             transport.awaiting_since = None;
             transport.last_received = ctx.now;
         }
+        // After what the end of the old tunnel asks for: there is one.
+        self.tries = 0;
+        self.next_try = None;
+        self.waiting_since = None;
         self.closing = None;
         self.last_path = Some(session.path);
         if let Some(old) = self.session.replace(session) {
@@ -244,6 +245,7 @@ impl Tunnel {
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
+        self.drop_transport(ctx);
         let peer = &session.peer;
         let (first, second) = match session.is_initiator {
             true => (session.local.newest(), session.remote_id),
@@ -281,6 +283,9 @@ impl Tunnel {
         let Some(session) = session else { return false };
         session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer));
         self.table.control.push_back(SentFrame::NewSessionId);
+        if let Some(transport) = &mut self.transport {
+            transport.stats.replaced_ids += 1;
+        }
         true
     }
 
@@ -357,7 +362,14 @@ impl Tunnel {
         if let Some(session) = self.session.take() {
             session.local.release(ctx.sessions);
         }
-        self.transport = None;
+        self.drop_transport(ctx);
         self.closing = None;
+    }
+
+    fn drop_transport(&mut self, ctx: &mut Context<'_>) {
+        if let Some(stats) = self.stats() {
+            ctx.stats.ended.count(&stats);
+        }
+        self.transport = None;
     }
 }

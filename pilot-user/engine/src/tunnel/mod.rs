@@ -207,6 +207,7 @@ impl Tunnel {
             persistent_congestions: recovery.counters.persistent_congestions,
             ecn_ce: recovery.counters.ecn_ce,
             paced: recovery.counters.paced,
+            ecn_failures: recovery.ecn_failures(),
             probe_timeouts: recovery.counters.probe_timeouts,
             handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
@@ -216,6 +217,7 @@ impl Tunnel {
             max_datagram: transport.paths.sending().mtu.current(),
             sending_bulk: transport.paths.bulk.is_sending(),
             path_switches: transport.paths.bulk.switches,
+            path_challenges: transport.paths.challenges,
             peer_moves: transport.paths.moves,
             unproven_paths: transport.paths.unproven,
             ..transport.stats.clone()
@@ -316,7 +318,7 @@ impl Tunnel {
             } else if recovery.timeouts_in_a_row() == BLACK_HOLE_TIMEOUTS {
                 // Once an outage: the search that follows has its own bound.
                 let mtu = &mut paths.sending_mut().mtu;
-                mtu.fall_back();
+                transport.stats.black_holes += u64::from(mtu.fall_back());
                 recovery.set_datagram(mtu.current());
             }
             paths.choose(now, false, recovery, ctx.events);

@@ -65,11 +65,13 @@ impl Mtu {
     }
 
     /// Nothing arrives any more, perhaps because the path carries less than it did (W6.6): back to what every path carries,
-    /// and the search begins anew.
-    pub(crate) fn fall_back(&mut self) {
-        if self.current > MIN_DATAGRAM_BYTES {
+    /// and the search begins anew. Whether it was more.
+    pub(crate) fn fall_back(&mut self) -> bool {
+        let was_more = self.current > MIN_DATAGRAM_BYTES;
+        if was_more {
             *self = Self { in_flight: self.in_flight, ..Self::new(self.target) };
         }
+        was_more
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
     fn falls_back_and_searches_again() {
         let mut mtu = Mtu::new(1472);
         search(&mut mtu, 1472);
-        mtu.fall_back();
+        assert!(mtu.fall_back() && !mtu.fall_back());
         assert_eq!(mtu.current(), 1200);
         assert_eq!(search(&mut mtu, 1400), [1400, 1472, 1472, 1472]);
         mtu.on_probe_sent();

@@ -174,6 +174,7 @@ pub(super) struct Paths {
     proven: Option<PathState>,
     pub(super) bulk: Bulk,
     responses: VecDeque<PathFrame>,
+    pub(super) challenges: u64,
     pub(super) moves: u64,
     pub(super) unproven: u64,
 }
@@ -189,6 +190,7 @@ impl Paths {
             proven: None,
             bulk: Bulk::new(config, parameters.bulk_port),
             responses: VecDeque::new(),
+            challenges: 0,
             moves: 0,
             unproven: 0,
         }
@@ -345,6 +347,7 @@ impl Paths {
             let mut data = PathData::default();
             rng.fill(&mut data);
             challenge.sent.push((data, now));
+            self.challenges += 1;
             challenge.next_try(now, probe_timeout);
             let datagram = up_to(MIN_DATAGRAM_BYTES, allowed);
             return Some(PathFrame { path: state.path, data, is_response: false, datagram });

@@ -170,6 +170,7 @@ impl Tunnel {
             Some(size) if may_send && !ack_eliciting => {
                 let len = fill_probe(datagram, len, size)?;
                 paths.sending_mut().mtu.on_probe_sent();
+                transport.stats.mtu_probes += 1;
                 Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path, more: true })
             }
             _ if len == 0 => None,
