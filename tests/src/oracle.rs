@@ -179,6 +179,11 @@ impl Oracle {
         &self.tunnels
     }
 
+    /// Bytes of streams that were read so far, on the connection that is there.
+    pub fn bytes_read(&self) -> u64 {
+        self.exchange.iter().flat_map(|it| it.streams.values()).map(|[_, read]| read.done).sum()
+    }
+
     /// For each change of the path sent over, so far: whether to the bulk path.
     pub fn sending(&self) -> &[bool] {
         &self.sending

@@ -126,6 +126,8 @@ pub struct World<A: Attachment> {
     pub hosts: Vec<Host<A>>,
     seed: u64,
     plan: Plan,
+    /// Changes a host's configuration.
+    adjust: Box<dyn Fn(usize, &mut Config)>,
     random: Random,
     now: Instant,
     in_flight: BinaryHeap<Flying>,
@@ -144,17 +146,23 @@ impl<A: Attachment> World<A> {
 
     /// The same, of which some may have a second port. Only the link in memory takes it.
     pub fn with_bulk(seed: u64, plan: Plan, bulk: [Bulk; HOSTS]) -> Self {
+        Self::with(seed, plan, bulk, |_, _| {})
+    }
+
+    /// The same, with other configurations; `adjust` is told which host's, also when the host starts again.
+    pub fn with(seed: u64, plan: Plan, bulk: [Bulk; HOSTS], adjust: impl Fn(usize, &mut Config) + 'static) -> Self {
         let logs = Watch::begin();
         let mut random = Random::new(seed);
         let now = Instant::from_nanos(1);
         let places: Vec<Place> = (0..HOSTS).map(place).collect();
         let hosts = places.iter().map(|own| {
             let uplink = Netem::new(Conditions::GOOD, random.fork());
-            host(own, &places, plan, bulk[own.index], uplink, &mut random)
+            host(own, &places, plan, bulk[own.index], uplink, &adjust, &mut random)
         });
         let hosts = hosts.collect();
+        let adjust = Box::new(adjust);
         let in_flight = BinaryHeap::new();
-        Self { hosts, seed, plan, random, now, in_flight, sent: 0, recent: [0; 2], relay: None, logs }
+        Self { hosts, seed, plan, adjust, random, now, in_flight, sent: 0, recent: [0; 2], relay: None, logs }
     }
 
     /// The time.
@@ -200,7 +208,7 @@ impl<A: Attachment> World<A> {
         let uplink = Netem::new(Conditions::GOOD, self.random.fork());
         let host = &mut self.hosts[index];
         let (seen_at, uplink) = (host.seen_at, std::mem::replace(&mut host.uplink, uplink));
-        *host = self::host(&host.place, &places, self.plan, host.bulk, uplink, &mut self.random);
+        *host = self::host(&host.place, &places, self.plan, host.bulk, uplink, &self.adjust, &mut self.random);
         host.seen_at = seen_at;
     }
 
@@ -366,12 +374,14 @@ fn host<A: Attachment>(
     plan: Plan,
     bulk: Bulk,
     uplink: Netem,
+    adjust: &dyn Fn(usize, &mut Config),
     random: &mut Random,
 ) -> Host<A> {
     let mut attachment = A::open(own, places).expect("memory and a few descriptors");
     let mut config = Config::new(identity(own.index), overlay(own.index), random.bytes(), EPOCH);
     config.max_datagram = attachment.link().max_payload() as u16;
     (config.bulk_port, config.bulk) = (bulk.port.then_some(BULK_PORT), bulk.usage);
+    adjust(own.index, &mut config);
     let mut endpoint = Endpoint::new(config, random.bytes());
     let other = &places[HOSTS - 1 - own.index];
     let peer = endpoint.add_peer(PeerConfig {

@@ -137,6 +137,10 @@ pub struct TunnelStats {
     pub paced: u64,
     /// Probe time-outs.
     pub probe_timeouts: u64,
+    /// Times that the key was replaced while packets came and went (W4.7).
+    pub rekeys: u64,
+    /// Times that a handshake found the peer again after silence, and the tunnel went on (W3.14).
+    pub resumptions: u64,
     /// From the initiation to the response; zero at the responder.
     pub handshake: Duration,
     /// Smoothed round-trip time.

@@ -3,6 +3,7 @@
 pub(crate) mod aead;
 pub(crate) mod backend;
 pub(crate) mod handshake;
+pub(crate) mod keys;
 pub(crate) mod mac;
 pub(crate) mod parameters;
 mod primitives;

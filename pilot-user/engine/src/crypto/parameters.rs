@@ -24,6 +24,7 @@ const IDLE_TIMEOUT: u8 = 12;
 const STREAM_LIMIT: u8 = 15;
 const RESUME: u8 = 16;
 const BULK_PORT: u8 = 17;
+const EPOCH: u8 = 18;
 
 /// One end's parameters. `timestamp` is there in an initiation and not in a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +47,9 @@ pub(crate) struct Parameters {
     pub(crate) bulk_port: Option<u16>,
     /// The tunnel whose connections the sender would continue (W3.14).
     pub(crate) resume: Option<u64>,
+    /// In a response that continues a tunnel: the epoch of the key that it makes. In an initiation for a new key: that of the
+    /// key in use (W4.7).
+    pub(crate) epoch: Option<u64>,
 }
 
 impl Parameters {
@@ -71,6 +75,9 @@ impl Parameters {
         if let Some(port) = self.bulk_port {
             tlv(writer, BULK_PORT, &port.to_be_bytes())?;
         }
+        if let Some(epoch) = self.epoch {
+            tlv_varint(writer, EPOCH, epoch)?;
+        }
         match self.resume {
             Some(tunnel) => tlv(writer, RESUME, &tunnel.to_be_bytes()),
             None => Some(()),
@@ -81,7 +88,8 @@ impl Parameters {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(payload);
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
-        let (mut aeads, mut session_id, mut resume, mut bulk_port) = (None, None, None, None);
+        let (mut aeads, mut session_id) = (None, None);
+        let (mut resume, mut bulk_port, mut epoch) = (None, None, None);
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
@@ -109,6 +117,7 @@ impl Parameters {
                 STREAM_LIMIT => stream_limit = varint(value)?,
                 RESUME => resume = Some(u64::from_be_bytes(value.try_into().ok()?)),
                 BULK_PORT => bulk_port = Some(u16::from_be_bytes(value.try_into().ok()?)).filter(|port| *port != 0),
+                EPOCH => epoch = Some(varint(value)?),
                 _ => {}
             }
         }
@@ -128,6 +137,7 @@ impl Parameters {
             stream_limit,
             bulk_port,
             resume,
+            epoch,
         })
     }
 }
@@ -170,6 +180,7 @@ pub(crate) mod tests {
             stream_limit: 100,
             bulk_port: Some(4343),
             resume: Some(99),
+            epoch: Some(3),
         }
     }
 

@@ -2,11 +2,12 @@
 
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
-use super::{Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
+use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
 use crate::config::BulkUse;
 use crate::connection::PeerLimits;
-use crate::crypto::aead::Aeads;
+use crate::crypto::aead::{Aeads, KeyPair};
 use crate::crypto::handshake::{Initiated, Initiation};
+use crate::crypto::keys::Slots;
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
 use crate::error::{CloseReason, Code};
@@ -19,6 +20,21 @@ use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::{DropReason, TunnelStats};
+use crate::time::Instant;
+
+impl Session {
+    fn new(now: Instant, local_id: u32, is_initiator: bool, keys: KeyPair, agreed: Agreed) -> Self {
+        Self {
+            local: SessionIds::new(local_id),
+            remote_id: agreed.peer.session_id,
+            remote_id_from: None,
+            keys: Slots::new(keys, now),
+            is_initiator,
+            agreed,
+            offered: None,
+        }
+    }
+}
 
 impl Tunnel {
     /// Brings the tunnel up if it is not and nothing is under way to that end. `false`: no address to send to is known.
@@ -27,7 +43,7 @@ impl Tunnel {
             return true;
         }
         self.waiting_since.get_or_insert(ctx.now);
-        if self.next.is_some() || self.answer.is_some() || self.next_try.is_some() || self.attempt.is_some() {
+        if self.fresh.is_some() || self.answer.is_some() || self.next_try.is_some() || self.attempt.is_some() {
             return true;
         }
         self.tries = 0;
@@ -42,7 +58,7 @@ impl Tunnel {
     }
 
     /// The tunnel that a handshake could continue (W3.14).
-    fn resumable(&self) -> Option<u64> {
+    pub(super) fn resumable(&self) -> Option<u64> {
         self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id)
     }
 
@@ -53,7 +69,7 @@ impl Tunnel {
         session_id: u32,
         aeads: Aeads,
         timestamp: Option<u64>,
-        resume: Option<u64>,
+        (resume, epoch): (Option<u64>, Option<u64>),
     ) -> Parameters {
         Parameters {
             certificate: *ctx.config.identity.certificate(),
@@ -71,6 +87,7 @@ impl Tunnel {
             stream_limit: MAX_STREAMS,
             bulk_port: ctx.config.bulk_port,
             resume,
+            epoch,
         }
     }
 
@@ -88,8 +105,10 @@ impl Tunnel {
         let datagram = datagram.first_chunk_mut::<INITIATION_LEN>()?;
         let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
         let resume = self.resumable();
+        let session = self.session.as_ref().filter(|_| self.is_rekeying && resume.is_some());
+        let epoch = session.map(|session| session.keys.epoch());
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
-        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), resume);
+        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch));
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
@@ -116,14 +135,21 @@ impl Tunnel {
             return Err(DropReason::StaleTimestamp);
         }
         self.last_timestamp = timestamp;
-        // W3.12. That the peer is there is news, though: ours goes out again at once.
+        // W3.12.
         let ours_wins = ctx.config.identity.public_key().static_key < self.config.key.static_key;
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
-            self.last_path.get_or_insert(path);
-            self.next_try = Some(ctx.now);
+            if !self.is_up() {
+                // That the peer is there is news, though: ours goes out again at once.
+                self.last_path.get_or_insert(path);
+                self.next_try = Some(ctx.now);
+            }
             // Authentic, and so no drop to whoever brought it.
             ctx.stats.count_drop(DropReason::Crossing);
             return Ok(());
+        }
+        if !ours_wins {
+            // Of two handshakes that are both answered, each end would take another one's keys.
+            self.drop_attempt(ctx);
         }
         self.answer = Some(Box::new(Answer { initiated, aead, path }));
         Ok(())
@@ -132,33 +158,30 @@ impl Tunnel {
     /// Writes the response to an accepted initiation.
     pub(super) fn respond(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
         let Answer { initiated, aead, path } = *self.answer.take()?;
-        self.drop_next(ctx);
+        self.drop_fresh(ctx);
         let datagram = datagram.first_chunk_mut::<RESPONSE_MAX_LEN>()?;
         // W3.14: continued is what both still have, of the same process of the peer.
-        let asked = initiated.parameters.resume;
-        let resumes = self.transport.as_ref().filter(|_| self.closing.is_none()).and_then(|transport| {
-            let same = Some(transport.id) == asked && transport.peer_boot_id == initiated.parameters.boot_id;
-            same.then_some(transport.id)
-        });
-        let local_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
-        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, resumes);
+        let continued = self.continued(initiated.parameters.resume, &initiated.parameters.boot_id);
+        let epoch = continued.map(|session| session.keys.next_epoch());
+        let (local_id, resumes) = match continued {
+            Some(session) => (session.local.newest(), self.resumable()),
+            None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer), None),
+        };
+        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch));
         let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
-            ctx.sessions.release(local_id);
+            if resumes.is_none() {
+                ctx.sessions.release(local_id);
+            }
             return None;
         };
-        self.next = Some(Box::new(Session {
-            local: SessionIds::new(local_id),
-            remote_id: secrets.peer.session_id,
-            remote_id_from: None,
-            keys: secrets.keys,
-            aead: secrets.aead,
-            path,
-            is_initiator: false,
-            peer: secrets.peer,
-            resumes,
-            handshake: std::time::Duration::ZERO,
-        }));
-        self.next_since = ctx.now;
+        let agreed = Agreed { aead: secrets.aead, path, peer: secrets.peer, handshake: std::time::Duration::ZERO };
+        if let Some(session) = self.session.as_mut().filter(|_| resumes.is_some()) {
+            session.keys.offer(secrets.keys);
+            session.offered = Some(Box::new(agreed));
+        } else {
+            self.fresh = Some(Box::new(Session::new(ctx.now, local_id, false, secrets.keys, agreed)));
+            self.fresh_since = ctx.now;
+        }
         Some((length, path))
     }
 
@@ -172,86 +195,84 @@ impl Tunnel {
     ) -> Result<(), DropReason> {
         let attempt = self.attempt.as_mut().filter(|attempt| attempt.initiation.session_id() == receiver);
         let attempt = attempt.ok_or(DropReason::NoAttempt)?;
-        let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
+        let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(Instant::ORIGIN).as_secs();
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, asked, resume) = (attempt.sent, attempt.path, attempt.resume);
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
-        if resumes.is_some() && resumes != self.resumable() {
-            // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
-            // continues would understand nothing: the next attempt asks for a new one.
-            self.drop_attempt(ctx);
-            self.next_try = self.waiting_since.map(|_| ctx.now);
-            return Ok(());
-        }
-        // The session takes the attempt's id over.
-        self.attempt = None;
-        let session = Session {
-            local: SessionIds::new(receiver),
-            remote_id: secrets.peer.session_id,
-            remote_id_from: None,
-            keys: secrets.keys,
+        let agreed = Agreed {
             aead: secrets.aead,
             // Where the initiation went the peer is; where the response came from it need not be (W6.4).
             path: if asked.is(&path) { path } else { asked },
-            is_initiator: true,
-            resumes,
             peer: secrets.peer,
             handshake: ctx.now.since(sent),
         };
-        self.establish(ctx, Box::new(session));
+        if resumes.is_some() {
+            self.drop_attempt(ctx);
+            if !self.install(ctx, secrets.keys, agreed) {
+                // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
+                // continues would understand nothing: the next attempt asks for a new one.
+                if !self.is_up() {
+                    self.next_try = self.waiting_since.map(|_| ctx.now);
+                }
+                return Ok(());
+            }
+        } else {
+            // The session takes the attempt's id over.
+            self.attempt = None;
+            self.establish(ctx, Box::new(Session::new(ctx.now, receiver, true, secrets.keys, agreed)));
+        }
         if let Some(transport) = &mut self.transport {
             let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
             paths.on_received(ctx.now, path, datagram.len(), true, recovery, ctx.events);
         }
-        // Confirms the key to the responder, which sends nothing before (W3.9).
+        // Confirms the key to the responder, which sends nothing under it before (W3.9).
         self.table.control.push_back(SentFrame::Ping);
         Ok(())
     }
 
-    /// The first packet under the key of `next` was opened: it replaces the session.
-    pub(super) fn confirm_next(&mut self, ctx: &mut Context<'_>) {
-        if let Some(next) = self.next.take() {
-            self.establish(ctx, next);
+    /// The first packet under the key of a new tunnel was opened: it replaces the one before.
+    pub(super) fn confirm_fresh(&mut self, ctx: &mut Context<'_>) {
+        if let Some(fresh) = self.fresh.take() {
+            self.establish(ctx, fresh);
         }
     }
 
     fn establish(&mut self, ctx: &mut Context<'_>, session: Box<Session>) {
-        ctx.stats.handshakes += 1;
-        self.drop_attempt(ctx);
-        self.drop_next(ctx);
-        self.tries = 0;
-        self.next_try = None;
-        self.waiting_since = None;
-        let resumed = session.resumes.is_some() && session.resumes == self.resumable();
-        if !resumed {
-            if self.session.is_some() && self.closing.is_none() {
-                self.on_down(ctx, CloseReason::PeerRestarted);
-            }
-            self.start_transport(ctx, &session);
-        } else if let Some(transport) = &mut self.transport {
-            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
-            paths.on_handshake(ctx.now, session.path, session.peer.bulk_port, recovery, ctx.events);
-            recovery.forget_backoff();
-            transport.awaiting_since = None;
-            transport.last_received = ctx.now;
+        self.on_handshake(ctx, session.agreed.path);
+        if self.session.is_some() && self.closing.is_none() {
+            self.on_down(ctx, CloseReason::PeerRestarted);
+            self.next_try = None;
+            self.waiting_since = None;
         }
+        self.start_transport(ctx, &session);
         self.closing = None;
-        self.last_path = Some(session.path);
         if let Some(old) = self.session.replace(session) {
             old.local.release(ctx.sessions);
         }
-        ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed });
+        ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed: false });
+    }
+
+    /// A handshake is done, and no other is needed.
+    pub(super) fn on_handshake(&mut self, ctx: &mut Context<'_>, path: Path) {
+        ctx.stats.handshakes += 1;
+        self.drop_attempt(ctx);
+        self.drop_fresh(ctx);
+        self.tries = 0;
+        self.next_try = None;
+        self.is_rekeying = false;
+        self.waiting_since = None;
+        self.last_path = Some(path);
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
-        let peer = &session.peer;
+        let peer = &session.agreed.peer;
         let (first, second) = match session.is_initiator {
             true => (session.local.newest(), session.remote_id),
             false => (session.remote_id, session.local.newest()),
         };
         let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit, ctx.config.controller);
         if session.is_initiator {
-            recovery.rtt.update(ctx.now, session.handshake, std::time::Duration::ZERO);
+            recovery.rtt.update(ctx.now, session.agreed.handshake, std::time::Duration::ZERO);
         }
         self.transport = Some(Box::new(Transport {
             id: u64::from(first) << 32 | u64::from(second),
@@ -260,7 +281,7 @@ impl Tunnel {
             acks: Acks::new(ctx.config.packet_credit),
             replay: ReplayWindow::default(),
             next_received: 0,
-            paths: Paths::new(self.peer, ctx.config, peer, session.path),
+            paths: Paths::new(self.peer, ctx.config, peer, session.agreed.path),
             last_received: ctx.now,
             last_sent: ctx.now,
             awaiting_since: None,
@@ -334,22 +355,22 @@ impl Tunnel {
 
     /// The peer answered under the session in use: a handshake begun out of suspicion is not needed.
     pub(super) fn on_heard(&mut self, ctx: &mut Context<'_>) {
-        if self.closing.is_none() && (self.attempt.is_some() || self.next_try.is_some()) {
+        if self.closing.is_none() && !self.is_rekeying && (self.attempt.is_some() || self.next_try.is_some()) {
             self.drop_attempt(ctx);
             self.next_try = None;
             self.tries = 0;
         }
     }
 
-    fn drop_attempt(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn drop_attempt(&mut self, ctx: &mut Context<'_>) {
         if let Some(attempt) = self.attempt.take() {
             ctx.sessions.release(attempt.initiation.session_id());
         }
     }
 
-    pub(super) fn drop_next(&mut self, ctx: &mut Context<'_>) {
-        if let Some(next) = self.next.take() {
-            next.local.release(ctx.sessions);
+    pub(super) fn drop_fresh(&mut self, ctx: &mut Context<'_>) {
+        if let Some(fresh) = self.fresh.take() {
+            fresh.local.release(ctx.sessions);
         }
     }
 
@@ -359,5 +380,6 @@ impl Tunnel {
         }
         self.transport = None;
         self.closing = None;
+        self.is_rekeying = false;
     }
 }
