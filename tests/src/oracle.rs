@@ -232,7 +232,7 @@ impl Application for Oracle {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
             Event::Sending { bulk, .. } => self.sending.push(bulk),
-            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { connection } => {
                 let mut exchange = it(&mut self.exchange, connection);
                 exchange.on_readable(&plan, endpoint, now, Readable::Datagrams);
@@ -333,7 +333,9 @@ impl Exchange {
                     self.messages_sent += 1;
                     endpoint.send_datagram(now, self.connection, &datagram).expect("every path carries it");
                 }
-                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(OperationError::Blocked | OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => {
+                    return;
+                }
                 Err(error) => unreachable!("send_message: {error}"),
             }
         }
@@ -359,7 +361,9 @@ impl Exchange {
                         return;
                     }
                 }
-                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(OperationError::Blocked | OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => {
+                    return;
+                }
                 // The event that says so is still behind the one that is handled.
                 Err(OperationError::StreamStopped { code }) => {
                     assert!(
@@ -457,7 +461,9 @@ impl Exchange {
                     return;
                 }
                 // A reset has its event, with the code.
-                Ok(Read::Blocked) | Err(OperationError::Closed(_) | OperationError::StreamReset { .. }) => return,
+                Ok(Read::Blocked) => return,
+                Err(OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => return,
+                Err(OperationError::StreamReset { .. }) => return,
                 Err(error) => unreachable!("read: {error}"),
             }
         }

@@ -34,7 +34,7 @@ const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 /// Passes that a host may make at one instant. Far more than any backlog needs: a host that makes them does not end.
 const PASSES_MAX: u32 = 100_000;
 
-/// How long [`World::finish`] lets a transfer go on after the last fault. The longest timer of the engine is 30 s; a
+/// How long [`World::finish`] lets a transfer go on after the last fault. The longest timer of the engine is 90 s; a
 /// connection that has to be made anew and all of its data fit several times.
 const FINISH_WITHIN: Duration = Duration::from_secs(300);
 

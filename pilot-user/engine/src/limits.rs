@@ -124,13 +124,17 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which a sender with unacked data begins a handshake beside the tunnel: the peer may have restarted.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
-/// A tunnel that opened nothing for this long is over (W6.3).
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Keep-alive of a tunnel with connections (W6.2). A third of the idle time-out, so that two may be lost; below the 30 s
-/// that NATs keep a UDP mapping.
+/// A tunnel that opened nothing for this long is over (W6.3). Lower: a path that is dead for a minute ends its streams.
+/// Higher: a peer that is gone for good holds its connections' memory for longer.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Keep-alive of a tunnel with connections (W6.2). Below a third of the idle time-out, so that two may be lost, and below the
+/// 30 s that NATs keep a UDP mapping.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A CLOSE is sent this often (W5.15), in answer to what the peer still sends.
 pub const MAX_CLOSE_PACKETS: u8 = 3;
+/// Stateless resets that an endpoint sends in a second (W4.9). Lower: after a restart, peers beyond it find out by
+/// [`SUSPECT_AFTER`]. Higher: more of a flood of unknown ids is answered, at 50 bytes of ours for each.
+pub const MAX_RESETS_PER_SECOND: u32 = 1000;
 /// Own initiations that go unanswered before the smaller key answers the other's (W3.12).
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Probes of one size that may be lost in a row (W6.1) before the search for a larger one pauses. Lower: a lossy path keeps

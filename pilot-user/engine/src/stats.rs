@@ -42,11 +42,13 @@ pub enum DropReason {
     Authentication,
     /// A packet number seen before, or too old.
     Replay,
+    /// A stateless reset that is of no tunnel, or has another token.
+    Reset,
 }
 
 impl DropReason {
     /// All reasons with their names in metrics.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Short, "short"),
         (Self::Version, "version"),
         (Self::Type, "type"),
@@ -64,6 +66,7 @@ impl DropReason {
         (Self::UnknownSession, "unknown_session"),
         (Self::Authentication, "authentication"),
         (Self::Replay, "replay"),
+        (Self::Reset, "reset"),
     ];
 }
 
@@ -86,6 +89,8 @@ pub struct Stats {
     pub opened: u64,
     /// Data packets sealed.
     pub sealed: u64,
+    /// Stateless resets sent, to who used a session that is not there.
+    pub resets_sent: u64,
     /// Handshakes finished here, begun by either end.
     pub handshakes: u64,
     dropped: [u64; DropReason::ALL.len()],
@@ -141,6 +146,8 @@ pub struct TunnelStats {
     pub rekeys: u64,
     /// Times that a handshake found the peer again after silence, and the tunnel went on (W3.14).
     pub resumptions: u64,
+    /// Tunnels to this peer that ended because it had forgotten them, by its stateless reset (W4.9).
+    pub resets: u64,
     /// From the initiation to the response; zero at the responder.
     pub handshake: Duration,
     /// Smoothed round-trip time.

@@ -124,7 +124,7 @@ impl Application for Services {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
             Event::Sending { peer, bulk, why } => self.notice(Notice::Sending { peer, bulk, why }),
-            Event::Connected { .. } | Event::StreamOpened { .. } => {}
+            Event::Connected { .. } | Event::StreamOpened { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { .. } | Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }
     }

@@ -24,7 +24,7 @@ struct Key {
     since: Instant,
     /// The peer has sealed with it.
     is_confirmed: bool,
-    /// Something but PING and ACK was sealed or opened under it.
+    /// Something of a connection was sealed or opened under it.
     carried_data: bool,
 }
 
@@ -96,7 +96,7 @@ impl Slots {
         }
     }
 
-    /// Something but PING and ACK was sealed or opened.
+    /// Something of a connection was sealed or opened.
     pub(crate) fn on_data(&mut self) {
         self.current.carried_data = true;
     }
@@ -164,7 +164,7 @@ impl Slots {
         self.current.keys.sealed_packets()
     }
 
-    /// Whether more than PING and ACK was sealed or opened under it.
+    /// Whether anything of a connection was sealed or opened under it.
     pub(crate) fn has_carried_data(&self) -> bool {
         self.current.carried_data
     }

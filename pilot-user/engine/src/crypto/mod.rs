@@ -8,4 +8,5 @@ pub(crate) mod mac;
 pub(crate) mod parameters;
 mod primitives;
 pub(crate) mod replay;
+pub(crate) mod reset;
 pub(crate) mod rng;

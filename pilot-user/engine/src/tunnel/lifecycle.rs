@@ -10,6 +10,7 @@ use crate::crypto::handshake::{Initiated, Initiation};
 use crate::crypto::keys::Slots;
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
+use crate::crypto::reset::ResetToken;
 use crate::error::{CloseReason, Code};
 use crate::event::Event;
 use crate::limits::{
@@ -27,6 +28,7 @@ impl Session {
         Self {
             local: SessionIds::new(local_id),
             remote_id: agreed.peer.session_id,
+            remote_token: agreed.peer.reset_token,
             remote_id_from: None,
             keys: Slots::new(keys, now),
             is_initiator,
@@ -70,6 +72,7 @@ impl Tunnel {
         aeads: Aeads,
         timestamp: Option<u64>,
         (resume, epoch): (Option<u64>, Option<u64>),
+        path: &Path,
     ) -> Parameters {
         Parameters {
             certificate: *ctx.config.identity.certificate(),
@@ -84,6 +87,7 @@ impl Tunnel {
             ack_delay: MAX_ACK_DELAY,
             packet_credit: ctx.config.packet_credit,
             idle_timeout: ctx.config.idle_timeout,
+            reset_token: Some(ctx.reset_key.token(session_id, path.remote.ip())),
             stream_limit: MAX_STREAMS,
             bulk_port: ctx.config.bulk_port,
             resume,
@@ -108,7 +112,7 @@ impl Tunnel {
         let session = self.session.as_ref().filter(|_| self.is_rekeying && resume.is_some());
         let epoch = session.map(|session| session.keys.epoch());
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
-        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch));
+        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch), &path);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
@@ -167,7 +171,7 @@ impl Tunnel {
             Some(session) => (session.local.newest(), self.resumable()),
             None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer), None),
         };
-        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch));
+        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch), &path);
         let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
             if resumes.is_none() {
                 ctx.sessions.release(local_id);
@@ -246,9 +250,9 @@ impl Tunnel {
         }
         self.start_transport(ctx, &session);
         self.closing = None;
-        if let Some(old) = self.session.replace(session) {
-            old.local.release(ctx.sessions);
-        }
+        self.release_session(ctx);
+        ctx.sessions.insert_remote(session.remote_id, self.peer);
+        self.session = Some(session);
         ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed: false });
     }
 
@@ -344,6 +348,22 @@ impl Tunnel {
         }
     }
 
+    /// The peer says, by the token that it gave with a session id, that it has forgotten the tunnel: nothing that is there can
+    /// go on, and it is asked for another one at once (W4.9).
+    pub(crate) fn on_reset(&mut self, ctx: &mut Context<'_>, id: u32, token: ResetToken) -> Result<(), DropReason> {
+        let is_genuine = |session: &&mut Box<Session>| session.remote_id == id && session.remote_token == Some(token);
+        self.session.as_mut().filter(is_genuine).ok_or(DropReason::Reset)?;
+        self.resets += 1;
+        if self.closing.is_none() {
+            self.on_down(ctx, CloseReason::PeerRestarted);
+        }
+        self.drop_session(ctx);
+        self.drop_attempt(ctx);
+        self.next_try = None;
+        self.want(ctx);
+        Ok(())
+    }
+
     pub(super) fn give_up_connecting(&mut self, ctx: &mut Context<'_>) {
         self.waiting_since = None;
         self.table.give_up_waiting(&CloseReason::TimedOut, ctx.events);
@@ -374,10 +394,15 @@ impl Tunnel {
         }
     }
 
-    pub(super) fn drop_session(&mut self, ctx: &mut Context<'_>) {
+    fn release_session(&mut self, ctx: &mut Context<'_>) {
         if let Some(session) = self.session.take() {
             session.local.release(ctx.sessions);
+            ctx.sessions.remove_remote(session.remote_id, self.peer);
         }
+    }
+
+    pub(super) fn drop_session(&mut self, ctx: &mut Context<'_>) {
+        self.release_session(ctx);
         self.transport = None;
         self.closing = None;
         self.is_rekeying = false;

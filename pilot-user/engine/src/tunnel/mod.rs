@@ -32,6 +32,7 @@ use crate::crypto::keys::Slots;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
+use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
@@ -55,6 +56,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) own_mac1: &'a Mac1Key,
+    pub(crate) reset_key: &'a ResetKey,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) sessions: &'a mut Sessions,
     pub(crate) rng: &'a mut SeededRng,
@@ -71,6 +73,8 @@ impl Context<'_> {
 struct Session {
     local: SessionIds,
     remote_id: u32,
+    /// With which the peer says that it has forgotten that id (W4.9).
+    remote_token: Option<ResetToken>,
     /// The packet that brought it; `None`: the handshake did. What comes late changes it no more.
     remote_id_from: Option<u64>,
     keys: Slots,
@@ -157,6 +161,8 @@ pub(crate) struct Tunnel {
     session: Option<Box<Session>>,
     transport: Option<Box<Transport>>,
     closing: Option<Box<Closing>>,
+    /// Tunnels that ended by the peer's reset.
+    resets: u64,
     /// Where the peer was last, by proof.
     last_path: Option<Path>,
     /// Since when connections wait for a tunnel.
@@ -181,6 +187,7 @@ impl Tunnel {
             session: None,
             transport: None,
             closing: None,
+            resets: 0,
             last_path: None,
             waiting_since: None,
         }
@@ -233,6 +240,7 @@ impl Tunnel {
             path_switches: transport.paths.bulk.switches,
             peer_moves: transport.paths.moves,
             unproven_paths: transport.paths.unproven,
+            resets: self.resets,
             ..transport.stats.clone()
         })
     }

@@ -100,7 +100,7 @@ impl Tunnel {
             Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
         {
             ack_eliciting |= frame.is_ack_eliciting();
-            has_data |= frame.is_ack_eliciting() && frame != Frame::Ping;
+            has_data |= frame.is_data();
             if let Frame::Close { code, reason } = frame {
                 self.on_down(ctx, CloseReason::TunnelClosed { code, reason: reason.to_owned() });
                 self.drop_session(ctx);
@@ -195,11 +195,14 @@ impl Tunnel {
                     connection.on_stream(stream, offset, fin, payload, events)
                 })?;
             }
-            Frame::NewSessionId { id } => {
+            Frame::NewSessionId { id, token } => {
                 if let Some(session) = &mut self.session
                     && session.remote_id_from.is_none_or(|number| number < arrival.number)
                 {
+                    ctx.sessions.remove_remote(session.remote_id, self.peer);
+                    ctx.sessions.insert_remote(id, self.peer);
                     (session.remote_id, session.remote_id_from) = (id, Some(arrival.number));
+                    session.remote_token = Some(token);
                 }
             }
             Frame::PathChallenge { data } => {

@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::crypto::aead::KeyPair;
 use crate::event::Event;
 use crate::limits::{KEY_LINGER_TIMEOUTS, REJECT_AFTER_TIME, SUSPECT_AFTER};
-use crate::recovery::sent::SentFrame;
 use crate::time::Instant;
 
 impl Tunnel {
@@ -25,9 +24,9 @@ impl Tunnel {
         age.map(|age| keys.since() + age)
     }
 
-    /// Whether more than PING waits to be sent.
+    /// Whether anything of a connection waits to be sent.
     pub(super) fn has_data_to_send(&self) -> bool {
-        self.table.has_data() || self.table.control.iter().any(|frame| *frame != SentFrame::Ping)
+        self.table.has_data() || self.table.control.iter().any(|frame| frame.connection().is_some())
     }
 
     /// Begins what is due by [`Tunnel::rekey_at`].

@@ -8,6 +8,7 @@ use crate::codec::Writer;
 use crate::connection::table::Table;
 use crate::connection::{Connection, State};
 use crate::crypto::aead::SealError;
+use crate::crypto::reset::ResetToken;
 use crate::error::{CloseReason, Code};
 use crate::frame;
 use crate::limits::MIN_DATAGRAM_BYTES;
@@ -27,6 +28,9 @@ struct Filled {
     /// There may be more to send at once.
     more: bool,
 }
+
+/// A session id to tell the peer, and the token for it.
+type NewId = (u32, ResetToken);
 
 /// A datagram that was written.
 pub(crate) struct Sent {
@@ -78,7 +82,7 @@ impl Tunnel {
                 return None;
             }
         }
-        if filled.frames.iter().any(|frame| !matches!(frame, SentFrame::Ack { .. } | SentFrame::Ping)) {
+        if filled.frames.iter().any(|frame| frame.connection().is_some()) {
             session.keys.on_data();
         }
         ctx.stats.sealed += 1;
@@ -162,6 +166,7 @@ impl Tunnel {
                 frames.push(SentFrame::AckFrequency);
             }
             let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
+            let new_id = new_id.map(|id| (id, ctx.reset_key.token(id, path.remote.ip())));
             if !is_held {
                 fill_queued(table, new_id, &mut w, &mut frames);
             } else if wants {
@@ -232,7 +237,7 @@ fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
 }
 
 /// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
-fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent: &mut SentFrames) {
+fn fill_queued(table: &mut Table, new_id: Option<NewId>, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
         if write_control(table, new_id, w, &control).is_none() {
@@ -247,10 +252,10 @@ fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent:
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
-fn write_control(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
+fn write_control(table: &mut Table, new_id: Option<NewId>, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
     let Some(key) = control.connection() else {
         return match (control, new_id) {
-            (SentFrame::NewSessionId, Some(id)) => frame::write_new_session_id(w, id),
+            (SentFrame::NewSessionId, Some((id, token))) => frame::write_new_session_id(w, id, &token),
             (SentFrame::NewSessionId, None) => Some(()),
             _ => frame::write_ping(w),
         };
