@@ -7,6 +7,8 @@ mod common;
 use common::{Pair, Random};
 use pilot_engine::limits::{REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 use pilot_engine::{ConnectionHandle, DropReason, Event, Received};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -172,6 +174,31 @@ fn crossing_rekeys_and_packets() {
         crossing += pair.ends.iter().map(|end| end.endpoint.stats().dropped(DropReason::Crossing)).sum::<u64>();
     }
     assert!(crossing > 10, "{crossing}");
+}
+
+/// wire.md W3.12: when neither end's initiations were answered for long, both are. One key comes of it.
+#[test]
+fn crossing_rekeys_that_are_both_answered() {
+    let mut pair = Pair::with(|_, config| config.rekey_after_packets = 40);
+    pair.delay = Duration::from_millis(20);
+    let handles = pair.connected();
+    // Until both have tried five times; the sixth initiations cross.
+    let blocked = Rc::new(Cell::new(true));
+    let is_blocked = Rc::clone(&blocked);
+    pair.fate = Box::new(move |datagram| match is_blocked.get() && !is_data(datagram) {
+        true => vec![],
+        false => vec![Duration::ZERO],
+    });
+    converse(&mut pair, handles, 2500);
+    let responses =
+        |pair: &Pair| pair.ends.each_ref().map(|end| end.sent.iter().filter(|datagram| kind(datagram) == 2).count());
+    assert_eq!(rekeys(&pair), [0, 0]);
+    let before = responses(&pair);
+    blocked.set(false);
+    pair.run_until(10 * SECOND, |pair| responses(pair).iter().zip(before).all(|(now, before)| *now > before));
+    converse(&mut pair, handles, 100);
+    assert!(rekeys(&pair).iter().all(|rekeys| *rekeys >= 1));
+    assert_eq!(pair.ends.each_ref().map(|end| end.endpoint.stats().dropped(DropReason::Authentication)), [0, 0]);
 }
 
 /// wire.md W4.7: a tunnel that only keeps itself alive keeps its key; the next send replaces it first.

@@ -6,7 +6,9 @@ mod common;
 
 use common::{End, Pair, end};
 use pilot_engine::limits::MAX_RESETS_PER_SECOND;
-use pilot_engine::{CloseReason, ConnectionHandle, DropReason, Ecn, Event, OperationError, Read, Received, StreamId};
+use pilot_engine::{
+    CloseReason, ConnectionHandle, DropReason, Ecn, Event, OperationError, PeerConfig, Read, Received, StreamId,
+};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -164,6 +166,30 @@ fn client_restarted() {
 #[test]
 fn server_restarted() {
     restarted(1);
+}
+
+/// A process that is told where the last one met its peer calls there, and needs no address in its configuration.
+#[test]
+fn a_remembered_address_is_called() {
+    let mut it = Exchange::new(0);
+    // Nothing is on its way that would make the other end call.
+    it.pair.run(SECOND);
+    let peer = it.pair.ends[0].peer;
+    let last = it.pair.ends[0].endpoint.last_address(peer);
+    assert_eq!(last, Some(it.pair.ends[1].address));
+    it.restart(0);
+    it.pair.ends[0].endpoint.add_peer(PeerConfig {
+        key: common::identity(2).public_key(),
+        address: Default::default(),
+        endpoint: None,
+    });
+    assert_eq!(it.pair.ends[0].endpoint.last_address(peer), None);
+    it.pair.ends[0].endpoint.open_tunnel(it.pair.now, peer);
+    it.pair.run(SECOND);
+    assert!(!it.pair.ends[0].endpoint.is_up(peer), "nobody to call");
+    it.pair.ends[0].endpoint.remember_address(peer, last.unwrap());
+    it.pair.ends[0].endpoint.open_tunnel(it.pair.now, peer);
+    it.pair.run_until(SECOND, |pair| pair.ends[0].endpoint.is_up(peer));
 }
 
 /// Both processes are others: there is nothing to go on with, and nothing in the way of what is new.

@@ -22,6 +22,7 @@ mod rekey;
 pub(crate) mod transmit;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::{Config, PeerConfig};
@@ -195,6 +196,14 @@ impl Tunnel {
 
     pub(crate) fn is_up(&self) -> bool {
         self.session.is_some() && self.closing.is_none()
+    }
+
+    pub(crate) fn last_address(&self) -> Option<SocketAddr> {
+        self.last_path.map(|path| path.remote)
+    }
+
+    pub(crate) fn remember_address(&mut self, remote: SocketAddr) {
+        self.last_path.get_or_insert(Path { remote, local: None });
     }
 
     /// What the application's reading is measured against.
