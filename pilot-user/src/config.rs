@@ -87,6 +87,8 @@ pub enum BulkChoice {
 pub struct Config {
     /// The identity file.
     pub identity: PathBuf,
+    /// Where the node keeps the peers that it had tunnels with.
+    pub recent_peers: PathBuf,
     /// Our overlay address.
     pub address: OverlayAddress,
     /// The device that XDP is attached to.
@@ -129,6 +131,7 @@ pub struct Peer {
 #[serde(deny_unknown_fields)]
 struct File {
     identity: PathBuf,
+    recent_peers: Option<PathBuf>,
     address: String,
     interface: Option<String>,
     listen: String,
@@ -179,6 +182,7 @@ impl Config {
     pub fn parse(text: &str, directory: &Path) -> Result<Self, Error> {
         let file: File = toml::from_str(text)?;
         let config = Self {
+            recent_peers: directory.join(file.recent_peers.unwrap_or_else(|| file.identity.with_extension("peers"))),
             identity: directory.join(file.identity),
             address: parse("address", &file.address)?,
             interface: file.interface,
@@ -380,6 +384,7 @@ key = "{c}"
     fn a_whole_file_is_read() {
         let config = check(&[]).unwrap();
         assert_eq!(config.identity, Path::new("/etc/pilot/a.key"));
+        assert_eq!(config.recent_peers, Path::new("/etc/pilot/a.peers"), "beside the identity");
         assert_eq!(config.address, OverlayAddress { network: 0, node: 1 });
         assert_eq!(config.interface.as_deref(), Some("veth-a"));
         assert_eq!(config.listen, "10.77.0.1:4242".parse().unwrap());

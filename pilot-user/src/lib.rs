@@ -6,5 +6,6 @@ pub mod control;
 pub mod identity_file;
 pub mod link;
 pub mod node;
+pub mod recent_peers;
 pub mod service;
 pub mod worker;

@@ -9,7 +9,7 @@ use crate::link::{Attachment, HEADERS, SimLink};
 use crate::netem::{Bottleneck, Bursts, Conditions, OnEcn, PerMille};
 use crate::oracle::Plan;
 use crate::random::Random;
-use crate::world::{Bulk, Clock, Cost, HostSetup, Setup, World};
+use crate::world::{Bulk, Clock, Cost, HostSetup, Rekey, Setup, World};
 use crate::xdp::XdpPort;
 
 /// Most hosts of one run.
@@ -113,6 +113,7 @@ fn setup(seed: u64, has_bulk: bool, random: &mut Random) -> Setup {
             clock: clock(random),
             cost: cost(random),
             controller: [ControllerKind::DelayTarget, ControllerKind::Cubic][random.below(2) as usize],
+            rekey: rekey(random),
         })
         .collect();
     let all = (0..hosts.len()).flat_map(|from| (0..hosts.len()).map(move |to| (from, to)));
@@ -149,6 +150,13 @@ fn clock(random: &mut Random) -> Clock {
     let either =
         |random: &mut Random, most: u64| sometimes(random, 2 * most) as i32 - most as i32 * random.below(2) as i32;
     Clock { faster_ppm: either(random, 10_000), ahead_s: either(random, 86_400) }
+}
+
+/// New keys every so often in most runs: there is no time to wait for them.
+fn rekey(random: &mut Random) -> Rekey {
+    let after = (random.below(3) > 0).then(|| Duration::from_micros(random.of_any_size(24)));
+    let after_packets = (random.below(3) == 0).then(|| 1 + random.of_any_size(12));
+    Rekey { after, after_packets }
 }
 
 /// Half of the hosts take no time; of the others, some are slower than their links.

@@ -197,6 +197,11 @@ impl Oracle {
         &self.tunnels
     }
 
+    /// Bytes of streams that were read so far, on the connections that are there.
+    pub fn bytes_read(&self) -> u64 {
+        self.exchanges.values().flat_map(|it| it.streams.values()).map(|[_, read]| read.done).sum()
+    }
+
     /// For each change of the path sent over, so far: whether to the bulk path.
     pub fn sending(&self) -> &[bool] {
         &self.sending
@@ -248,7 +253,7 @@ impl Application for Oracle {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
             Event::Sending { bulk, .. } => self.sending.push(bulk),
-            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
+            Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { connection } => {
                 self.exchange(connection).on_readable(endpoint, now, Readable::Datagrams);
             }
@@ -345,7 +350,9 @@ impl Exchange {
                     self.messages_sent += 1;
                     endpoint.send_datagram(now, self.connection, &datagram).expect("every path carries it");
                 }
-                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(OperationError::Blocked | OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => {
+                    return;
+                }
                 Err(error) => unreachable!("send_message: {error}"),
             }
         }
@@ -371,7 +378,9 @@ impl Exchange {
                         return;
                     }
                 }
-                Err(OperationError::Blocked | OperationError::Closed(_)) => return,
+                Err(OperationError::Blocked | OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => {
+                    return;
+                }
                 // The event that says so is still behind the one that is handled.
                 Err(OperationError::StreamStopped { code }) => {
                     assert!(
@@ -471,7 +480,9 @@ impl Exchange {
                     return;
                 }
                 // A reset has its event, with the code.
-                Ok(Read::Blocked) | Err(OperationError::Closed(_) | OperationError::StreamReset { .. }) => return,
+                Ok(Read::Blocked) => return,
+                Err(OperationError::Closed(_) | OperationError::PeerRestarted { .. }) => return,
+                Err(OperationError::StreamReset { .. }) => return,
                 Err(error) => unreachable!("read: {error}"),
             }
         }

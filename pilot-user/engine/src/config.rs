@@ -6,7 +6,10 @@ use std::time::Duration;
 use crate::address::OverlayAddress;
 use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
-use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
+use crate::limits::{
+    DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES,
+    MIN_REKEY_AFTER_TIME, REKEY_AFTER_PACKETS, REKEY_AFTER_TIME,
+};
 use crate::recovery::congestion::ControllerKind;
 
 /// Whether an end sends over the bulk path (W6.8). What arrives is the other end's choice.
@@ -44,6 +47,11 @@ pub struct Config {
     pub controller: ControllerKind,
     /// A tunnel on which nothing was opened for this long is over.
     pub idle_timeout: Duration,
+    /// Age at which the end that began a tunnel replaces its key, if data flowed; at most
+    /// [`crate::limits::REKEY_AFTER_TIME`].
+    pub rekey_after: Duration,
+    /// Packets after which either end replaces the key that sealed them; at most [`crate::limits::REKEY_AFTER_PACKETS`].
+    pub rekey_after_packets: u64,
     /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
     pub bulk_port: Option<u16>,
     /// Whether this end sends over the bulk path.
@@ -64,15 +72,19 @@ impl Config {
             aeads: Aeads::detect(),
             controller: ControllerKind::default(),
             idle_timeout: IDLE_TIMEOUT,
+            rekey_after: REKEY_AFTER_TIME,
+            rekey_after_packets: REKEY_AFTER_PACKETS,
             bulk_port: None,
             bulk: BulkUse::Never,
         }
     }
 
-    /// The values as they can be: datagrams and credit within what the engine handles.
+    /// The values as they can be: within what the engine handles, and no laxer than the protocol.
     pub(crate) fn clamped(mut self) -> Self {
         self.max_datagram = self.max_datagram.clamp(MIN_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES);
         self.packet_credit = self.packet_credit.clamp(2, MAX_PACKET_CREDIT);
+        self.rekey_after = self.rekey_after.clamp(MIN_REKEY_AFTER_TIME, REKEY_AFTER_TIME);
+        self.rekey_after_packets = self.rekey_after_packets.clamp(1, REKEY_AFTER_PACKETS);
         self
     }
 }

@@ -97,7 +97,8 @@ pub enum CloseReason {
     /// Nothing was heard from the peer for too long.
     #[error("no answer from the peer")]
     TimedOut,
-    /// The peer's process is another one now; what it had not consumed is unknown.
+    /// The peer's process is another one now, or has forgotten the tunnel. How much of what was written its application had read
+    /// is told by [`crate::Event::PeerRestarted`], and by every later call.
     #[error("the peer restarted")]
     PeerRestarted,
     /// The peer broke the protocol.
@@ -117,6 +118,13 @@ pub enum OperationError {
     /// The connection is over.
     #[error(transparent)]
     Closed(CloseReason),
+    /// The peer's process is another one now, or has forgotten the tunnel; the connection is over ([`CloseReason::PeerRestarted`]).
+    #[error("the peer restarted; before, its application had read {consumed_offset}")]
+    PeerRestarted {
+        /// What the peer's application had reported as read: bytes of the stream that the call is for, or else messages of the
+        /// connection. It may have read more. What lies behind may be lost.
+        consumed_offset: u64,
+    },
     /// The handle names no connection: it was closed here, or never was.
     #[error("no such connection")]
     NoConnection,

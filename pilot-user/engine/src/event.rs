@@ -127,6 +127,16 @@ pub enum Event {
         /// The connection.
         connection: ConnectionHandle,
     },
+    /// The peer's process is another one now, or has forgotten the tunnel. Told for each stream that was written to here, then
+    /// for messages, then comes [`Event::Closed`].
+    PeerRestarted {
+        /// The connection.
+        connection: ConnectionHandle,
+        /// The stream; `None`: messages.
+        stream: Option<StreamId>,
+        /// As in [`crate::OperationError::PeerRestarted`].
+        consumed_offset: u64,
+    },
     /// A connection is over. What had arrived can still be read.
     Closed {
         /// The connection.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
+use crate::crypto::reset::{RESET_TOKEN_LEN, ResetToken};
 use crate::error::Code;
 use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
 use crate::recovery::ecn::EcnCounts;
@@ -64,7 +65,7 @@ pub(crate) enum Frame<'a> {
     StreamLimit { connection: u64, direction: Direction, total: u64 },
     Datagram { connection: u64, payload: &'a [u8] },
     MessagePart { connection: u64, number: u16, part: Part<'a> },
-    NewSessionId { id: u32 },
+    NewSessionId { id: u32, token: ResetToken },
     PathChallenge { data: PathData },
     PathResponse { data: PathData },
     Message { connection: u64, number: u16, payload: &'a [u8] },
@@ -157,6 +158,12 @@ impl<'a> Frame<'a> {
         )
     }
 
+    /// Whether it elicits an ack for the sake of a connection.
+    pub(crate) const fn is_data(&self) -> bool {
+        let of_the_tunnel = matches!(self, Self::Ping | Self::AckFrequency { .. } | Self::NewSessionId { .. });
+        self.is_ack_eliciting() && !of_the_tunnel
+    }
+
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
@@ -186,7 +193,7 @@ impl<'a> Frame<'a> {
             _ if kind & !WITH_LENGTH == MESSAGE => message(kind, reader),
             _ if kind & !WITH_LENGTH == MESSAGE_PART => message_part(kind, reader),
             // 0 is nobody's id (W1.2).
-            NEW_SESSION_ID => reader.u32().filter(|id| *id != 0).map(|id| Self::NewSessionId { id }),
+            NEW_SESSION_ID => new_session_id(reader),
             PATH_CHALLENGE => reader.array().map(|data| Self::PathChallenge { data }),
             PATH_RESPONSE => reader.array().map(|data| Self::PathResponse { data }),
             _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
@@ -214,6 +221,11 @@ fn coded<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str)> {
     let code = reader.varint()?;
     let reason = reader.counted().filter(|reason| reason.len() <= MAX_REASON_BYTES)?;
     Some((code, std::str::from_utf8(reason).ok()?))
+}
+
+fn new_session_id<'a>(reader: &mut Reader<'_>) -> Option<Frame<'a>> {
+    let id = reader.u32().filter(|id| *id != 0)?;
+    Some(Frame::NewSessionId { id, token: ResetToken(reader.array()?) })
 }
 
 fn triple(reader: &mut Reader<'_>) -> Option<[u64; 3]> {
@@ -427,9 +439,11 @@ pub(crate) fn write_message_part(
     })?
 }
 
-pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32) -> Option<()> {
-    let [a, b, c, d] = id.to_be_bytes();
-    writer.bytes(&[NEW_SESSION_ID, a, b, c, d])
+pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32, token: &ResetToken) -> Option<()> {
+    let mut frame = [NEW_SESSION_ID; 1 + 4 + RESET_TOKEN_LEN];
+    frame[1..5].copy_from_slice(&id.to_be_bytes());
+    frame[5..].copy_from_slice(&token.0);
+    writer.bytes(&frame)
 }
 
 pub(crate) fn write_path_challenge(writer: &mut Writer<'_>, data: PathData) -> Option<()> {

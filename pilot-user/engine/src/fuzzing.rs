@@ -64,7 +64,7 @@ pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
         Frame::MessagePart { connection, number, part: frame::Part { total, offset, payload } } => {
             frame::write_message_part(writer, connection, number, total, offset, [payload, &[]])
         }
-        Frame::NewSessionId { id } => frame::write_new_session_id(writer, id),
+        Frame::NewSessionId { id, ref token } => frame::write_new_session_id(writer, id, token),
         Frame::PathChallenge { data } => frame::write_path_challenge(writer, data),
         Frame::PathResponse { data } => frame::write_path_response(writer, data),
         Frame::Message { connection, number, payload } => {

@@ -12,9 +12,23 @@ pub const MAX_DATAGRAM_BYTES: u16 = 9000;
 /// Packets. Numbers this far below the highest are refused as old (W4.3). Lower: reordering between queues looks like
 /// replay. Higher: memory per tunnel with a gap (1 KiB now).
 pub const REPLAY_WINDOW_PACKETS: u64 = 8192;
-/// Packets under one key (W4.6). AES-GCM's confidentiality bound at full-size packets is far above (RFC 9001 B.1 in
-/// blocks); past this the tunnel closes rather than weaken.
+/// Packets after which a key is replaced (W4.7): a millionth of AES-GCM's confidentiality bound at full-size packets (RFC
+/// 9001 B.1.1, in blocks). Lower: a fast tunnel shakes hands all the time.
+pub const REKEY_AFTER_PACKETS: u64 = 1 << 24;
+/// Age at which a key under which data flowed is replaced (W4.7; WireGuard §6.1). Lower: a hundred thousand tunnels shake hands
+/// all the time. Higher: whoever takes a host's memory reads more of what was sent before.
+pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// Least age of a key that a configuration can ask for. Lower: on a long path keys never come into use.
+pub const MIN_REKEY_AFTER_TIME: Duration = Duration::from_millis(100);
+/// Packets that one key seals at most (W4.6), which leaves 64 times [`REKEY_AFTER_PACKETS`] for a rekey to succeed. Past this
+/// nothing leaves until it has.
 pub const REJECT_AFTER_PACKETS: u64 = 1 << 30;
+/// Age past which a key seals no data (W4.6; WireGuard §6.1), which leaves a minute for a rekey to succeed. Higher: as
+/// [`REKEY_AFTER_TIME`].
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// Probe time-outs for which the key before is kept, from when the peer is known to use the new one (W4.7). Lower: what is
+/// late is lost. Higher: a key lies in memory for nothing.
+pub const KEY_LINGER_TIMEOUTS: u32 = 3;
 
 // Acknowledgement and loss
 
@@ -110,13 +124,17 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which a sender with unacked data begins a handshake beside the tunnel: the peer may have restarted.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
-/// A tunnel that opened nothing for this long is over (W6.3).
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Keep-alive of a tunnel with connections (W6.2). A third of the idle time-out, so that two may be lost; below the 30 s
-/// that NATs keep a UDP mapping.
+/// A tunnel that opened nothing for this long is over (W6.3). Lower: a path that is dead for a minute ends its streams.
+/// Higher: a peer that is gone for good holds its connections' memory for longer.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Keep-alive of a tunnel with connections (W6.2). Below a third of the idle time-out, so that two may be lost, and below the
+/// 30 s that NATs keep a UDP mapping.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A CLOSE is sent this often (W5.15), in answer to what the peer still sends.
 pub const MAX_CLOSE_PACKETS: u8 = 3;
+/// Stateless resets that an endpoint sends in a second (W4.9). Lower: after a restart, peers beyond it find out by
+/// [`SUSPECT_AFTER`]. Higher: more of a flood of unknown ids is answered, at 50 bytes of ours for each.
+pub const MAX_RESETS_PER_SECOND: u32 = 1000;
 /// Own initiations that go unanswered before the smaller key answers the other's (W3.12).
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Probes of one size that may be lost in a row (W6.1) before the search for a larger one pauses. Lower: a lossy path keeps
@@ -239,6 +257,8 @@ pub const MAX_STREAM_GAPS: usize = MAX_FLIGHT_PACKETS as usize;
 /// Packets. Largest credit that can be configured or believed.
 pub const MAX_PACKET_CREDIT: u32 = 4096;
 
+const _: () = assert!(REKEY_AFTER_PACKETS < REJECT_AFTER_PACKETS);
+const _: () = assert!(REKEY_AFTER_TIME.as_nanos() < REJECT_AFTER_TIME.as_nanos());
 const _: () = assert!(BULK_GAP.as_nanos() < BULK_IDLE.as_nanos());
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(MAX_FLIGHT_PACKETS as u64 <= REPLAY_WINDOW_PACKETS && MAX_PACKET_CREDIT <= MAX_FLIGHT_PACKETS);

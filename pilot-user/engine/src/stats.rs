@@ -42,11 +42,13 @@ pub enum DropReason {
     Authentication,
     /// A packet number seen before, or too old.
     Replay,
+    /// A stateless reset that is of no tunnel, or has another token.
+    Reset,
 }
 
 impl DropReason {
     /// All reasons with their names in metrics.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Short, "short"),
         (Self::Version, "version"),
         (Self::Type, "type"),
@@ -64,6 +66,7 @@ impl DropReason {
         (Self::UnknownSession, "unknown_session"),
         (Self::Authentication, "authentication"),
         (Self::Replay, "replay"),
+        (Self::Reset, "reset"),
     ];
 }
 
@@ -86,6 +89,10 @@ pub struct Stats {
     pub opened: u64,
     /// Data packets sealed.
     pub sealed: u64,
+    /// Stateless resets sent, to who used a session that is not there.
+    pub resets_sent: u64,
+    /// Tunnels that ended because the peer had forgotten them, by its stateless reset (W4.9).
+    pub resets_received: u64,
     /// Handshakes finished here, begun by either end.
     pub handshakes: u64,
     /// What tunnels counted that are over; what there is of them at one time is zero.
@@ -151,6 +158,10 @@ pub struct TunnelStats {
     pub path_challenges: u64,
     /// Session ids replaced by this end.
     pub replaced_ids: u64,
+    /// Times that the key was replaced while packets came and went (W4.7).
+    pub rekeys: u64,
+    /// Times that a handshake found the peer again after silence, and the tunnel went on (W3.14).
+    pub resumptions: u64,
     /// From the initiation to the response; zero at the responder.
     pub handshake: Duration,
     /// Smoothed round-trip time.
@@ -191,6 +202,8 @@ impl TunnelStats {
         self.black_holes += other.black_holes;
         self.path_challenges += other.path_challenges;
         self.replaced_ids += other.replaced_ids;
+        self.rekeys += other.rekeys;
+        self.resumptions += other.resumptions;
         self.path_switches += other.path_switches;
         self.peer_moves += other.peer_moves;
         self.unproven_paths += other.unproven_paths;

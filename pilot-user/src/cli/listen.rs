@@ -13,6 +13,7 @@ use super::stats::{Tally, stats, summary};
 use super::{Failure, NodeArgs, Output};
 use crate::control::Datapath;
 use crate::node::{Node, Seat};
+use crate::recent_peers::RecentPeers;
 use crate::service::{Notice, Services};
 use crate::worker::drivers::Pinned;
 
@@ -26,6 +27,7 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
     let Node { control, peers, seats } = node;
     let (notices, from_workers) = crossbeam_channel::bounded(NOTICES_MAX);
     let (mut workers, mut listen) = (Vec::new(), config.listen);
+    let mut recent = RecentPeers::read(&config.recent_peers);
     for (number, seat) in seats.into_iter().enumerate() {
         let services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
             .with_context(|| format!("cannot receive files into {}", files.clone().unwrap_or_default().display()))
@@ -36,7 +38,14 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
         listen = worker.link.local_addr();
         // Those whose address is known hear from us at once: a peer that knew us before we restarted need not find out.
         for ((_, id), peer) in peers.iter().zip(&config.peers) {
-            if peer.endpoint.is_some() && worker.endpoint.owns(*id) {
+            if !worker.endpoint.owns(*id) {
+                continue;
+            }
+            let last = recent.address(&peer.key);
+            if let Some(address) = last {
+                worker.endpoint.remember_address(*id, address);
+            }
+            if peer.endpoint.or(last).is_some() {
                 let now = worker.now();
                 worker.endpoint.open_tunnel(now, *id);
             }
@@ -49,7 +58,14 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
     let (mut latest, mut ready) = (control.datapath(), false);
     while !stop.is_set() && !workers.iter().any(Pinned::is_over) {
         match from_workers.recv_timeout(LOOK_EVERY) {
-            Ok(notice) => print(&notice, &peers, output),
+            Ok(notice) => {
+                if let Notice::TunnelUp { peer, address: Some(address) } = &notice
+                    && let Some((_, configured)) = peers.iter().zip(&config.peers).find(|((_, id), _)| id == peer)
+                {
+                    recent.note(&configured.key, *address);
+                }
+                print(&notice, &peers, output);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -80,7 +96,7 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
 pub(super) fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
     let name = |id: &PeerId| peers.iter().find(|(_, peer)| peer == id).map_or("?", |(name, _)| name.as_str());
     match notice {
-        Notice::TunnelUp { peer } => {
+        Notice::TunnelUp { peer, .. } => {
             let peer = name(peer);
             output.event(&json!({"event": "tunnel_up", "peer": peer}), || Some(format!("{peer}: tunnel up")));
         }

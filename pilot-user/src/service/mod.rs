@@ -4,6 +4,7 @@ pub mod disk;
 pub mod echo;
 pub mod files;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
@@ -27,6 +28,8 @@ pub enum Notice {
     TunnelUp {
         /// The peer, by its place in the configuration.
         peer: pilot_engine::PeerId,
+        /// Where it is.
+        address: Option<SocketAddr>,
     },
     /// A tunnel is over.
     TunnelDown {
@@ -119,12 +122,14 @@ impl Application for Services {
                 }
                 endpoint.close(now, connection, 0, "");
             }
-            Event::TunnelUp { peer, .. } => self.notice(Notice::TunnelUp { peer }),
+            Event::TunnelUp { peer, .. } => {
+                self.notice(Notice::TunnelUp { peer, address: endpoint.last_address(peer) });
+            }
             Event::TunnelDown { peer, reason } => {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
             Event::Sending { peer, bulk, why } => self.notice(Notice::Sending { peer, bulk, why }),
-            Event::Connected { .. } | Event::StreamOpened { .. } => {}
+            Event::Connected { .. } | Event::StreamOpened { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { .. } | Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }
     }

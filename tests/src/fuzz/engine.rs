@@ -353,6 +353,7 @@ impl World {
     fn on_event(&mut self, end: usize, event: Event) {
         match event {
             Event::TunnelUp { .. }
+            | Event::PeerRestarted { .. }
             | Event::Sending { .. }
             | Event::MessagesWritable { .. }
             | Event::StreamWritable { .. } => {}
@@ -477,8 +478,8 @@ impl World {
     /// The path works again, and the applications read what they are told of.
     fn finish(&mut self) {
         self.in_flight = Default::default();
-        // The longest timers are the idle time-out, 30 s, and as long again for the end that hears of it last.
-        for _ in 0..100 {
+        // The longest timers are the idle time-out, 90 s, and as long again for the end that hears of it last.
+        for _ in 0..220 {
             let mut events = Vec::new();
             self.pair.settle(Duration::from_secs(1), |_, end, event| events.push((end, event)));
             events.into_iter().for_each(|(end, event)| self.on_event(end, event));

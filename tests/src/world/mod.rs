@@ -19,7 +19,7 @@ use crate::oracle::Plan;
 use crate::random::Random;
 pub use host::Host;
 use host::{BULK_PORT, Pass, place};
-pub use setup::{Bulk, Clock, Cost, HostSetup, Setup};
+pub use setup::{Bulk, Clock, Cost, HostSetup, Rekey, Setup};
 
 /// How much sooner what a relay sends arrives than what it is a copy of would at the least.
 const RELAY_DELAY: Duration = Duration::from_micros(1);

@@ -50,6 +50,17 @@ pub struct HostSetup {
     pub cost: Cost,
     /// Which congestion control it sends with.
     pub controller: ControllerKind,
+    /// When it asks for new keys.
+    pub rekey: Rekey,
+}
+
+/// When a host asks for new keys; `None`: as nodes do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rekey {
+    /// After this time, if it was the initiator.
+    pub after: Option<Duration>,
+    /// After so many packets.
+    pub after_packets: Option<u64>,
 }
 
 /// Whether a host has a second port, and sends over the bulk path.

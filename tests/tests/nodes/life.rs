@@ -48,7 +48,8 @@ fn a_killed_node_leaves_nothing_and_comes_back() {
     assert_eq!(second.end_by(Signal::SIGTERM).code, Some(0));
 }
 
-/// A restarted node that does not know where its peer is cannot call it: the peer finds out by itself, from silence.
+/// A restarted node whose configuration does not say where its peer is: the peer finds out as soon as it sends, or is called
+/// where it was.
 #[test]
 fn a_restart_is_noticed_without_being_told() {
     let Some(scene) = Scene::new("life::a_restart_is_noticed_without_being_told") else { return };
@@ -66,6 +67,26 @@ fn a_restart_is_noticed_without_being_told() {
     eprintln!("after kill -9 of a node that does not call: its peer knew after {told:?}");
     second.wait_for("ready");
     scene.run(&a, &["ping", "b", "--count", "1", "--interval", "0"]).success("ping");
+}
+
+/// A node that was called, killed, and started again calls where the peer was, although its configuration does not say and the
+/// peer has nothing to send.
+#[test]
+fn a_restarted_node_calls_the_peers_it_had() {
+    let Some(scene) = Scene::new("life::a_restarted_node_calls_the_peers_it_had") else { return };
+    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).udp().peer("a", None).write();
+    let mut first = scene.start(&b, &["up"]);
+    first.wait_for("ready");
+    let mut up = scene.start(&a, &["up"]);
+    first.wait_for("tunnel_up");
+    up.wait_for("tunnel_up");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let mut second = scene.start(&b, &["up"]);
+    second.wait_for("tunnel_up");
+    up.wait_for("tunnel_down");
+    up.wait_for("tunnel_up");
 }
 
 /// SIGTERM: counters, exit code 0, nothing attached; the peer is told.

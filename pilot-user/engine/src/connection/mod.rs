@@ -157,6 +157,9 @@ impl Connection {
         self.state = State::Closed(reason.clone());
         self.sendable.clear();
         if !self.released {
+            if reason == CloseReason::PeerRestarted {
+                self.tell_consumed(events);
+            }
             events.push_back(Event::Closed { connection: self.handle, reason });
         }
         true
@@ -169,9 +172,25 @@ impl Connection {
 
     fn check(&self) -> Result<(), OperationError> {
         match &self.state {
+            State::Closed(CloseReason::PeerRestarted) => {
+                Err(OperationError::PeerRestarted { consumed_offset: self.messages_out.consumed() })
+            }
             State::Closed(reason) => Err(OperationError::Closed(reason.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// What a restarted peer's application had read of what was written here.
+    fn tell_consumed(&self, events: &mut VecDeque<Event>) {
+        let connection = self.handle;
+        let streams =
+            self.streams.iter().filter_map(|(id, stream)| Some((Some(*id), stream.send.as_ref()?.consumed())));
+        let messages = std::iter::once((None, self.messages_out.consumed()));
+        events.extend(streams.chain(messages).map(|(stream, consumed_offset)| Event::PeerRestarted {
+            connection,
+            stream,
+            consumed_offset,
+        }));
     }
 
     // What the application does.

@@ -65,6 +65,18 @@ impl Connection {
         id.is_by_opener() == self.is_opener
     }
 
+    /// As [`Connection::check`], for a call about a stream. One that is gone was consumed.
+    fn check_stream(&self, id: StreamId) -> Result<(), OperationError> {
+        match self.check() {
+            Err(OperationError::PeerRestarted { .. }) => {
+                let stream = self.streams.get(&id).ok_or(OperationError::NoStream)?;
+                let consumed_offset = stream.send.as_ref().map_or(0, SendStream::consumed);
+                Err(OperationError::PeerRestarted { consumed_offset })
+            }
+            result => result,
+        }
+    }
+
     fn stream(&mut self, id: StreamId) -> Result<&mut Stream, OperationError> {
         self.streams.get_mut(&id).ok_or(OperationError::NoStream)
     }
@@ -80,7 +92,7 @@ impl Connection {
         bytes: &[u8],
         capacity: usize,
     ) -> Result<usize, OperationError> {
-        self.check()?;
+        self.check_stream(id)?;
         let written = self.sending(id)?.write(bytes, capacity)?;
         self.stream(id)?.write_blocked |= written < bytes.len();
         self.queue_stream(id);
@@ -88,7 +100,7 @@ impl Connection {
     }
 
     pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), OperationError> {
-        self.check()?;
+        self.check_stream(id)?;
         self.sending(id)?.finish()?;
         self.queue_stream(id);
         Ok(())
@@ -96,7 +108,7 @@ impl Connection {
 
     /// Gives up writing. Nothing, when all of it is delivered or was given up before.
     pub(crate) fn reset(&mut self, id: StreamId, code: u64) -> Result<(), OperationError> {
-        self.check()?;
+        self.check_stream(id)?;
         if self.sending(id)?.reset(code) {
             self.queue_stream(id);
         }
@@ -105,7 +117,7 @@ impl Connection {
 
     /// Gives up reading. Nothing, when all of it was read or given up before.
     pub(crate) fn stop(&mut self, id: StreamId, code: u64) -> Result<(), OperationError> {
-        self.check()?;
+        self.check_stream(id)?;
         let recv = self.stream(id)?.recv.as_mut().ok_or(OperationError::NoStream)?;
         if let Some(discarded) = recv.stop(code) {
             self.discard(discarded);
@@ -124,7 +136,7 @@ impl Connection {
     ) -> Result<Read, OperationError> {
         let key = self.handle.key;
         let Some(stream) = self.streams.get_mut(&id) else {
-            self.check()?;
+            self.check_stream(id)?;
             return Err(OperationError::NoStream);
         };
         let recv = stream.recv.as_mut().ok_or(OperationError::NoStream)?;
@@ -149,7 +161,7 @@ impl Connection {
             }
             Read::Blocked => {
                 stream.readable_told = false;
-                self.check()?;
+                self.check_stream(id)?;
             }
             Read::End => {
                 self.due.push(SentFrame::AllConsumed(key, id.0, recv.consumed()));

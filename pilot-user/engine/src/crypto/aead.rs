@@ -121,7 +121,7 @@ impl KeyPair {
 
     /// Seals a packet in place: `packet` is header, frames, and room for the tag.
     pub(crate) fn seal(&mut self, number: u64, packet: &mut [u8]) -> Result<(), SealError> {
-        if self.sealed_packets >= REJECT_AFTER_PACKETS {
+        if self.is_used_up() {
             return Err(SealError::Exhausted);
         }
         self.sealed_packets += 1;
@@ -133,6 +133,16 @@ impl KeyPair {
         Ok(())
     }
 
+    /// Packets sealed so far.
+    pub(crate) fn sealed_packets(&self) -> u64 {
+        self.sealed_packets
+    }
+
+    /// Whether it has sealed as much as it may (W4.6).
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.sealed_packets >= REJECT_AFTER_PACKETS
+    }
+
     /// Opens a packet out of place, into `frames`; returns how many bytes of frames there are. `None`: not authentic.
     pub(crate) fn open(&self, number: u64, packet: &[u8], frames: &mut [u8]) -> Option<usize> {
         let (header, rest) = packet.split_first_chunk::<HEADER_LEN>()?;
@@ -141,6 +151,14 @@ impl KeyPair {
         let frames = frames.get_mut(..length)?;
         self.open.open(nonce(number), header, sealed, tag, frames)?;
         Some(length)
+    }
+}
+
+#[cfg(test)]
+impl KeyPair {
+    /// As if it had sealed so many packets.
+    pub(crate) fn set_sealed_for_test(&mut self, packets: u64) {
+        self.sealed_packets = packets;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::aead::Aeads;
+use super::reset::ResetToken;
 use crate::address::OverlayAddress;
 use crate::codec::{Reader, Writer, varint_len};
 use crate::identity::CERTIFICATE_LEN;
@@ -21,9 +22,11 @@ const MAX_DATAGRAM: u8 = 9;
 const ACK_DELAY: u8 = 10;
 const PACKET_CREDIT: u8 = 11;
 const IDLE_TIMEOUT: u8 = 12;
+const RESET_TOKEN: u8 = 14;
 const STREAM_LIMIT: u8 = 15;
 const RESUME: u8 = 16;
 const BULK_PORT: u8 = 17;
+const EPOCH: u8 = 18;
 
 /// One end's parameters. `timestamp` is there in an initiation and not in a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,11 +44,16 @@ pub(crate) struct Parameters {
     pub(crate) ack_delay: Duration,
     pub(crate) packet_credit: u32,
     pub(crate) idle_timeout: Duration,
+    /// For the session id (W4.9).
+    pub(crate) reset_token: Option<ResetToken>,
     pub(crate) stream_limit: u64,
     /// The sender's second UDP port (W6.8).
     pub(crate) bulk_port: Option<u16>,
     /// The tunnel whose connections the sender would continue (W3.14).
     pub(crate) resume: Option<u64>,
+    /// In a response that continues a tunnel: the epoch of the key that it makes. In an initiation for a new key: that of the
+    /// key in use (W4.7).
+    pub(crate) epoch: Option<u64>,
 }
 
 impl Parameters {
@@ -67,9 +75,15 @@ impl Parameters {
         tlv_varint(writer, ACK_DELAY, u64::try_from(self.ack_delay.as_micros()).ok()?)?;
         tlv_varint(writer, PACKET_CREDIT, u64::from(self.packet_credit))?;
         tlv_varint(writer, IDLE_TIMEOUT, u64::try_from(self.idle_timeout.as_millis()).ok()?)?;
+        if let Some(ResetToken(token)) = &self.reset_token {
+            tlv(writer, RESET_TOKEN, token)?;
+        }
         tlv_varint(writer, STREAM_LIMIT, self.stream_limit)?;
         if let Some(port) = self.bulk_port {
             tlv(writer, BULK_PORT, &port.to_be_bytes())?;
+        }
+        if let Some(epoch) = self.epoch {
+            tlv_varint(writer, EPOCH, epoch)?;
         }
         match self.resume {
             Some(tunnel) => tlv(writer, RESUME, &tunnel.to_be_bytes()),
@@ -81,7 +95,8 @@ impl Parameters {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(payload);
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
-        let (mut aeads, mut session_id, mut resume, mut bulk_port) = (None, None, None, None);
+        let (mut aeads, mut session_id, mut reset_token) = (None, None, None);
+        let (mut resume, mut bulk_port, mut epoch) = (None, None, None);
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
@@ -106,9 +121,11 @@ impl Parameters {
                 ACK_DELAY => ack_delay = Duration::from_micros(varint(value)?.min(1_000_000)),
                 PACKET_CREDIT => packet_credit = u32::try_from(varint(value)?).unwrap_or(u32::MAX),
                 IDLE_TIMEOUT => idle_timeout = Duration::from_millis(varint(value)?),
+                RESET_TOKEN => reset_token = Some(ResetToken(value.try_into().ok()?)),
                 STREAM_LIMIT => stream_limit = varint(value)?,
                 RESUME => resume = Some(u64::from_be_bytes(value.try_into().ok()?)),
                 BULK_PORT => bulk_port = Some(u16::from_be_bytes(value.try_into().ok()?)).filter(|port| *port != 0),
+                EPOCH => epoch = Some(varint(value)?),
                 _ => {}
             }
         }
@@ -125,9 +142,11 @@ impl Parameters {
             ack_delay,
             packet_credit: packet_credit.clamp(2, MAX_PACKET_CREDIT),
             idle_timeout,
+            reset_token,
             stream_limit,
             bulk_port,
             resume,
+            epoch,
         })
     }
 }
@@ -167,9 +186,11 @@ pub(crate) mod tests {
             ack_delay: Duration::from_micros(900),
             packet_credit: 128,
             idle_timeout: Duration::from_secs(30),
+            reset_token: Some(ResetToken([5; 16])),
             stream_limit: 100,
             bulk_port: Some(4343),
             resume: Some(99),
+            epoch: Some(3),
         }
     }
 

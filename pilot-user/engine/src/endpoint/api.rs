@@ -1,5 +1,7 @@
 //! Operations of the application on an [`Endpoint`].
 
+use std::net::SocketAddr;
+
 use super::Endpoint;
 use crate::codec::MAX_VARINT;
 use crate::config::BulkUse;
@@ -34,6 +36,19 @@ impl Endpoint {
     pub fn open_tunnel(&mut self, now: Instant, peer: PeerId) {
         if self.owns(peer) {
             self.with(now, peer, |tunnel, ctx| tunnel.want(ctx));
+        }
+    }
+
+    /// Where a peer was last, by proof (W6.4). `None`: it was not met.
+    pub fn last_address(&self, peer: PeerId) -> Option<SocketAddr> {
+        self.tunnels.get(peer.0 as usize)?.last_address()
+    }
+
+    /// Says where [`Endpoint::last_address`] of an earlier process was: initiations go there, too. Nothing when the peer was met
+    /// since.
+    pub fn remember_address(&mut self, peer: PeerId, address: SocketAddr) {
+        if let Some(tunnel) = self.tunnels.get_mut(peer.0 as usize) {
+            tunnel.remember_address(address);
         }
     }
 

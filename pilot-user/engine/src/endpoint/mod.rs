@@ -15,6 +15,7 @@
 //! breaks nothing. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
 
 mod api;
+mod resets;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +26,7 @@ use pilot_common::wire::{Header, HeaderError, PacketType};
 use crate::config::{BulkUse, Config, PeerConfig};
 use crate::crypto::handshake::Initiated;
 use crate::crypto::mac::Mac1Key;
+use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
 use crate::event::{Event, PeerId};
 use crate::limits::MAX_DATAGRAM_BYTES;
@@ -33,6 +35,7 @@ use crate::stats::{DropReason, Stats};
 use crate::time::Instant;
 use crate::tunnel::transmit::Sent;
 use crate::tunnel::{Context, Path, Sessions, Tunnel};
+use resets::Resets;
 use timers::Timers;
 
 /// See the module's head.
@@ -41,6 +44,8 @@ pub struct Endpoint {
     /// As configured; in `config`, as the link allows it.
     bulk: BulkUse,
     own_mac1: Mac1Key,
+    reset_key: ResetKey,
+    resets: Resets,
     rng: SeededRng,
     /// By [`PeerId`].
     tunnels: Vec<Tunnel>,
@@ -68,7 +73,7 @@ pub struct Endpoint {
 pub enum Received {
     /// A data packet of a peer, authenticated.
     Data,
-    /// A handshake message of a peer, authenticated.
+    /// A handshake message of a peer, authenticated; or its reset, with the right token.
     Handshake,
     /// An initiation of a peer whose tunnel this worker has: to be handed to it, as it came.
     Elsewhere(u8),
@@ -95,6 +100,8 @@ impl Endpoint {
         let config = config.clamped();
         Self {
             own_mac1: Mac1Key::to(&config.identity.public_key().static_key),
+            reset_key: ResetKey::of(&config.identity),
+            resets: Resets::default(),
             bulk: config.bulk,
             config,
             rng: SeededRng::new(seed),
@@ -161,7 +168,10 @@ impl Endpoint {
         }
         match header.packet_type {
             PacketType::Data => {
-                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::UnknownSession)?;
+                let Some(peer) = self.sessions.peer(header.receiver) else {
+                    self.owe_reset(now, path, header.receiver);
+                    return Err(DropReason::UnknownSession);
+                };
                 let mut scratch = std::mem::take(&mut self.scratch);
                 let result =
                     self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, path, ecn, &mut scratch));
@@ -174,7 +184,21 @@ impl Endpoint {
                 self.with(now, peer, |tunnel, ctx| tunnel.on_response(ctx, header.receiver, datagram, path))?;
                 Ok(Received::Handshake)
             }
-            PacketType::Cookie | PacketType::Reset | PacketType::Relayed => Err(DropReason::Type),
+            PacketType::Reset => {
+                let peer = self.sessions.peer_of_remote(header.receiver).ok_or(DropReason::Reset)?;
+                let token = datagram.last_chunk().map(|token| ResetToken(*token)).ok_or(DropReason::Length)?;
+                self.with(now, peer, |tunnel, ctx| tunnel.on_reset(ctx, header.receiver, token))?;
+                Ok(Received::Handshake)
+            }
+            PacketType::Cookie | PacketType::Relayed => Err(DropReason::Type),
+        }
+    }
+
+    /// W4.9. Only for ids that this worker gave: of the others it does not know whether they are in use.
+    fn owe_reset(&mut self, now: Instant, path: Path, session_id: u32) {
+        if session_id >> 24 == u32::from(self.config.worker) {
+            let token = self.reset_key.token(session_id, path.remote.ip());
+            self.stats.resets_sent += u64::from(self.resets.owe(now, path, session_id, token));
         }
     }
 
@@ -223,6 +247,9 @@ impl Endpoint {
 
     /// Writes the next datagram to send into `datagram`, whose room is a link's largest payload. Tunnels take turns.
     pub fn poll_transmit(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Transmit> {
+        if let Some((len, path)) = self.resets.poll(datagram) {
+            return Some(Transmit { destination: path.remote, source: path.local, ecn: Ecn::NotEct, len });
+        }
         while let Some(peer) = self.ready.pop_front() {
             let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
             let more = sent.as_ref().is_some_and(|sent| sent.more);
@@ -239,7 +266,7 @@ impl Endpoint {
 
     /// Whether [`Endpoint::poll_transmit`] may have something: room need not be fetched for nothing.
     pub fn wants_transmit(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.resets.is_empty()
     }
 
     /// The next thing to tell the application.
@@ -269,6 +296,7 @@ impl Endpoint {
             now,
             config: &self.config,
             own_mac1: &self.own_mac1,
+            reset_key: &self.reset_key,
             events: &mut self.events,
             sessions: &mut self.sessions,
             rng: &mut self.rng,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::codec::Writer;
+use crate::crypto::reset::ResetToken;
 use crate::error::OperationError;
 use crate::error::{CloseReason, Code, RefuseCode};
 use crate::event::ConnectionHandle;
@@ -278,7 +279,7 @@ fn connections_are_bounded() {
 fn a_late_session_id_does_not_replace_a_newer_one() {
     let (mut pair, [_, theirs]) = Pair::connected();
     let [older, newer] = [5, 6].map(|id| {
-        let frames = bytes(|w| frame::write_new_session_id(w, id));
+        let frames = bytes(|w| frame::write_new_session_id(w, id, &ResetToken([0; 16])));
         pair.ends[0].tunnels[0].seal_any(&frames).unwrap()
     });
     for packet in [newer, older] {

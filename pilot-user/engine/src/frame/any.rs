@@ -70,7 +70,7 @@ proptest! {
             Frame::Datagram { connection, payload },
             Frame::MessagePart { connection, number, part: inner },
             Frame::MessagePart { connection, number, part: last },
-            Frame::NewSessionId { id },
+            Frame::NewSessionId { id, token: ResetToken([number as u8; 16]) },
             Frame::PathChallenge { data },
             Frame::PathResponse { data },
             Frame::Message { connection, number, payload },

@@ -68,7 +68,10 @@ fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
                 part: Part { total: 1100, offset: 1088, payload: b"a part of it" },
             },
         ),
-        (written(|w| write_new_session_id(w, 0x0102_0304)), Frame::NewSessionId { id: 0x0102_0304 }),
+        (
+            written(|w| write_new_session_id(w, 0x0102_0304, &ResetToken([7; 16]))),
+            Frame::NewSessionId { id: 0x0102_0304, token: ResetToken([7; 16]) },
+        ),
         (written(|w| write_path_challenge(w, *b"12345678")), Frame::PathChallenge { data: *b"12345678" }),
         (written(|w| write_path_response(w, *b"87654321")), Frame::PathResponse { data: *b"87654321" }),
         (
@@ -191,7 +194,8 @@ fn what_cannot_be_is_refused() {
 /// wire.md W4.8, W6.4: these bytes are what other implementations send and read.
 #[test]
 fn vectors_of_path_frames() {
-    assert_eq!(written(|w| write_new_session_id(w, 0x0900_00ff)), [0x0d, 9, 0, 0, 0xff]);
+    let new_id = written(|w| write_new_session_id(w, 0x0900_00ff, &ResetToken([7; 16])));
+    assert_eq!(new_id, [&[0x0d, 9, 0, 0, 0xff][..], &[7; 16]].concat());
     assert_eq!(written(|w| write_path_challenge(w, [7; 8])), [0x0e, 7, 7, 7, 7, 7, 7, 7, 7]);
     assert_eq!(written(|w| write_path_response(w, [7; 8])), [0x0f, 7, 7, 7, 7, 7, 7, 7, 7]);
 }

@@ -13,31 +13,50 @@ use crate::time::Instant;
 /// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
 /// here: nobody else can make them collide.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(HashMap<u32, PeerId, FixedState>);
+pub(crate) struct Sessions {
+    own: HashMap<u32, PeerId, FixedState>,
+    /// Ids that peers gave, to find whose a reset is. Of two peers that gave the same, one is not found, and suspected later.
+    remote: HashMap<u32, PeerId, FixedState>,
+}
 
 impl Sessions {
     pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
-        self.0.get(&id).copied()
+        self.own.get(&id).copied()
+    }
+
+    pub(crate) fn peer_of_remote(&self, id: u32) -> Option<PeerId> {
+        self.remote.get(&id).copied()
+    }
+
+    /// Packets to a peer name it by `id` from now on.
+    pub(super) fn insert_remote(&mut self, id: u32, peer: PeerId) {
+        self.remote.insert(id, peer);
+    }
+
+    pub(super) fn remove_remote(&mut self, id: u32, peer: PeerId) {
+        if self.remote.get(&id) == Some(&peer) {
+            self.remote.remove(&id);
+        }
     }
 
     /// A new id: the worker, and 24 random bits that make none in use and not 0.
     pub(super) fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: PeerId) -> u32 {
         loop {
             let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
-            if id != 0 && !self.0.contains_key(&id) {
-                self.0.insert(id, peer);
+            if id != 0 && !self.own.contains_key(&id) {
+                self.own.insert(id, peer);
                 return id;
             }
         }
     }
 
     pub(super) fn release(&mut self, id: u32) {
-        self.0.remove(&id);
+        self.own.remove(&id);
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.own.len()
     }
 }
 

@@ -2,13 +2,15 @@
 
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
-use super::{Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
+use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
 use crate::config::BulkUse;
 use crate::connection::PeerLimits;
-use crate::crypto::aead::Aeads;
+use crate::crypto::aead::{Aeads, KeyPair};
 use crate::crypto::handshake::{Initiated, Initiation};
+use crate::crypto::keys::Slots;
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
+use crate::crypto::reset::ResetToken;
 use crate::error::{CloseReason, Code};
 use crate::event::Event;
 use crate::limits::{
@@ -19,6 +21,22 @@ use crate::recovery::Recovery;
 use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::{DropReason, TunnelStats};
+use crate::time::Instant;
+
+impl Session {
+    fn new(now: Instant, local_id: u32, is_initiator: bool, keys: KeyPair, agreed: Agreed) -> Self {
+        Self {
+            local: SessionIds::new(local_id),
+            remote_id: agreed.peer.session_id,
+            remote_token: agreed.peer.reset_token,
+            remote_id_from: None,
+            keys: Slots::new(keys, now),
+            is_initiator,
+            agreed,
+            offered: None,
+        }
+    }
+}
 
 impl Tunnel {
     /// Brings the tunnel up if it is not and nothing is under way to that end. `false`: no address to send to is known.
@@ -27,7 +45,7 @@ impl Tunnel {
             return true;
         }
         self.waiting_since.get_or_insert(ctx.now);
-        if self.next.is_some() || self.answer.is_some() || self.next_try.is_some() || self.attempt.is_some() {
+        if self.fresh.is_some() || self.answer.is_some() || self.next_try.is_some() || self.attempt.is_some() {
             return true;
         }
         self.tries = 0;
@@ -42,7 +60,7 @@ impl Tunnel {
     }
 
     /// The tunnel that a handshake could continue (W3.14).
-    fn resumable(&self) -> Option<u64> {
+    pub(super) fn resumable(&self) -> Option<u64> {
         self.transport.as_ref().filter(|_| self.closing.is_none()).map(|transport| transport.id)
     }
 
@@ -53,7 +71,8 @@ impl Tunnel {
         session_id: u32,
         aeads: Aeads,
         timestamp: Option<u64>,
-        resume: Option<u64>,
+        (resume, epoch): (Option<u64>, Option<u64>),
+        path: &Path,
     ) -> Parameters {
         Parameters {
             certificate: *ctx.config.identity.certificate(),
@@ -68,9 +87,11 @@ impl Tunnel {
             ack_delay: MAX_ACK_DELAY,
             packet_credit: ctx.config.packet_credit,
             idle_timeout: ctx.config.idle_timeout,
+            reset_token: Some(ctx.reset_key.token(session_id, path.remote.ip())),
             stream_limit: MAX_STREAMS,
             bulk_port: ctx.config.bulk_port,
             resume,
+            epoch,
         }
     }
 
@@ -88,8 +109,10 @@ impl Tunnel {
         let datagram = datagram.first_chunk_mut::<INITIATION_LEN>()?;
         let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
         let resume = self.resumable();
+        let session = self.session.as_ref().filter(|_| self.is_rekeying && resume.is_some());
+        let epoch = session.map(|session| session.keys.epoch());
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
-        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), resume);
+        let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch), &path);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
@@ -116,14 +139,21 @@ impl Tunnel {
             return Err(DropReason::StaleTimestamp);
         }
         self.last_timestamp = timestamp;
-        // W3.12. That the peer is there is news, though: ours goes out again at once.
+        // W3.12.
         let ours_wins = ctx.config.identity.public_key().static_key < self.config.key.static_key;
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
-            self.last_path.get_or_insert(path);
-            self.next_try = Some(ctx.now);
+            if !self.is_up() {
+                // That the peer is there is news, though: ours goes out again at once.
+                self.last_path.get_or_insert(path);
+                self.next_try = Some(ctx.now);
+            }
             // Authentic, and so no drop to whoever brought it.
             ctx.stats.count_drop(DropReason::Crossing);
             return Ok(());
+        }
+        if !ours_wins {
+            // Of two handshakes that are both answered, each end would take another one's keys.
+            self.drop_attempt(ctx);
         }
         self.answer = Some(Box::new(Answer { initiated, aead, path }));
         Ok(())
@@ -132,33 +162,30 @@ impl Tunnel {
     /// Writes the response to an accepted initiation.
     pub(super) fn respond(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<(usize, Path)> {
         let Answer { initiated, aead, path } = *self.answer.take()?;
-        self.drop_next(ctx);
+        self.drop_fresh(ctx);
         let datagram = datagram.first_chunk_mut::<RESPONSE_MAX_LEN>()?;
         // W3.14: continued is what both still have, of the same process of the peer.
-        let asked = initiated.parameters.resume;
-        let resumes = self.transport.as_ref().filter(|_| self.closing.is_none()).and_then(|transport| {
-            let same = Some(transport.id) == asked && transport.peer_boot_id == initiated.parameters.boot_id;
-            same.then_some(transport.id)
-        });
-        let local_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
-        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, resumes);
+        let continued = self.continued(initiated.parameters.resume, &initiated.parameters.boot_id);
+        let epoch = continued.map(|session| session.keys.next_epoch());
+        let (local_id, resumes) = match continued {
+            Some(session) => (session.local.newest(), self.resumable()),
+            None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer), None),
+        };
+        let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch), &path);
         let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
-            ctx.sessions.release(local_id);
+            if resumes.is_none() {
+                ctx.sessions.release(local_id);
+            }
             return None;
         };
-        self.next = Some(Box::new(Session {
-            local: SessionIds::new(local_id),
-            remote_id: secrets.peer.session_id,
-            remote_id_from: None,
-            keys: secrets.keys,
-            aead: secrets.aead,
-            path,
-            is_initiator: false,
-            peer: secrets.peer,
-            resumes,
-            handshake: std::time::Duration::ZERO,
-        }));
-        self.next_since = ctx.now;
+        let agreed = Agreed { aead: secrets.aead, path, peer: secrets.peer, handshake: std::time::Duration::ZERO };
+        if let Some(session) = self.session.as_mut().filter(|_| resumes.is_some()) {
+            session.keys.offer(secrets.keys);
+            session.offered = Some(Box::new(agreed));
+        } else {
+            self.fresh = Some(Box::new(Session::new(ctx.now, local_id, false, secrets.keys, agreed)));
+            self.fresh_since = ctx.now;
+        }
         Some((length, path))
     }
 
@@ -172,88 +199,85 @@ impl Tunnel {
     ) -> Result<(), DropReason> {
         let attempt = self.attempt.as_mut().filter(|attempt| attempt.initiation.session_id() == receiver);
         let attempt = attempt.ok_or(DropReason::NoAttempt)?;
-        let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(crate::time::Instant::ORIGIN).as_secs();
+        let unix_seconds = ctx.config.unix_time.as_secs() + ctx.now.since(Instant::ORIGIN).as_secs();
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, asked, resume) = (attempt.sent, attempt.path, attempt.resume);
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
-        if resumes.is_some() && resumes != self.resumable() {
-            // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
-            // continues would understand nothing: the next attempt asks for a new one.
-            self.drop_attempt(ctx);
-            self.next_try = self.waiting_since.map(|_| ctx.now);
-            return Ok(());
-        }
-        // The session takes the attempt's id over.
-        self.attempt = None;
-        let session = Session {
-            local: SessionIds::new(receiver),
-            remote_id: secrets.peer.session_id,
-            remote_id_from: None,
-            keys: secrets.keys,
+        let agreed = Agreed {
             aead: secrets.aead,
             // Where the initiation went the peer is; where the response came from it need not be (W6.4).
             path: if asked.is(&path) { path } else { asked },
-            is_initiator: true,
-            resumes,
             peer: secrets.peer,
             handshake: ctx.now.since(sent),
         };
-        self.establish(ctx, Box::new(session));
+        if resumes.is_some() {
+            self.drop_attempt(ctx);
+            if !self.install(ctx, secrets.keys, agreed) {
+                // What the peer agreed to continue ended here meanwhile. One end of a tunnel that begins anew while the other
+                // continues would understand nothing: the next attempt asks for a new one.
+                if !self.is_up() {
+                    self.next_try = self.waiting_since.map(|_| ctx.now);
+                }
+                return Ok(());
+            }
+        } else {
+            // The session takes the attempt's id over.
+            self.attempt = None;
+            self.establish(ctx, Box::new(Session::new(ctx.now, receiver, true, secrets.keys, agreed)));
+        }
         if let Some(transport) = &mut self.transport {
             let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
             paths.on_received(ctx.now, path, datagram.len(), true, recovery, ctx.events);
         }
-        // Confirms the key to the responder, which sends nothing before (W3.9).
+        // Confirms the key to the responder, which sends nothing under it before (W3.9).
         self.table.control.push_back(SentFrame::Ping);
         Ok(())
     }
 
-    /// The first packet under the key of `next` was opened: it replaces the session.
-    pub(super) fn confirm_next(&mut self, ctx: &mut Context<'_>) {
-        if let Some(next) = self.next.take() {
-            self.establish(ctx, next);
+    /// The first packet under the key of a new tunnel was opened: it replaces the one before.
+    pub(super) fn confirm_fresh(&mut self, ctx: &mut Context<'_>) {
+        if let Some(fresh) = self.fresh.take() {
+            self.establish(ctx, fresh);
         }
     }
 
     fn establish(&mut self, ctx: &mut Context<'_>, session: Box<Session>) {
+        self.on_handshake(ctx, session.agreed.path);
+        if self.session.is_some() && self.closing.is_none() {
+            self.on_down(ctx, CloseReason::PeerRestarted);
+            self.next_try = None;
+            self.waiting_since = None;
+        }
+        self.start_transport(ctx, &session);
+        self.closing = None;
+        self.release_session(ctx);
+        ctx.sessions.insert_remote(session.remote_id, self.peer);
+        self.session = Some(session);
+        ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed: false });
+    }
+
+    /// A handshake is done, and no other is needed.
+    pub(super) fn on_handshake(&mut self, ctx: &mut Context<'_>, path: Path) {
         ctx.stats.handshakes += 1;
         self.drop_attempt(ctx);
-        self.drop_next(ctx);
-        let resumed = session.resumes.is_some() && session.resumes == self.resumable();
-        if !resumed {
-            if self.session.is_some() && self.closing.is_none() {
-                self.on_down(ctx, CloseReason::PeerRestarted);
-            }
-            self.start_transport(ctx, &session);
-        } else if let Some(transport) = &mut self.transport {
-            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
-            paths.on_handshake(ctx.now, session.path, session.peer.bulk_port, recovery, ctx.events);
-            recovery.forget_backoff();
-            transport.awaiting_since = None;
-            transport.last_received = ctx.now;
-        }
-        // After what the end of the old tunnel asks for: there is one.
+        self.drop_fresh(ctx);
         self.tries = 0;
         self.next_try = None;
+        self.is_rekeying = false;
         self.waiting_since = None;
-        self.closing = None;
-        self.last_path = Some(session.path);
-        if let Some(old) = self.session.replace(session) {
-            old.local.release(ctx.sessions);
-        }
-        ctx.events.push_back(Event::TunnelUp { peer: self.peer, resumed });
+        self.last_path = Some(path);
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
         self.drop_transport(ctx);
-        let peer = &session.peer;
+        let peer = &session.agreed.peer;
         let (first, second) = match session.is_initiator {
             true => (session.local.newest(), session.remote_id),
             false => (session.remote_id, session.local.newest()),
         };
         let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit, ctx.config.controller);
         if session.is_initiator {
-            recovery.rtt.update(ctx.now, session.handshake, std::time::Duration::ZERO);
+            recovery.rtt.update(ctx.now, session.agreed.handshake, std::time::Duration::ZERO);
         }
         self.transport = Some(Box::new(Transport {
             id: u64::from(first) << 32 | u64::from(second),
@@ -262,7 +286,7 @@ impl Tunnel {
             acks: Acks::new(ctx.config.packet_credit),
             replay: ReplayWindow::default(),
             next_received: 0,
-            paths: Paths::new(self.peer, ctx.config, peer, session.path),
+            paths: Paths::new(self.peer, ctx.config, peer, session.agreed.path),
             last_received: ctx.now,
             last_sent: ctx.now,
             awaiting_since: None,
@@ -328,6 +352,22 @@ impl Tunnel {
         }
     }
 
+    /// The peer says, by the token that it gave with a session id, that it has forgotten the tunnel: nothing that is there can
+    /// go on, and it is asked for another one at once (W4.9).
+    pub(crate) fn on_reset(&mut self, ctx: &mut Context<'_>, id: u32, token: ResetToken) -> Result<(), DropReason> {
+        let is_genuine = |session: &&mut Box<Session>| session.remote_id == id && session.remote_token == Some(token);
+        self.session.as_mut().filter(is_genuine).ok_or(DropReason::Reset)?;
+        ctx.stats.resets_received += 1;
+        if self.closing.is_none() {
+            self.on_down(ctx, CloseReason::PeerRestarted);
+        }
+        self.drop_session(ctx);
+        self.drop_attempt(ctx);
+        self.next_try = None;
+        self.want(ctx);
+        Ok(())
+    }
+
     pub(super) fn give_up_connecting(&mut self, ctx: &mut Context<'_>) {
         self.waiting_since = None;
         self.table.give_up_waiting(&CloseReason::TimedOut, ctx.events);
@@ -339,31 +379,37 @@ impl Tunnel {
 
     /// The peer answered under the session in use: a handshake begun out of suspicion is not needed.
     pub(super) fn on_heard(&mut self, ctx: &mut Context<'_>) {
-        if self.closing.is_none() && (self.attempt.is_some() || self.next_try.is_some()) {
+        if self.closing.is_none() && !self.is_rekeying && (self.attempt.is_some() || self.next_try.is_some()) {
             self.drop_attempt(ctx);
             self.next_try = None;
             self.tries = 0;
         }
     }
 
-    fn drop_attempt(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn drop_attempt(&mut self, ctx: &mut Context<'_>) {
         if let Some(attempt) = self.attempt.take() {
             ctx.sessions.release(attempt.initiation.session_id());
         }
     }
 
-    pub(super) fn drop_next(&mut self, ctx: &mut Context<'_>) {
-        if let Some(next) = self.next.take() {
-            next.local.release(ctx.sessions);
+    pub(super) fn drop_fresh(&mut self, ctx: &mut Context<'_>) {
+        if let Some(fresh) = self.fresh.take() {
+            fresh.local.release(ctx.sessions);
+        }
+    }
+
+    fn release_session(&mut self, ctx: &mut Context<'_>) {
+        if let Some(session) = self.session.take() {
+            session.local.release(ctx.sessions);
+            ctx.sessions.remove_remote(session.remote_id, self.peer);
         }
     }
 
     pub(super) fn drop_session(&mut self, ctx: &mut Context<'_>) {
-        if let Some(session) = self.session.take() {
-            session.local.release(ctx.sessions);
-        }
+        self.release_session(ctx);
         self.drop_transport(ctx);
         self.closing = None;
+        self.is_rekeying = false;
     }
 
     fn drop_transport(&mut self, ctx: &mut Context<'_>) {

@@ -1,14 +1,16 @@
 //! A tunnel: everything with one peer.
 //!
 //! ```text
-//!            connect, or the peer is suspected dead          initiation of the peer
-//!   idle ───────────────► attempt ── response ──┐       ┌─── answer ──► next (unconfirmed)
+//!            connect                                         initiation of the peer
+//!   idle ───────────────► attempt ── response ──┐       ┌─── answer ──► fresh (unconfirmed)
 //!    ▲                                          ▼       ▼                 │ first data packet under its key
 //!    └──── idle time-out, CLOSE ──────────── session + transport ◄────────┘
+//!                                              │     ▲
+//!       the key is old, or the peer silent     └─────┘ a handshake that both continue: the next epoch's key (`rekey`)
 //! ```
 //!
-//! `session` is keys and ids of one handshake; `transport` is what outlives a handshake: packet numbers, recovery, and
-//! with the table of connections the state that resumption continues (`docs/wire.md` W3.14).
+//! `session` is ids and keys; `transport` packet numbers and recovery. With the table of connections they are the state that
+//! resumption continues (`docs/wire.md` W3.14).
 
 mod bulk;
 mod ids;
@@ -16,18 +18,22 @@ pub(crate) mod lifecycle;
 mod mtu;
 mod path;
 mod receive;
+mod rekey;
 pub(crate) mod transmit;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::{Config, PeerConfig};
 use crate::connection::table::Table;
-use crate::crypto::aead::{Aead, KeyPair};
+use crate::crypto::aead::Aead;
 use crate::crypto::handshake::{Initiated, Initiation};
+use crate::crypto::keys::Slots;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
+use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
@@ -51,6 +57,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) own_mac1: &'a Mac1Key,
+    pub(crate) reset_key: &'a ResetKey,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) sessions: &'a mut Sessions,
     pub(crate) rng: &'a mut SeededRng,
@@ -63,21 +70,30 @@ impl Context<'_> {
     }
 }
 
-/// Keys and ids of one handshake.
+/// Ids and keys.
 struct Session {
     local: SessionIds,
     remote_id: u32,
+    /// With which the peer says that it has forgotten that id (W4.9).
+    remote_token: Option<ResetToken>,
     /// The packet that brought it; `None`: the handshake did. What comes late changes it no more.
     remote_id_from: Option<u64>,
-    keys: KeyPair,
-    aead: Aead,
-    /// Which the handshake has proven: the peer answered what was sent there.
-    path: Path,
+    keys: Slots,
+    /// Of the first handshake.
     is_initiator: bool,
+    /// By the last handshake.
+    agreed: Agreed,
+    /// By a handshake whose key the peer has not yet proven to have.
+    offered: Option<Box<Agreed>>,
+}
+
+/// What a handshake agreed, beside keys.
+struct Agreed {
+    aead: Aead,
+    /// Which it has proven: the peer answered what was sent there.
+    path: Path,
     /// What the peer said of itself.
     peer: Parameters,
-    /// The tunnel that both ends agreed to continue.
-    resumes: Option<u64>,
     handshake: Duration,
 }
 
@@ -135,11 +151,14 @@ pub(crate) struct Tunnel {
     tries: u32,
     /// When to send the next one.
     next_try: Option<Instant>,
+    /// Initiations go on although the peer is heard, for a new key.
+    is_rekeying: bool,
     answer: Option<Box<Answer>>,
     /// Of the last initiation accepted (W3.5).
     last_timestamp: u64,
-    next: Option<Box<Session>>,
-    next_since: Instant,
+    /// Of a new tunnel that the peer began, and has not yet proven to have the key of.
+    fresh: Option<Box<Session>>,
+    fresh_since: Instant,
     session: Option<Box<Session>>,
     transport: Option<Box<Transport>>,
     closing: Option<Box<Closing>>,
@@ -159,10 +178,11 @@ impl Tunnel {
             attempt: None,
             tries: 0,
             next_try: None,
+            is_rekeying: false,
             answer: None,
             last_timestamp: 0,
-            next: None,
-            next_since: Instant::ORIGIN,
+            fresh: None,
+            fresh_since: Instant::ORIGIN,
             session: None,
             transport: None,
             closing: None,
@@ -173,6 +193,14 @@ impl Tunnel {
 
     pub(crate) fn is_up(&self) -> bool {
         self.session.is_some() && self.closing.is_none()
+    }
+
+    pub(crate) fn last_address(&self) -> Option<SocketAddr> {
+        self.last_path.map(|path| path.remote)
+    }
+
+    pub(crate) fn remember_address(&mut self, remote: SocketAddr) {
+        self.last_path.get_or_insert(Path { remote, local: None });
     }
 
     /// What the application's reading is measured against.
@@ -195,7 +223,7 @@ impl Tunnel {
     }
 
     pub(crate) fn aead(&self) -> Option<Aead> {
-        self.session.as_ref().map(|session| session.aead)
+        self.session.as_ref().map(|session| session.agreed.aead)
     }
 
     pub(crate) fn stats(&self) -> Option<TunnelStats> {
@@ -209,7 +237,7 @@ impl Tunnel {
             paced: recovery.counters.paced,
             ecn_failures: recovery.ecn_failures(),
             probe_timeouts: recovery.counters.probe_timeouts,
-            handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.handshake),
+            handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.agreed.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
             min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
             congestion_window: recovery.congestion_window(),
@@ -235,11 +263,17 @@ impl Tunnel {
             }
         };
         add(self.next_try, "initiation");
-        add(self.next.as_ref().map(|_| self.next_since + CONFIRM_TIMEOUT), "confirmation");
+        add(self.fresh.as_ref().map(|_| self.fresh_since + CONFIRM_TIMEOUT), "confirmation");
         add(self.waiting_since.map(|since| since + CONNECT_TIMEOUT), "connect time-out");
         if let Some(closing) = &self.closing {
             add(Some(closing.until), "closing");
-        } else if let Some(transport) = &self.transport {
+        } else if let (Some(transport), Some(session)) = (&self.transport, &self.session) {
+            add(self.idle_at(config, transport), "idle time-out");
+            add(self.rekey_at(config), "rekey");
+            add(session.keys.deadline(), "previous key");
+            if session.keys.is_used_up() {
+                return earliest; // nothing can be sent, whatever is due
+            }
             if let Some((at, why)) = transport.recovery.deadline() {
                 add(Some(at), why);
             }
@@ -247,8 +281,7 @@ impl Tunnel {
             let may_send = transport.paths.allowance().is_some();
             add(transport.acks.due().filter(|_| may_send), "ack");
             add(transport.paths.deadline(), "path");
-            add(self.session.as_ref().and_then(|session| session.local.deadline()), "session id");
-            add(self.idle_at(config, transport), "idle time-out");
+            add(session.local.deadline(), "session id");
             add(self.suspect_at(transport), "suspicion");
             add(self.keep_alive_at(transport), "keep-alive");
         }
@@ -257,7 +290,7 @@ impl Tunnel {
 
     fn idle_at(&self, config: &Config, transport: &Transport) -> Option<Instant> {
         let own = Some(config.idle_timeout).filter(|timeout| !timeout.is_zero());
-        let peer = self.session.as_ref().map(|s| s.peer.idle_timeout).filter(|timeout| !timeout.is_zero());
+        let peer = self.session.as_ref().map(|s| s.agreed.peer.idle_timeout).filter(|timeout| !timeout.is_zero());
         let timeout = own.into_iter().chain(peer).min()?;
         Some(transport.last_received + timeout)
     }
@@ -279,8 +312,8 @@ impl Tunnel {
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.next.is_some() && due(Some(self.next_since + CONFIRM_TIMEOUT)) {
-            self.drop_next(ctx);
+        if self.fresh.is_some() && due(Some(self.fresh_since + CONFIRM_TIMEOUT)) {
+            self.drop_fresh(ctx);
         }
         if due(self.waiting_since.map(|since| since + CONNECT_TIMEOUT)) {
             self.give_up_connecting(ctx);
@@ -304,6 +337,7 @@ impl Tunnel {
         }
         if let Some(session) = &mut self.session {
             session.local.retire(now, ctx.sessions);
+            session.keys.retire(now);
         }
         if let Some(transport) = &mut self.transport {
             let (table, acks, paths) = (&mut self.table, &mut transport.acks, &mut transport.paths);

@@ -9,9 +9,11 @@ use super::{Context, Path, Tunnel};
 use crate::codec::Reader;
 use crate::connection::State;
 use crate::connection::table::Table;
+use crate::crypto::keys::Slot;
 use crate::error::{CloseReason, Code, ProtocolViolation};
 use crate::event::Event;
 use crate::frame::{Frame, PathData};
+use crate::limits::KEY_LINGER_TIMEOUTS;
 use crate::packet::decode_number;
 use crate::recovery::Fate;
 use crate::recovery::ack::Acks;
@@ -42,26 +44,23 @@ impl Tunnel {
         ecn: Ecn,
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
-        let is_next = self.next.as_ref().is_some_and(|next| next.local.contains(header.receiver));
-        let session = if is_next { self.next.as_ref() } else { self.session.as_ref() };
+        let is_fresh = self.fresh.as_ref().is_some_and(|fresh| fresh.local.contains(header.receiver));
+        let session = if is_fresh { self.fresh.as_ref() } else { self.session.as_ref() };
         let session = session.filter(|session| session.local.contains(header.receiver));
         let session = session.ok_or(DropReason::UnknownSession)?;
-        // A session that is new and continues nothing counts from 0.
-        let transport = self.transport.as_ref().filter(|_| !is_next || session.resumes.is_some());
+        // A new tunnel counts from 0.
+        let transport = self.transport.as_ref().filter(|_| !is_fresh);
         let number = decode_number(header.word, transport.map_or(0, |transport| transport.next_received));
         if transport.is_some_and(|transport| !transport.replay.check(number)) {
             return Err(DropReason::Replay);
         }
-        let length = session.keys.open(number, datagram, scratch).ok_or(DropReason::Authentication)?;
-        let continues = session.resumes;
+        let opened = session.keys.open(header.epoch, number, datagram, scratch);
+        let (length, slot) = opened.ok_or(DropReason::Authentication)?;
         ctx.stats.opened += 1;
-        if is_next {
-            self.confirm_next(ctx);
-            if continues.is_some() && self.transport.as_ref().map(|transport| transport.id) != continues {
-                // What both ends agreed to continue ended here in between.
-                self.close(ctx, Code::Internal, CloseReason::ClosedHere(Code::Internal));
-                return Ok(());
-            }
+        if is_fresh {
+            self.confirm_fresh(ctx);
+        } else if slot == Slot::Next {
+            self.confirm(ctx);
         }
         let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) else {
             return Err(DropReason::UnknownSession);
@@ -72,6 +71,9 @@ impl Tunnel {
         transport.stats.received_packets += 1;
         transport.stats.received_bytes += datagram.len() as u64;
         session.local.on_used(ctx.now, header.receiver);
+        if slot == Slot::Current {
+            session.keys.on_confirmed(ctx.now, transport.recovery.pto() * KEY_LINGER_TIMEOUTS);
+        }
         let newest = number >= transport.next_received;
         transport.next_received = transport.next_received.max(number + 1);
         let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
@@ -93,11 +95,12 @@ impl Tunnel {
 
     fn on_frames(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frames: &[u8]) -> Result<(), ProtocolViolation> {
         let mut reader = Reader::new(frames);
-        let mut ack_eliciting = false;
+        let (mut ack_eliciting, mut has_data) = (false, false);
         while let Some(frame) =
             Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
         {
             ack_eliciting |= frame.is_ack_eliciting();
+            has_data |= frame.is_data();
             if let Frame::Close { code, reason } = frame {
                 self.on_down(ctx, CloseReason::TunnelClosed { code, reason: reason.to_owned() });
                 self.drop_session(ctx);
@@ -107,6 +110,9 @@ impl Tunnel {
                 transport.acks.on_frequency(arrival.number, *packets);
             }
             self.on_frame(ctx, arrival, frame)?;
+        }
+        if has_data && let Some(session) = &mut self.session {
+            session.keys.on_data();
         }
         if let Some(transport) = &mut self.transport {
             transport.acks.on_received(ctx.now, arrival.number, ack_eliciting, arrival.ecn);
@@ -189,11 +195,14 @@ impl Tunnel {
                     connection.on_stream(stream, offset, fin, payload, events)
                 })?;
             }
-            Frame::NewSessionId { id } => {
+            Frame::NewSessionId { id, token } => {
                 if let Some(session) = &mut self.session
                     && session.remote_id_from.is_none_or(|number| number < arrival.number)
                 {
+                    ctx.sessions.remove_remote(session.remote_id, self.peer);
+                    ctx.sessions.insert_remote(id, self.peer);
                     (session.remote_id, session.remote_id_from) = (id, Some(arrival.number));
+                    session.remote_token = Some(token);
                 }
             }
             Frame::PathChallenge { data } => {

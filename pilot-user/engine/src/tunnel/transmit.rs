@@ -8,6 +8,7 @@ use crate::codec::Writer;
 use crate::connection::table::Table;
 use crate::connection::{Connection, State};
 use crate::crypto::aead::SealError;
+use crate::crypto::reset::ResetToken;
 use crate::error::{CloseReason, Code};
 use crate::frame;
 use crate::limits::MIN_DATAGRAM_BYTES;
@@ -28,6 +29,9 @@ struct Filled {
     more: bool,
 }
 
+/// A session id to tell the peer, and the token for it.
+type NewId = (u32, ResetToken);
+
 /// A datagram that was written.
 pub(crate) struct Sent {
     /// Its bytes.
@@ -47,17 +51,21 @@ impl Tunnel {
         {
             return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
         }
+        self.rekey_if_due(ctx);
         if self.next_try.is_some_and(|at| at <= ctx.now)
             && let Some((len, path)) = self.initiate(ctx, datagram)
         {
             return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
+        }
+        if self.session.as_ref().is_none_or(|session| session.keys.is_used_up()) {
+            return None; // until a rekey succeeds (W4.6)
         }
         let filled = self.fill(ctx, datagram)?;
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
         let number = transport.recovery.next_number();
         let header = Header {
             packet_type: PacketType::Data,
-            epoch: 0,
+            epoch: session.keys.epoch_bits(),
             receiver: session.remote_id,
             word: number as u32, // the low 32 bits (W4.2)
         };
@@ -73,6 +81,9 @@ impl Tunnel {
                 self.drop_session(ctx);
                 return None;
             }
+        }
+        if filled.frames.iter().any(|frame| frame.connection().is_some()) {
+            session.keys.on_data();
         }
         ctx.stats.sealed += 1;
         transport.last_sent = ctx.now;
@@ -97,6 +108,9 @@ impl Tunnel {
 
     /// Fills the room between header and tag. `None`: nothing to send, or not now.
     fn fill(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<Filled> {
+        // W4.6: data waits for a new key; what keeps the tunnel alive does not.
+        let is_too_old = self.session.as_ref().is_some_and(|session| session.keys.is_too_old(ctx.now));
+        let is_held = is_too_old && self.has_data_to_send();
         let transport = self.transport.as_mut()?;
         let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
         if let Some(closing) = &mut self.closing {
@@ -111,8 +125,9 @@ impl Tunnel {
             return Some(Filled { len: w.len(), ..Filled::nothing(path) });
         }
         let table = &mut self.table;
-        let has_data = table.has_data();
-        let wants = has_data || !table.control.is_empty();
+        let has_data = table.has_data() && !is_held;
+        let wants =
+            has_data || if is_held { table.control.contains(&SentFrame::Ping) } else { !table.control.is_empty() };
         // Before the frames of paths: a challenge that it asks for is due at once, and data may be held back by pacing.
         paths.choose(ctx.now, has_data, recovery, ctx.events);
         if let Some(frame) = paths.next_frame(ctx.now, ctx.rng, recovery) {
@@ -151,7 +166,14 @@ impl Tunnel {
                 frames.push(SentFrame::AckFrequency);
             }
             let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
-            fill_queued(table, new_id, &mut w, &mut frames);
+            let new_id = new_id.map(|id| (id, ctx.reset_key.token(id, path.remote.ip())));
+            if !is_held {
+                fill_queued(table, new_id, &mut w, &mut frames);
+            } else if wants {
+                frame::write_ping(&mut w)?;
+                frames.push(SentFrame::Ping);
+                table.control.retain(|frame| *frame != SentFrame::Ping);
+            }
             if w.len() == before && recovery.probe_due() {
                 frame::write_ping(&mut w)?;
                 frames.push(SentFrame::Ping);
@@ -216,7 +238,7 @@ fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
 }
 
 /// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
-fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent: &mut SentFrames) {
+fn fill_queued(table: &mut Table, new_id: Option<NewId>, w: &mut Writer<'_>, sent: &mut SentFrames) {
     while let Some(control) = table.control.front().cloned() {
         let before = w.len();
         if write_control(table, new_id, w, &control).is_none() {
@@ -231,10 +253,10 @@ fn fill_queued(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, sent:
 }
 
 /// Writes a control frame with what is true now; `Some` without writing when it has become pointless.
-fn write_control(table: &mut Table, new_id: Option<u32>, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
+fn write_control(table: &mut Table, new_id: Option<NewId>, w: &mut Writer<'_>, control: &SentFrame) -> Option<()> {
     let Some(key) = control.connection() else {
         return match (control, new_id) {
-            (SentFrame::NewSessionId, Some(id)) => frame::write_new_session_id(w, id),
+            (SentFrame::NewSessionId, Some((id, token))) => frame::write_new_session_id(w, id, &token),
             (SentFrame::NewSessionId, None) => Some(()),
             _ => frame::write_ping(w),
         };
@@ -281,8 +303,8 @@ impl Tunnel {
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
         let number = transport.recovery.next_number();
         transport.recovery.on_sent_unacked();
-        let header =
-            Header { packet_type: PacketType::Data, epoch: 0, receiver: session.remote_id, word: number as u32 };
+        let epoch = session.keys.epoch_bits();
+        let header = Header { packet_type: PacketType::Data, epoch, receiver: session.remote_id, word: number as u32 };
         let mut packet = [&header.to_bytes()[..], frames, &[0; TAG_LEN]].concat();
         session.keys.seal(number, &mut packet).ok()?;
         Some(packet)
@@ -297,7 +319,8 @@ impl Tunnel {
         let next = self.transport.as_ref().unwrap().next_received;
         let number = crate::packet::decode_number(header.word, next);
         let mut frames = vec![0; packet.len()];
-        let length = self.session.as_ref().unwrap().keys.open(number, packet, &mut frames).unwrap();
+        let keys = &self.session.as_ref().unwrap().keys;
+        let (length, _) = keys.open(header.epoch, number, packet, &mut frames).unwrap();
         frames[..length].to_vec()
     }
 }
