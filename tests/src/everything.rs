@@ -7,7 +7,7 @@ use pilot_engine::{BulkUse, ControllerKind};
 use crate::fired::Fired;
 use crate::link::{Attachment, HEADERS, SimLink};
 use crate::netem::{Bottleneck, Bursts, Conditions, OnEcn, PerMille};
-use crate::oracle::Plan;
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::world::{Bulk, Clock, Cost, HostSetup, Rekey, Setup, World};
 use crate::xdp::XdpPort;

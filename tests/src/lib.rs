@@ -15,6 +15,7 @@ pub mod link;
 pub mod logs;
 pub mod netem;
 pub mod oracle;
+pub mod plan;
 pub mod random;
 pub mod world;
 pub mod xdp;

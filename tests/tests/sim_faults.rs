@@ -5,7 +5,7 @@ use std::time::Duration;
 use pilot_engine::{CloseReason, DropReason};
 use pilot_tests::link::{Attachment, SimLink};
 use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
-use pilot_tests::oracle::Plan;
+use pilot_tests::plan::Plan;
 use pilot_tests::world::{Host, World};
 use pilot_tests::xdp::XdpPort;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pilot_tests::link::{Attachment, SimLink};
 use pilot_tests::netem::{Conditions, PerMille};
-use pilot_tests::oracle::Plan;
+use pilot_tests::plan::Plan;
 use pilot_tests::world::World;
 use pilot_tests::xdp::XdpPort;
 

@@ -8,7 +8,7 @@ use pilot_engine::limits::{AMPLIFICATION_LIMIT, KEEP_ALIVE};
 use pilot_engine::{BulkUse, TunnelStats};
 use pilot_tests::link::SimLink;
 use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
-use pilot_tests::oracle::Plan;
+use pilot_tests::plan::Plan;
 use pilot_tests::world::{Bulk, World};
 
 const SEEDS: std::ops::Range<u64> = 0..8;

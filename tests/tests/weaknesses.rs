@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pilot_tests::link::SimLink;
 use pilot_tests::netem::{Conditions, PerMille};
-use pilot_tests::oracle::Plan;
+use pilot_tests::plan::Plan;
 use pilot_tests::world::World;
 
 /// What went wrong elsewhere, and by which tests, in which files, it is seen not to go wrong here.
@@ -139,9 +139,9 @@ fn a_dead_path_costs_few_handshakes() {
     let before = [0, 1].map(|host| world.netem(host).sent);
     world.set_conditions(Conditions::PARTITIONED);
     world.run(Duration::from_secs(60));
-    for host in 0..2 {
+    for (host, before) in before.into_iter().enumerate() {
         // An initiation or probe a second each, and until the tunnel is given up no more.
-        let sent = world.netem(host).sent - before[host];
+        let sent = world.netem(host).sent - before;
         assert!(sent < 200, "host {host} sent {sent} packets into silence");
     }
     world.finish();

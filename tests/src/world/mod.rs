@@ -15,7 +15,7 @@ use pilot_engine::Instant;
 use crate::link::{Attachment, Packet, Place};
 use crate::logs::Watch;
 use crate::netem::{Conditions, Counters};
-use crate::oracle::Plan;
+use crate::plan::Plan;
 use crate::random::Random;
 pub use host::Host;
 use host::{BULK_PORT, Pass, place};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pilot_engine::{BulkUse, ControllerKind, Instant};
 
-use crate::oracle::Plan;
+use crate::plan::Plan;
 
 /// Unix time at the origin of virtual time.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);

@@ -9,7 +9,8 @@ use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
 use pilot_engine::limits::AMPLIFICATION_LIMIT;
 use pilot_engine::{Config, Ecn, Endpoint, Instant, PeerConfig, PeerId, Received};
-use pilot_tests::oracle::{Oracle, Plan};
+use pilot_tests::oracle::Oracle;
+use pilot_tests::plan::Plan;
 use pilot_tests::random::Random;
 use pilot_user::worker::Application as _;
 

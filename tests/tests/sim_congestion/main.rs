@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use network::{Network, Path};
 use pilot_engine::ControllerKind::{self, Cubic, DelayTarget};
+use pilot_engine::limits::{DEFAULT_PACKET_CREDIT, MAX_ACK_DELAY, TIMER_GRANULARITY};
 
 const CONTROLLERS: [(ControllerKind, &str); 2] = [(DelayTarget, "delay target"), (Cubic, "CUBIC")];
 
@@ -18,7 +19,14 @@ const fn ms(n: u64) -> Duration {
 
 /// A path of so many Mb/s and this round trip, with a queue of a round trip, and no less than what a switch has.
 fn path(megabits: u64, rtt: Duration) -> Path {
-    Path { bits_per_second: megabits * 1_000_000, rtt, queue: rtt.max(ms(4)), mark_after: None, loss_per_mille: 0 }
+    Path {
+        bits_per_second: megabits * 1_000_000,
+        rtt,
+        queue: rtt.max(ms(4)),
+        mark_after: None,
+        loss_per_mille: 0,
+        packet_credit: DEFAULT_PACKET_CREDIT,
+    }
 }
 
 /// Compares with the committed table. `PILOT_SNAPSHOT=write` writes it.
@@ -74,6 +82,50 @@ fn one_percent_of_loss_costs_little() {
         assert!(goodput[0] >= 90, "{megabits} Mb/s, {rtt:?}: {goodput:?} percent");
         assert!(goodput[1] * 100 >= goodput[0] * least, "{megabits} Mb/s, {rtt:?}: {goodput:?} percent");
     }
+}
+
+/// wire.md W5.5, W5.6: at one percent of loss a flow never stands still for longer than three probe time-outs, of which each is
+/// taken as short as it can be.
+#[test]
+fn one_percent_of_loss_stalls_nobody() {
+    for (megabits, rtt, settle, time) in
+        [(10_000, Duration::from_micros(100), ms(20), ms(100)), (1000, ms(50), ms(1500), ms(3000))]
+    {
+        for (controller, name) in CONTROLLERS {
+            let path = Path { loss_per_mille: 10, ..path(megabits, rtt) };
+            let mut network = Network::new(1, path, &[controller]);
+            network.run(settle);
+            network.take_longest_stall(0);
+            network.run(time);
+            let stall = network.take_longest_stall(0);
+            let probe_timeout = network.stats(0).smoothed_rtt + TIMER_GRANULARITY + MAX_ACK_DELAY;
+            assert!(stall <= 3 * probe_timeout, "{name}, {megabits} Mb/s, {rtt:?}: {stall:?}, {probe_timeout:?}");
+        }
+    }
+}
+
+/// wire.md W6.5, W6.11: what the receiver's ring absorbs bounds short paths, and long ones no more than a burst.
+#[test]
+fn goodput_by_loss_ring_and_controller() {
+    let mut table =
+        "Goodput in percent of the bottleneck, one flow, by the packets that the receiver's ring absorbs.\n\n"
+            .to_owned();
+    for (megabits, rtt, settle, time) in
+        [(1000, Duration::from_micros(500), ms(100), ms(200)), (200, ms(10), ms(500), ms(1000))]
+    {
+        writeln!(table, "{megabits} Mb/s, {rtt:?}").unwrap();
+        writeln!(table, "{:>8}  {:>6}  {:>12}  {:>6}", "loss", "ring", CONTROLLERS[0].1, CONTROLLERS[1].1).unwrap();
+        for loss_per_mille in [0, 10, 20] {
+            for packet_credit in [16, 128, 1024] {
+                let path = Path { loss_per_mille, packet_credit, ..path(megabits, rtt) };
+                let goodput = CONTROLLERS.map(|(controller, _)| percent(path, controller, settle, time));
+                let loss = format!("{}.{} %", loss_per_mille / 10, loss_per_mille % 10);
+                writeln!(table, "{loss:>8}  {packet_credit:>6}  {:>12}  {:>6}", goodput[0], goodput[1]).unwrap();
+            }
+        }
+        table.push('\n');
+    }
+    compare("ring", &table);
 }
 
 /// Jain's index in thousandths of what flows received.

@@ -30,6 +30,8 @@ pub(crate) struct Path {
     pub(crate) mark_after: Option<Duration>,
     /// Of data; acks are not lost.
     pub(crate) loss_per_mille: u16,
+    /// Packets that the receiver's ring absorbs at once.
+    pub(crate) packet_credit: u32,
 }
 
 /// A sender and a receiver.
@@ -38,6 +40,9 @@ struct Flow {
     peers: [PeerId; 2],
     begins: Option<Instant>,
     received: u64,
+    /// When bytes were read last, and the longest time between two such.
+    last_read: Instant,
+    longest_stall: Duration,
     /// When each datagram of the last millisecond arrived.
     recent: VecDeque<Instant>,
 }
@@ -65,12 +70,12 @@ fn identity(n: u8) -> Identity {
     Identity::from_secrets([n; 32], [n + 100; 32]).unwrap()
 }
 
-fn flow(number: usize, controller: ControllerKind) -> Flow {
+fn flow(number: usize, controller: ControllerKind, packet_credit: u32) -> Flow {
     let ends = [0, 1].map(|end: u8| {
         let overlay = OverlayAddress { network: 0, node: u32::from(end) };
         let mut config = Config::new(identity(end + 1), overlay, [end; 16], Duration::from_secs(1 << 30));
         config.max_datagram = MTU as u16;
-        config.controller = controller;
+        (config.controller, config.packet_credit) = (controller, packet_credit);
         let mut endpoint = Endpoint::new(config, [end + 2 * number as u8; 32]);
         let peer = endpoint.add_peer(PeerConfig {
             key: identity(2 - end).public_key(),
@@ -81,19 +86,28 @@ fn flow(number: usize, controller: ControllerKind) -> Flow {
     });
     let [(a, to_b), (b, to_a)] = ends;
     let begins = Some(Instant::from_nanos(1) + STAGGER * number as u32);
-    Flow { ends: [a, b], peers: [to_b, to_a], begins, received: 0, recent: VecDeque::new() }
+    Flow {
+        ends: [a, b],
+        peers: [to_b, to_a],
+        begins,
+        received: 0,
+        last_read: Instant::ORIGIN,
+        longest_stall: Duration::ZERO,
+        recent: VecDeque::new(),
+    }
 }
 
 impl Network {
     /// A flow for each controller, all through one bottleneck.
     pub(crate) fn new(seed: u64, path: Path, controllers: &[ControllerKind]) -> Self {
-        let Path { bits_per_second, rtt, queue, mark_after, loss_per_mille } = path;
+        let Path { bits_per_second, rtt, queue, mark_after, loss_per_mille, packet_credit } = path;
         let mut random = Random::new(seed);
         let way = Conditions { delay: rtt / 2, ..Conditions::GOOD };
         let bottleneck = Some(Bottleneck { bits_per_second, queue, mark_after });
         let data = Conditions { loss: PerMille(loss_per_mille), bottleneck, ..way };
+        let flow = |(number, controller): (usize, &ControllerKind)| flow(number, *controller, packet_credit);
         Self {
-            flows: controllers.iter().enumerate().map(|(number, controller)| flow(number, *controller)).collect(),
+            flows: controllers.iter().enumerate().map(flow).collect(),
             data: Netem::new(data, random.fork()),
             acks: Netem::new(way, random.fork()),
             now: Instant::from_nanos(1),
@@ -108,6 +122,12 @@ impl Network {
     /// Bytes that a flow's receiver has read.
     pub(crate) fn received(&self, flow: usize) -> u64 {
         self.flows[flow].received
+    }
+
+    /// The longest time for which a flow's receiver read nothing, since this was last asked.
+    pub(crate) fn take_longest_stall(&mut self, flow: usize) -> Duration {
+        let (now, flow) = (self.now, &mut self.flows[flow]);
+        std::mem::take(&mut flow.longest_stall).max(now.since(std::mem::replace(&mut flow.last_read, now)))
     }
 
     /// The sender's.
@@ -207,6 +227,8 @@ impl Flow {
             Event::StreamReadable { connection, stream } if end == 1 => {
                 while let Ok(Read::Bytes(length)) = self.ends[1].read(now, connection, stream, text) {
                     self.received += length as u64;
+                    self.longest_stall = self.longest_stall.max(now.since(self.last_read));
+                    self.last_read = now;
                 }
             }
             Event::Closed { reason, .. } => unreachable!("{reason}"),
