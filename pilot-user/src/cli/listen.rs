@@ -36,11 +36,9 @@ pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> R
         let doorbell = seat.doorbell();
         let mut worker = seat.with(services);
         listen = worker.link.local_addr();
-        // Those whose address is known hear from us at once: a peer that knew us before we restarted need not find out.
+        // Those whose address is known, and whose tunnel this worker has, hear from us at once: a peer that knew us before we
+        // restarted need not find out.
         for ((_, id), peer) in peers.iter().zip(&config.peers) {
-            if !worker.endpoint.owns(*id) {
-                continue;
-            }
             let last = recent.address(&peer.key);
             if let Some(address) = last {
                 worker.endpoint.remember_address(*id, address);

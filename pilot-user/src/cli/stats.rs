@@ -22,6 +22,7 @@ pub(super) struct Tally {
     link: PairCounters,
     handoff: handoff::Counters,
     handshakes: u64,
+    resets_sent: u64,
     data: [u64; 2],
     dropped: Vec<u64>,
 }
@@ -34,6 +35,7 @@ impl Tally {
             link: worker.link.counters(),
             handoff: worker.handoff.counters(),
             handshakes: engine.handshakes,
+            resets_sent: engine.resets_sent,
             data: [engine.opened, engine.sealed],
             dropped: DropReason::ALL.iter().map(|(reason, _)| engine.dropped(*reason)).collect(),
         }
@@ -99,6 +101,7 @@ pub(super) fn stats(tallies: &[Tally], config: &Config, control: &Control) -> Va
             "rx_socket": link.udp.received,
             "rx_bulk": link.bulk.received,
             "handshakes": sum(&|tally| tally.handshakes),
+            "resets_sent": sum(&|tally| tally.resets_sent),
             "opened": sum(&|tally| tally.data[0]),
             "sealed": sum(&|tally| tally.data[1]),
             "dropped": dropped,

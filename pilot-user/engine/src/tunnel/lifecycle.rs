@@ -142,7 +142,7 @@ impl Tunnel {
         // W3.12.
         let ours_wins = ctx.config.identity.public_key().static_key < self.config.key.static_key;
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
-            if !self.is_up() {
+            if !self.is_rekeying {
                 // That the peer is there is news, though: ours goes out again at once.
                 self.last_path.get_or_insert(path);
                 self.next_try = Some(ctx.now);
