@@ -1,9 +1,11 @@
-//! Keys and what is done with them: handshake, mac1, sealing and opening, replay window.
+//! Keys and what is done with them: handshake, KEM, mac1, cookies, sealing and opening, replay window.
 
 pub(crate) mod aead;
 pub(crate) mod backend;
 pub(crate) mod handshake;
+mod kem;
 pub(crate) mod mac;
+mod noise;
 pub(crate) mod parameters;
 mod primitives;
 pub(crate) mod replay;

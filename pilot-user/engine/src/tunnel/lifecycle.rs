@@ -93,7 +93,7 @@ impl Tunnel {
         let (identity, key) = (&ctx.config.identity, &self.config.key);
         match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
-                self.attempt = Some(Attempt { initiation, sent: ctx.now, path, resume });
+                self.attempt = Some(Box::new(Attempt { initiation, sent: ctx.now, path, resume }));
                 Some((INITIATION_LEN, path))
             }
             None => {
@@ -142,7 +142,7 @@ impl Tunnel {
         });
         let local_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
         let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, resumes);
-        let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
+        let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, ctx.rng, datagram) else {
             ctx.sessions.release(local_id);
             return None;
         };

@@ -130,7 +130,7 @@ pub(crate) struct Tunnel {
     pub(crate) config: PeerConfig,
     mac1: Mac1Key,
     pub(crate) table: Table,
-    attempt: Option<Attempt>,
+    attempt: Option<Box<Attempt>>,
     /// Initiations sent since the last success.
     tries: u32,
     /// When to send the next one.
