@@ -6,7 +6,10 @@ use std::time::Duration;
 use crate::address::OverlayAddress;
 use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
-use crate::limits::{DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES};
+use crate::limits::{
+    DEFAULT_PACKET_CREDIT, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE_PER_SECOND, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES,
+    MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES,
+};
 use crate::recovery::congestion::ControllerKind;
 
 /// Whether an end sends over the bulk path (W6.8). What arrives is the other end's choice.
@@ -44,6 +47,11 @@ pub struct Config {
     pub controller: ControllerKind,
     /// A tunnel on which nothing was opened for this long is over.
     pub idle_timeout: Duration,
+    /// Initiations a second above which this worker is under load: it then reads only those with a cookie (W3.20). With 0,
+    /// always.
+    pub handshakes_per_second: u32,
+    /// Under load, initiations a second that it reads from one IPv4 address or IPv6 network of 64 bits (W3.22).
+    pub handshakes_per_source_per_second: u32,
     /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
     pub bulk_port: Option<u16>,
     /// Whether this end sends over the bulk path.
@@ -64,6 +72,8 @@ impl Config {
             aeads: Aeads::detect(),
             controller: ControllerKind::default(),
             idle_timeout: IDLE_TIMEOUT,
+            handshakes_per_second: HANDSHAKES_PER_SECOND,
+            handshakes_per_source_per_second: HANDSHAKES_PER_SOURCE_PER_SECOND,
             bulk_port: None,
             bulk: BulkUse::Never,
         }

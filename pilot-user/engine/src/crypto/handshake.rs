@@ -6,6 +6,7 @@
 use pilot_common::wire::{HEADER_LEN, Header, INITIATION_LEN, PacketType, RESPONSE_MAX_LEN, TAG_LEN};
 
 use super::aead::{Aead, Aeads, KeyPair};
+use super::cookie::{self, Cookie, write_mac2};
 use super::kem::{self, CIPHERTEXT_LEN, DecapsulationKey, ENCAPSULATION_KEY_LEN};
 use super::mac::{MAC_LEN, Mac1Key};
 use super::noise::{Noise, PSK_LOCATION};
@@ -39,6 +40,7 @@ pub(crate) enum HandshakeError {
 pub(crate) struct Initiation {
     noise: Noise,
     kem: DecapsulationKey,
+    mac1: [u8; MAC_LEN],
     session_id: u32,
     offered: Aeads,
 }
@@ -61,11 +63,11 @@ pub(crate) struct Secrets {
 }
 
 impl Initiation {
-    /// Writes an initiation to `peer` into `datagram`, whole.
+    /// Writes an initiation to `peer` into `datagram`, whole; with mac2 where there is a cookie of the peer's.
     pub(crate) fn begin(
         own: &Identity,
         peer: &PublicKey,
-        mac1: &Mac1Key,
+        (mac1, cookie): (&Mac1Key, Option<&Cookie>),
         parameters: &Parameters,
         mut rng: SeededRng,
         datagram: &mut [u8; INITIATION_LEN],
@@ -80,7 +82,21 @@ impl Initiation {
         datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         noise.write_message(&payload, &mut datagram[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).ok()?;
         mac1.write(datagram);
-        Some(Self { noise, kem, session_id: parameters.session_id, offered: parameters.aeads })
+        if let Some(cookie) = cookie {
+            write_mac2(cookie, datagram);
+        }
+        Some(Self {
+            noise,
+            kem,
+            mac1: *cookie::mac1(datagram)?,
+            session_id: parameters.session_id,
+            offered: parameters.aeads,
+        })
+    }
+
+    /// What an answer that cannot name the session's keys shows to have been seen.
+    pub(crate) fn mac1(&self) -> &[u8; MAC_LEN] {
+        &self.mac1
     }
 
     /// The session id that the response must be addressed to.
@@ -117,19 +133,18 @@ impl Initiation {
 }
 
 impl Initiated {
-    /// Reads an initiation: mac1 first, then Noise, then the certificate.
+    /// Reads what mac1, which was right, covers of an initiation: Noise, then the certificate.
     pub(crate) fn read(
         own: &Identity,
-        own_mac1: &Mac1Key,
         rng: SeededRng,
         unix_seconds: u64,
-        datagram: &[u8],
+        header: Header,
+        covered: &[u8],
     ) -> Result<Self, HandshakeError> {
-        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
-        let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        let message = covered.get(HEADER_LEN..).ok_or(HandshakeError::Parameters)?;
         let mut noise = Noise::responder(own.static_secret(), rng).ok_or(HandshakeError::Decrypt)?;
         let mut payload = [0; INITIATION_PAYLOAD_LEN];
-        let length = noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let length = noise.read_message(message, &mut payload).map_err(|_| HandshakeError::Decrypt)?;
         let static_key: [u8; 32] =
             noise.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(HandshakeError::Decrypt)?;
         let (identity, parameters) = checked(&payload[..length], header, &static_key, unix_seconds, None)?;
@@ -217,11 +232,14 @@ mod tests {
     }
 
     fn begin(a: &End, b: &End, datagram: &mut [u8; INITIATION_LEN]) -> Initiation {
-        Initiation::begin(&a.identity, &b.identity.public_key(), &b.mac1, &a.parameters, rng(1), datagram).unwrap()
+        Initiation::begin(&a.identity, &b.identity.public_key(), (&b.mac1, None), &a.parameters, rng(1), datagram)
+            .unwrap()
     }
 
     fn read(b: &End, datagram: &[u8]) -> Result<Initiated, HandshakeError> {
-        Initiated::read(&b.identity, &b.mac1, rng(2), 0, datagram)
+        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
+        let covered = b.mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        Initiated::read(&b.identity, rng(2), 0, header, covered)
     }
 
     /// wire.md W3.1, W3.8: the initiation is 1200 bytes, the answer shorter, and what one end seals the other opens.

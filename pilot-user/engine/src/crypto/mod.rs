@@ -2,11 +2,12 @@
 
 pub(crate) mod aead;
 pub(crate) mod backend;
+pub(crate) mod cookie;
 pub(crate) mod handshake;
 mod kem;
 pub(crate) mod mac;
 mod noise;
 pub(crate) mod parameters;
-mod primitives;
+pub(crate) mod primitives;
 pub(crate) mod replay;
 pub(crate) mod rng;

@@ -2,6 +2,7 @@
 
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
+use super::challenged::take_cookie;
 use super::{Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
 use crate::config::BulkUse;
 use crate::connection::PeerLimits;
@@ -91,9 +92,11 @@ impl Tunnel {
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
         let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), resume);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
-        match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
+        let (cookie, is_repeat) = take_cookie(&mut self.cookie, ctx.now);
+        let macs = (&self.mac1, cookie);
+        match Initiation::begin(identity, key, macs, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
-                self.attempt = Some(Box::new(Attempt { initiation, sent: ctx.now, path, resume }));
+                self.attempt = Some(Box::new(Attempt { initiation, sent: ctx.now, path, resume, is_repeat }));
                 Some((INITIATION_LEN, path))
             }
             None => {
@@ -222,6 +225,7 @@ impl Tunnel {
         self.tries = 0;
         self.next_try = None;
         self.waiting_since = None;
+        self.spoken = None;
         let resumed = session.resumes.is_some() && session.resumes == self.resumable();
         if !resumed {
             if self.session.is_some() && self.closing.is_none() {
@@ -325,7 +329,8 @@ impl Tunnel {
 
     pub(super) fn give_up_connecting(&mut self, ctx: &mut Context<'_>) {
         self.waiting_since = None;
-        self.table.give_up_waiting(&CloseReason::TimedOut, ctx.events);
+        let reason = self.spoken.take().map_or(CloseReason::TimedOut, |spoken| CloseReason::OtherVersion { spoken });
+        self.table.give_up_waiting(&reason, ctx.events);
         if self.transport.is_none() {
             self.next_try = None;
             self.drop_attempt(ctx);
