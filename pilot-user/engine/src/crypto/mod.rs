@@ -4,7 +4,7 @@ pub(crate) mod aead;
 pub(crate) mod backend;
 pub(crate) mod cookie;
 pub(crate) mod handshake;
-mod kem;
+pub(crate) mod kem;
 pub(crate) mod mac;
 mod noise;
 pub(crate) mod parameters;
