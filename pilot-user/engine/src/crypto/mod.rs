@@ -11,3 +11,5 @@ pub(crate) mod parameters;
 pub(crate) mod primitives;
 pub(crate) mod replay;
 pub(crate) mod rng;
+#[cfg(test)]
+mod vectors;
