@@ -7,8 +7,8 @@ use crate::address::OverlayAddress;
 use crate::crypto::aead::Aeads;
 use crate::identity::{Identity, PublicKey};
 use crate::limits::{
-    DEFAULT_PACKET_CREDIT, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES, MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES,
-    MIN_REKEY_AFTER_TIME, REKEY_AFTER_PACKETS, REKEY_AFTER_TIME,
+    DEFAULT_PACKET_CREDIT, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE_PER_SECOND, IDLE_TIMEOUT, MAX_DATAGRAM_BYTES,
+    MAX_PACKET_CREDIT, MIN_DATAGRAM_BYTES, MIN_REKEY_AFTER_TIME, REKEY_AFTER_PACKETS, REKEY_AFTER_TIME,
 };
 use crate::recovery::congestion::ControllerKind;
 
@@ -52,6 +52,11 @@ pub struct Config {
     pub rekey_after: Duration,
     /// Packets after which either end replaces the key that sealed them; at most [`crate::limits::REKEY_AFTER_PACKETS`].
     pub rekey_after_packets: u64,
+    /// Initiations a second above which this worker is under load: it then reads only those with a cookie (W3.20). With 0,
+    /// always.
+    pub handshakes_per_second: u32,
+    /// Under load, initiations a second that it reads from one IPv4 address or IPv6 network of 64 bits (W3.22).
+    pub handshakes_per_source_per_second: u32,
     /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
     pub bulk_port: Option<u16>,
     /// Whether this end sends over the bulk path.
@@ -74,6 +79,8 @@ impl Config {
             idle_timeout: IDLE_TIMEOUT,
             rekey_after: REKEY_AFTER_TIME,
             rekey_after_packets: REKEY_AFTER_PACKETS,
+            handshakes_per_second: HANDSHAKES_PER_SECOND,
+            handshakes_per_source_per_second: HANDSHAKES_PER_SOURCE_PER_SECOND,
             bulk_port: None,
             bulk: BulkUse::Never,
         }

@@ -1,5 +1,7 @@
 //! Errors by who caused them: a peer that broke the protocol, the end of a connection, a call that may not be.
 
+use crate::version::Versions;
+
 /// Codes of CLOSE and REFUSE (`docs/wire.md` §8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[repr(u8)]
@@ -97,6 +99,15 @@ pub enum CloseReason {
     /// Nothing was heard from the peer for too long.
     #[error("no answer from the peer")]
     TimedOut,
+    /// The peer answered that it does not speak our version of the protocol, and nothing else came.
+    #[error(
+        "the peer speaks version {spoken} of the wire protocol and this node version {own}: upgrade one of them",
+        own = Versions::SPOKEN
+    )]
+    OtherVersion {
+        /// What the peer speaks.
+        spoken: Versions,
+    },
     /// The peer's process is another one now, or has forgotten the tunnel. How much of what was written its application had read
     /// is told by [`crate::Event::PeerRestarted`], and by every later call.
     #[error("the peer restarted")]

@@ -4,8 +4,10 @@
 //! directly here, and an honest end can be made to seal what it would never send.
 
 use crate::codec::{Reader, Writer};
+use crate::crypto::kem;
 use crate::crypto::mac::Mac1Key;
-use crate::crypto::parameters::Parameters;
+use crate::crypto::parameters::{Parameters, encapsulation_key};
+use crate::crypto::rng::SeededRng;
 use crate::endpoint::Endpoint;
 use crate::event::PeerId;
 use crate::frame::{self, Frame, FrameError};
@@ -78,11 +80,15 @@ pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
 }
 
 /// Reads `payload` as handshake parameters, which any stranger can send who knows the node's public key. What is read is
-/// written again and must then read as the same.
+/// written again and must then read as the same. With an encapsulation key, what it is encapsulated to is the same each time.
 ///
 /// # Panics
 /// When it does not.
 pub fn parameters(payload: &[u8]) {
+    if let Some(key) = encapsulation_key(payload) {
+        let encapsulated = || kem::encapsulate(key, &mut SeededRng::new([1; 32])).map(|(ciphertext, _)| ciphertext);
+        assert_eq!(encapsulated(), encapsulated());
+    }
     let Some(parameters) = Parameters::decode(payload) else { return };
     // Not longer than what was read, but for those that were left out.
     let mut buffer = vec![0; payload.len() + 512];

@@ -27,6 +27,7 @@ mod stats;
 mod stream;
 pub mod time;
 mod tunnel;
+mod version;
 
 pub use config::{BulkUse, Config, PeerConfig};
 pub use crypto::aead::{Aead, Aeads};
@@ -39,3 +40,4 @@ pub use stats::{ConnectionStats, DropReason, Stats, TunnelStats};
 pub use stream::StreamId;
 pub use stream::recv::Read;
 pub use time::Instant;
+pub use version::Versions;

@@ -109,6 +109,24 @@ pub const MAX_FLIGHT_PACKETS: u32 = 8192;
 
 // Handshake and life of a tunnel
 
+/// Initiations a second that a worker reads from anywhere, unless configured; of more, only with a cookie (W3.20). Reading and
+/// answering one takes some 300 µs: 8 % of a core. Lower: a node that many begin with at once costs them a round trip. Higher:
+/// forged ones take the tunnels' time.
+pub const HANDSHAKES_PER_SECOND: u32 = 250;
+/// Initiations a second, with a cookie, that a worker under load reads from one IPv4 address or IPv6 network of 64 bits, unless
+/// configured (W3.22). Lower: nodes behind one address wait for each other. Higher: a few real addresses take the tunnels' time.
+pub const HANDSHAKES_PER_SOURCE_PER_SECOND: u32 = 50;
+/// Sources whose rate is remembered (16 KiB). Lower: attackers that have many addresses get more than their rate.
+pub const MAX_HANDSHAKE_SOURCES: usize = 1024;
+/// How long a cookie is used, and at least accepted (W3.21). Lower: more round trips. Higher: it works for longer for whoever
+/// has the address next.
+pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
+/// Replies to strangers that wait to be sent (8 KiB); more are not made. What a worker's pass receives is no more.
+pub const MAX_REPLIES: usize = 64;
+/// Initiations of other versions that are answered a second (W3.10). Lower: a node that was left behind learns it later. Higher:
+/// more of a reflector, if not an amplifier.
+pub const VERSION_ANSWERS_PER_SECOND: u32 = 10;
+
 /// Waits between initiations (W3.11); the last one repeats.
 pub const INITIATION_RETRY: [Duration; 5] = [
     Duration::from_millis(250),

@@ -10,7 +10,7 @@ use crate::crypto::handshake::HandshakeError;
 pub enum DropReason {
     /// Shorter than a header.
     Short,
-    /// Another wire version.
+    /// Another wire version. An initiation may have been answered (W3.10).
     Version,
     /// A reserved type, or one this version does not handle.
     Type,
@@ -20,7 +20,11 @@ pub enum DropReason {
     Header,
     /// mac1 is wrong.
     Mac,
-    /// Noise could not decrypt a handshake message.
+    /// An initiation without a cookie, under load: answered with one.
+    NoCookie,
+    /// An initiation beyond what its source may send.
+    SourceLimit,
+    /// Noise could not decrypt a handshake message, or what seals a cookie.
     HandshakeDecrypt,
     /// Handshake parameters malformed or missing.
     Parameters,
@@ -48,13 +52,15 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons with their names in metrics.
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::Short, "short"),
         (Self::Version, "version"),
         (Self::Type, "type"),
         (Self::Length, "length"),
         (Self::Header, "header"),
         (Self::Mac, "mac1"),
+        (Self::NoCookie, "no_cookie"),
+        (Self::SourceLimit, "source_limit"),
         (Self::HandshakeDecrypt, "handshake_decrypt"),
         (Self::Parameters, "parameters"),
         (Self::Certificate, "certificate"),

@@ -77,7 +77,7 @@ pub fn turn<L: Link>(
                 handoff.give_to(owner.into(), &datagram);
                 Trust::Unproven
             }
-            Received::Dropped(_) => Trust::Unproven,
+            Received::Unproven | Received::Dropped(_) => Trust::Unproven,
         }
     })?;
     handoff.ring();
@@ -111,6 +111,8 @@ fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &l
         }
         // Counted by the worker that opens it.
         Received::Elsewhere(_) => {}
+        // What it answers is counted, and what it brings about.
+        Received::Unproven => {}
         Received::Dropped(_) => opened.dropped += 1,
     }
     received

@@ -31,6 +31,8 @@ pub(super) struct End {
     /// Counts the starts of the process.
     boot: u8,
     bulk: BulkUse,
+    /// Under load, whatever comes.
+    is_loaded: bool,
     /// The network sees its ports so much higher than they are.
     ports_higher: u16,
 }
@@ -63,29 +65,37 @@ pub(super) fn address(end: usize) -> SocketAddr {
 }
 
 impl End {
-    fn new(end: usize, boot: u8, bulk: BulkUse) -> Self {
+    fn new(end: usize, boot: u8, bulk: BulkUse, is_loaded: bool) -> Self {
         let overlay = |end: usize| OverlayAddress { network: 0, node: end as u32 };
         let mut config = Config::new(identity(end), overlay(end), [boot; 16], Duration::from_secs(1_700_000_000));
         config.max_datagram = DATAGRAM_BYTES as u16;
         (config.bulk_port, config.bulk) = ((bulk != BulkUse::Never).then_some(BULK_PORT), bulk);
+        if is_loaded {
+            config.handshakes_per_second = 0;
+        }
         let mut endpoint = Endpoint::new(config, [(end as u8) << 7 | boot; 32]);
         let other = 1 - end;
         let key = identity(other).public_key();
         let peer = endpoint.add_peer(PeerConfig { key, address: overlay(other), endpoint: Some(address(other)) });
-        Self { endpoint, peer, boot, bulk, ports_higher: 0 }
+        Self { endpoint, peer, boot, bulk, is_loaded, ports_higher: 0 }
     }
 }
 
 impl Pair {
     /// Nodes that know each other, without a tunnel.
     pub(super) fn new() -> Self {
-        Self { ends: [0, 1].map(|end| End::new(end, 0, BulkUse::Never)), now: Instant::from_nanos(1) }
+        Self::with_load([false; 2])
+    }
+
+    /// The same, where one or both ask for cookies.
+    pub(super) fn with_load(is_loaded: [bool; 2]) -> Self {
+        Self { ends: [0, 1].map(|end| End::new(end, 0, BulkUse::Never, is_loaded[end])), now: Instant::from_nanos(1) }
     }
 
     /// The same with second ports, of which both make use.
     pub(super) fn with_bulk() -> Self {
         let usage = [BulkUse::Always, BulkUse::Auto];
-        Self { ends: [0, 1].map(|end| End::new(end, 0, usage[end])), now: Instant::from_nanos(1) }
+        Self { ends: [0, 1].map(|end| End::new(end, 0, usage[end], false)), now: Instant::from_nanos(1) }
     }
 
     /// The network sees a node behind other ports from now on.
@@ -95,8 +105,8 @@ impl Pair {
 
     /// The process of a node ends without a word and is started again.
     pub(super) fn restart(&mut self, end: usize) {
-        let End { boot, bulk, ports_higher, .. } = self.ends[end];
-        self.ends[end] = End { ports_higher, ..End::new(end, boot.wrapping_add(1) & 0x7f, bulk) };
+        let End { boot, bulk, is_loaded, ports_higher, .. } = self.ends[end];
+        self.ends[end] = End { ports_higher, ..End::new(end, boot.wrapping_add(1) & 0x7f, bulk, is_loaded) };
     }
 
     /// The next datagram that a node sends now.

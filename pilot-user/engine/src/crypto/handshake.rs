@@ -1,25 +1,25 @@
-//! The two messages of the handshake (`docs/wire.md` §3): Noise IK, each message one datagram.
+//! The two messages of the handshake (`docs/wire.md` §3): Noise IKpsk2 with a KEM's secret, each message one datagram.
 //!
 //! Stateless but for Noise itself: whether a peer is known, a timestamp new and a session current is the endpoint's
 //! business. Every failure is a [`HandshakeError`], which the endpoint counts; none is answered.
 
 use pilot_common::wire::{HEADER_LEN, Header, INITIATION_LEN, PacketType, RESPONSE_MAX_LEN, TAG_LEN};
-use snow::{Builder, HandshakeState};
-use zeroize::Zeroizing;
 
 use super::aead::{Aead, Aeads, KeyPair};
+use super::cookie::{self, Cookie, write_mac2};
+use super::kem::{self, CIPHERTEXT_LEN, DecapsulationKey, ENCAPSULATION_KEY_LEN};
 use super::mac::{MAC_LEN, Mac1Key};
-use super::parameters::Parameters;
-use super::primitives::Primitives;
+use super::noise::{Noise, PSK_LOCATION};
+use super::parameters::{Parameters, encapsulation_key, write_encapsulation_key};
 use super::rng::SeededRng;
 use crate::codec::Writer;
 use crate::identity::{Identity, PublicKey, verify_certificate};
 
-const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
-const PROLOGUE: &[u8] = b"Pilot wire 1";
 /// Bytes of Noise message 1 around its payload: ephemeral key, sealed static key, tag.
 const NOISE_1_OVERHEAD: usize = 32 + 32 + TAG_LEN + TAG_LEN;
 const INITIATION_PAYLOAD_LEN: usize = INITIATION_LEN - HEADER_LEN - NOISE_1_OVERHEAD - 2 * MAC_LEN;
+/// Where Noise message 2 begins: behind the ciphertext.
+const NOISE_2_AT: usize = HEADER_LEN + CIPHERTEXT_LEN;
 
 /// Why a handshake message came to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,14 +38,17 @@ pub(crate) enum HandshakeError {
 
 /// A handshake that this node began and that waits for its response.
 pub(crate) struct Initiation {
-    noise: Box<HandshakeState>,
+    noise: Noise,
+    kem: DecapsulationKey,
+    mac1: [u8; MAC_LEN],
     session_id: u32,
     offered: Aeads,
 }
 
 /// An initiation that was read and can be answered.
 pub(crate) struct Initiated {
-    noise: Box<HandshakeState>,
+    noise: Noise,
+    encapsulation_key: [u8; ENCAPSULATION_KEY_LEN],
     /// Who sent it, certified.
     pub(crate) key: PublicKey,
     pub(crate) parameters: Parameters,
@@ -60,28 +63,40 @@ pub(crate) struct Secrets {
 }
 
 impl Initiation {
-    /// Writes an initiation to `peer` into `datagram`, whole.
+    /// Writes an initiation to `peer` into `datagram`, whole; with mac2 where there is a cookie of the peer's.
     pub(crate) fn begin(
         own: &Identity,
         peer: &PublicKey,
-        mac1: &Mac1Key,
+        (mac1, cookie): (&Mac1Key, Option<&Cookie>),
         parameters: &Parameters,
-        rng: SeededRng,
+        mut rng: SeededRng,
         datagram: &mut [u8; INITIATION_LEN],
     ) -> Option<Self> {
-        let mut noise = builder(rng)?
-            .local_private_key(own.static_secret())
-            .and_then(|b| b.remote_public_key(&peer.static_key))
-            .and_then(|b| b.prologue(PROLOGUE))
-            .and_then(Builder::build_initiator)
-            .ok()?;
+        let kem = DecapsulationKey::generate(&mut rng);
+        let mut noise = Noise::initiator(own.static_secret(), &peer.static_key, rng)?;
         let mut payload = [0; INITIATION_PAYLOAD_LEN];
-        parameters.encode(&mut Writer::new(&mut payload))?;
+        let mut writer = Writer::new(&mut payload);
+        parameters.encode(&mut writer)?;
+        write_encapsulation_key(&mut writer, &kem.encapsulation_key())?;
         let header = Header { packet_type: PacketType::Initiation, epoch: 0, receiver: 0, word: parameters.session_id };
         datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         noise.write_message(&payload, &mut datagram[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).ok()?;
         mac1.write(datagram);
-        Some(Self { noise: Box::new(noise), session_id: parameters.session_id, offered: parameters.aeads })
+        if let Some(cookie) = cookie {
+            write_mac2(cookie, datagram);
+        }
+        Some(Self {
+            noise,
+            kem,
+            mac1: *cookie::mac1(datagram)?,
+            session_id: parameters.session_id,
+            offered: parameters.aeads,
+        })
+    }
+
+    /// What an answer that cannot name the session's keys shows to have been seen.
+    pub(crate) fn mac1(&self) -> &[u8; MAC_LEN] {
+        &self.mac1
     }
 
     /// The session id that the response must be addressed to.
@@ -90,7 +105,7 @@ impl Initiation {
     }
 
     /// Reads the response. On an error the attempt is as it was, so that a forged response ends nothing (W3.11): snow
-    /// changes its state only when a message was authentic.
+    /// changes its state only when a message was authentic, and each response brings a psk of its own.
     pub(crate) fn finish(
         &mut self,
         own_mac1: &Mac1Key,
@@ -100,51 +115,59 @@ impl Initiation {
     ) -> Result<Secrets, HandshakeError> {
         let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
         let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        let (ciphertext, message) =
+            covered[HEADER_LEN..].split_first_chunk::<CIPHERTEXT_LEN>().ok_or(HandshakeError::Parameters)?;
+        let psk = kem::psk(self.noise.get_handshake_hash(), &self.kem.decapsulate(ciphertext), ciphertext);
         let mut payload = [0; RESPONSE_MAX_LEN];
-        let length =
-            self.noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let length = self
+            .noise
+            .set_psk(PSK_LOCATION, &*psk)
+            .and_then(|()| self.noise.read_message(message, &mut payload))
+            .map_err(|_| HandshakeError::Decrypt)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
         let aead = self.offered.choose(&parameters.aeads).ok_or(HandshakeError::Aead)?;
-        let (seal, open) = raw_split(&mut self.noise);
+        let (seal, open) = self.noise.raw_split();
         let keys = KeyPair::new(aead, &seal, &open).ok_or(HandshakeError::Aead)?;
         Ok(Secrets { keys, aead, peer: parameters })
     }
 }
 
 impl Initiated {
-    /// Reads an initiation: mac1 first, then Noise, then the certificate.
+    /// Reads what mac1, which was right, covers of an initiation: Noise, then the certificate.
     pub(crate) fn read(
         own: &Identity,
-        own_mac1: &Mac1Key,
         rng: SeededRng,
         unix_seconds: u64,
-        datagram: &[u8],
+        header: Header,
+        covered: &[u8],
     ) -> Result<Self, HandshakeError> {
-        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
-        let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
-        let mut noise = builder(rng)
-            .and_then(|b| {
-                b.local_private_key(own.static_secret()).ok()?.prologue(PROLOGUE).ok()?.build_responder().ok()
-            })
-            .ok_or(HandshakeError::Decrypt)?;
+        let message = covered.get(HEADER_LEN..).ok_or(HandshakeError::Parameters)?;
+        let mut noise = Noise::responder(own.static_secret(), rng).ok_or(HandshakeError::Decrypt)?;
         let mut payload = [0; INITIATION_PAYLOAD_LEN];
-        let length = noise.read_message(&covered[HEADER_LEN..], &mut payload).map_err(|_| HandshakeError::Decrypt)?;
+        let length = noise.read_message(message, &mut payload).map_err(|_| HandshakeError::Decrypt)?;
         let static_key: [u8; 32] =
             noise.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(HandshakeError::Decrypt)?;
         let (identity, parameters) = checked(&payload[..length], header, &static_key, unix_seconds, None)?;
         if parameters.timestamp.is_none() {
             return Err(HandshakeError::Parameters);
         }
-        Ok(Self { noise: Box::new(noise), key: PublicKey { identity, static_key }, parameters })
+        // W3.13: there is no handshake without a KEM.
+        let encapsulation_key = *encapsulation_key(&payload[..length]).ok_or(HandshakeError::Parameters)?;
+        Ok(Self { noise, encapsulation_key, key: PublicKey { identity, static_key }, parameters })
     }
 
     /// Writes the response into `datagram`; returns its length, and the secrets. The AEAD is the first of `parameters`.
+    /// `None`: the encapsulation key is none.
     pub(crate) fn answer(
         mut self,
         peer_mac1: &Mac1Key,
         parameters: &Parameters,
+        rng: &mut SeededRng,
         datagram: &mut [u8; RESPONSE_MAX_LEN],
     ) -> Option<(usize, Secrets)> {
+        let (ciphertext, secret) = kem::encapsulate(&self.encapsulation_key, rng)?;
+        let psk = kem::psk(self.noise.get_handshake_hash(), &secret, &ciphertext);
+        self.noise.set_psk(PSK_LOCATION, &*psk).ok()?;
         let mut payload = [0; RESPONSE_MAX_LEN / 2];
         let mut writer = Writer::new(&mut payload);
         parameters.encode(&mut writer)?;
@@ -156,10 +179,11 @@ impl Initiated {
             word: parameters.session_id,
         };
         datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        let written = self.noise.write_message(&payload[..payload_len], &mut datagram[HEADER_LEN..]).ok()?;
-        let length = HEADER_LEN + written + 2 * MAC_LEN;
+        datagram[HEADER_LEN..NOISE_2_AT].copy_from_slice(&ciphertext);
+        let written = self.noise.write_message(&payload[..payload_len], &mut datagram[NOISE_2_AT..]).ok()?;
+        let length = NOISE_2_AT + written + 2 * MAC_LEN;
         peer_mac1.write(datagram.get_mut(..length)?);
-        let (open, seal) = raw_split(&mut self.noise);
+        let (open, seal) = self.noise.raw_split();
         let aead = parameters.aeads.iter().next()?;
         Some((length, Secrets { keys: KeyPair::new(aead, &seal, &open)?, aead, peer: self.parameters }))
     }
@@ -181,16 +205,6 @@ fn checked(
         .filter(|identity| expected.is_none_or(|expected| expected == identity))
         .ok_or(HandshakeError::Certificate)?;
     Ok((identity, parameters))
-}
-
-fn builder<'a>(rng: SeededRng) -> Option<Builder<'a>> {
-    Some(Builder::with_resolver(PATTERN.parse().ok()?, Box::new(Primitives::new(rng))))
-}
-
-/// W3.8: the first half is for initiator to responder.
-fn raw_split(noise: &mut HandshakeState) -> (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>) {
-    let (first, second) = noise.dangerously_get_raw_split();
-    (Zeroizing::new(first), Zeroizing::new(second))
 }
 
 #[cfg(test)]
@@ -218,11 +232,14 @@ mod tests {
     }
 
     fn begin(a: &End, b: &End, datagram: &mut [u8; INITIATION_LEN]) -> Initiation {
-        Initiation::begin(&a.identity, &b.identity.public_key(), &b.mac1, &a.parameters, rng(1), datagram).unwrap()
+        Initiation::begin(&a.identity, &b.identity.public_key(), (&b.mac1, None), &a.parameters, rng(1), datagram)
+            .unwrap()
     }
 
     fn read(b: &End, datagram: &[u8]) -> Result<Initiated, HandshakeError> {
-        Initiated::read(&b.identity, &b.mac1, rng(2), 0, datagram)
+        let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
+        let covered = b.mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
+        Initiated::read(&b.identity, rng(2), 0, header, covered)
     }
 
     /// wire.md W3.1, W3.8: the initiation is 1200 bytes, the answer shorter, and what one end seals the other opens.
@@ -234,7 +251,7 @@ mod tests {
         let initiated = read(&b, &message_1).unwrap();
         assert_eq!(initiated.key, a.identity.public_key());
         assert_eq!(initiated.parameters, a.parameters);
-        let (length, mut at_b) = initiated.answer(&a.mac1, &b.parameters, &mut message_2).unwrap();
+        let (length, mut at_b) = initiated.answer(&a.mac1, &b.parameters, &mut rng(3), &mut message_2).unwrap();
         assert!(length < INITIATION_LEN);
 
         // wire.md W3.11: damaged and truncated responses leave the attempt as it was.
@@ -256,6 +273,38 @@ mod tests {
         assert_eq!(at_b.keys.open(0, &packet, &mut frames), Some(35));
         at_b.keys.seal(0, &mut packet).unwrap();
         assert_eq!(at_a.keys.open(0, &packet, &mut frames), Some(35));
+    }
+
+    /// wire.md W3.13: who changes the ciphertext ends nothing, even where mac1 is right; without a usable key there is no answer.
+    #[test]
+    fn the_kem_is_no_way_out() {
+        let (a, b) = (end(1), end(2));
+        let (mut message_1, mut message_2) = ([0; INITIATION_LEN], [0; RESPONSE_MAX_LEN]);
+        let mut initiation = begin(&a, &b, &mut message_1);
+        let initiated = read(&b, &message_1).unwrap();
+        let (length, _) = initiated.answer(&a.mac1, &b.parameters, &mut rng(3), &mut message_2).unwrap();
+        let (key, mut bad) = (b.identity.public_key(), message_2);
+        bad[HEADER_LEN + 9] ^= 1;
+        a.mac1.write(&mut bad[..length]);
+        let refused = initiation.finish(&a.mac1, &key, 0, &bad[..length]).err();
+        assert_eq!(refused, Some(HandshakeError::Decrypt));
+        assert!(initiation.finish(&a.mac1, &key, 0, &message_2[..length]).is_ok());
+
+        // An honest initiation with another list of TLVs.
+        let with_kem = |kem: Option<&[u8; ENCAPSULATION_KEY_LEN]>| {
+            let mut noise = Noise::initiator(a.identity.static_secret(), &key.static_key, rng(1)).unwrap();
+            let mut payload = [0; INITIATION_PAYLOAD_LEN];
+            let mut writer = Writer::new(&mut payload);
+            a.parameters.encode(&mut writer).unwrap();
+            kem.map_or(Some(()), |kem| write_encapsulation_key(&mut writer, kem)).unwrap();
+            let mut message = message_1;
+            noise.write_message(&payload, &mut message[HEADER_LEN..INITIATION_LEN - 2 * MAC_LEN]).unwrap();
+            b.mac1.write(&mut message);
+            message
+        };
+        assert_eq!(read(&b, &with_kem(None)).err(), Some(HandshakeError::Parameters));
+        let none = read(&b, &with_kem(Some(&[0xff; ENCAPSULATION_KEY_LEN]))).unwrap();
+        assert!(none.answer(&a.mac1, &b.parameters, &mut rng(3), &mut message_2).is_none());
     }
 
     /// wire.md W3.2, W3.3, W3.6: each thing that may be wrong with an initiation, by its error.

@@ -1,12 +1,17 @@
-//! Keys and what is done with them: handshake, mac1, sealing and opening, replay window.
+//! Keys and what is done with them: handshake, KEM, mac1, cookies, sealing and opening, replay window.
 
 pub(crate) mod aead;
 pub(crate) mod backend;
+pub(crate) mod cookie;
 pub(crate) mod handshake;
+pub(crate) mod kem;
 pub(crate) mod keys;
 pub(crate) mod mac;
+mod noise;
 pub(crate) mod parameters;
-mod primitives;
+pub(crate) mod primitives;
 pub(crate) mod replay;
 pub(crate) mod reset;
 pub(crate) mod rng;
+#[cfg(test)]
+mod vectors;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::aead::Aeads;
+use super::kem::{ENCAPSULATION_KEY_LEN, KEM_ID};
 use super::reset::ResetToken;
 use crate::address::OverlayAddress;
 use crate::codec::{Reader, Writer, varint_len};
@@ -22,6 +23,7 @@ const MAX_DATAGRAM: u8 = 9;
 const ACK_DELAY: u8 = 10;
 const PACKET_CREDIT: u8 = 11;
 const IDLE_TIMEOUT: u8 = 12;
+const KEM: u8 = 13;
 const RESET_TOKEN: u8 = 14;
 const STREAM_LIMIT: u8 = 15;
 const RESUME: u8 = 16;
@@ -93,7 +95,6 @@ impl Parameters {
 
     /// Reads the TLVs; unknown ones are passed over (W3.6). `None`: malformed, out of range, or a mandatory one missing.
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(payload);
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
         let (mut aeads, mut session_id, mut reset_token) = (None, None, None);
         let (mut resume, mut bulk_port, mut epoch) = (None, None, None);
@@ -101,13 +102,8 @@ impl Parameters {
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
         let (mut packet_credit, mut idle_timeout) = (16, Duration::ZERO);
-        while !reader.is_empty() {
-            let kind = reader.u8()?;
-            if kind == END {
-                break;
-            }
-            let length = reader.u16()?;
-            let value = reader.bytes(usize::from(length))?;
+        for tlv in tlvs(payload) {
+            let (kind, value) = tlv?;
             match kind {
                 CERTIFICATE => certificate = Some(value.try_into().ok()?),
                 TIMESTAMP => timestamp = Some(u64::from_be_bytes(value.try_into().ok()?)),
@@ -149,6 +145,32 @@ impl Parameters {
             epoch,
         })
     }
+}
+
+/// Writes TLV 13. It is none of [`Parameters`], which last as long as a session: the key is done with when it was used.
+pub(crate) fn write_encapsulation_key(writer: &mut Writer<'_>, key: &[u8; ENCAPSULATION_KEY_LEN]) -> Option<()> {
+    writer.u8(KEM)?;
+    writer.u16(1 + ENCAPSULATION_KEY_LEN as u16)?;
+    writer.u8(KEM_ID)?;
+    writer.bytes(key)
+}
+
+/// The encapsulation key of TLV 13, if there is one of the KEM that this version uses.
+pub(crate) fn encapsulation_key(payload: &[u8]) -> Option<&[u8; ENCAPSULATION_KEY_LEN]> {
+    tlvs(payload).flatten().find_map(|(kind, value)| match value.split_first() {
+        Some((&KEM_ID, key)) if kind == KEM => key.try_into().ok(),
+        _ => None,
+    })
+}
+
+/// Types and values, up to the padding. `None`: one that is cut, the last.
+fn tlvs(payload: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
+    let mut reader = Reader::new(payload);
+    std::iter::from_fn(move || {
+        let kind = reader.u8().filter(|kind| *kind != END)?;
+        let value = reader.u16().and_then(|length| reader.bytes(length.into()));
+        Some(value.map(|value| (kind, value)))
+    })
 }
 
 fn varint(value: &[u8]) -> Option<u64> {
@@ -208,6 +230,23 @@ pub(crate) mod tests {
         bytes.splice(0..0, [200, 0, 3, 1, 2, 3]);
         bytes.extend([0; 50]);
         assert_eq!(Parameters::decode(&bytes), Some(sample()));
+    }
+
+    /// wire.md W3.13
+    #[test]
+    fn the_encapsulation_key_is_found_by_its_kem() {
+        let key = [5; ENCAPSULATION_KEY_LEN];
+        let mut bytes = [13, 0, 2, KEM_ID + 1, 0, 13, 0, 0].to_vec();
+        assert_eq!(encapsulation_key(&bytes), None, "another KEM, and none at all");
+        bytes.extend(encoded(&sample()));
+        let mut buffer = [0; 1000];
+        let mut writer = Writer::new(&mut buffer);
+        write_encapsulation_key(&mut writer, &key).unwrap();
+        let length = writer.len();
+        bytes.extend(&buffer[..length]);
+        assert_eq!(encapsulation_key(&bytes), Some(&key));
+        assert_eq!(Parameters::decode(&bytes), Some(sample()), "no business of the parameters");
+        assert_eq!(encapsulation_key(&bytes[..bytes.len() - 1]), None, "cut");
     }
 
     /// wire.md W3.6: cut anywhere, it is refused or says the same of what is left; a mandatory TLV is never made up.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput as _, Mac as _};
 use blake2::{Blake2s256, Blake2sMac, Digest as _};
+use pilot_common::wire::{HEADER_LEN, Header, PacketType, RESET_LEN};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -18,6 +19,17 @@ const LABEL: &[u8] = b"pilot v1 reset token";
 /// What tells the peer that sends to a session id that the id means nothing any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResetToken(pub(crate) [u8; RESET_TOKEN_LEN]);
+
+impl ResetToken {
+    /// The datagram that says it of a session id.
+    pub(crate) fn to_datagram(self, session_id: u32) -> [u8; RESET_LEN] {
+        let header = Header { packet_type: PacketType::Reset, epoch: 0, receiver: session_id, word: 0 };
+        let mut reset = [0; RESET_LEN];
+        reset[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        reset[HEADER_LEN..].copy_from_slice(&self.0);
+        reset
+    }
+}
 
 /// In constant time: how far a guess is right would give the token away.
 impl PartialEq for ResetToken {

@@ -19,6 +19,11 @@ impl SeededRng {
         self.0.next_u32()
     }
 
+    /// For libraries that take a generator.
+    pub(crate) fn inner(&mut self) -> &mut ChaCha20Rng {
+        &mut self.0
+    }
+
     /// An independent generator, for an owner that outlives this borrow.
     pub(crate) fn fork(&mut self) -> Self {
         let mut seed = [0; 32];

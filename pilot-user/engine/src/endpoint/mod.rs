@@ -14,8 +14,9 @@
 //! instant that `poll_timeout` names, or after. The order among the three does not matter; leaving one out stops progress but
 //! breaks nothing. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
 
+mod admission;
 mod api;
-mod resets;
+mod replies;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,13 +30,15 @@ use crate::crypto::mac::Mac1Key;
 use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
 use crate::event::{Event, PeerId};
-use crate::limits::MAX_DATAGRAM_BYTES;
+use crate::limits::{MAX_DATAGRAM_BYTES, MAX_RESETS_PER_SECOND, VERSION_ANSWERS_PER_SECOND};
 use crate::recovery::ecn::Ecn;
 use crate::stats::{DropReason, Stats};
 use crate::time::Instant;
 use crate::tunnel::transmit::Sent;
 use crate::tunnel::{Context, Path, Sessions, Tunnel};
-use resets::Resets;
+use crate::version;
+use admission::{Admission, Rate, Verdict};
+use replies::Replies;
 use timers::Timers;
 
 /// See the module's head.
@@ -45,7 +48,11 @@ pub struct Endpoint {
     bulk: BulkUse,
     own_mac1: Mac1Key,
     reset_key: ResetKey,
-    resets: Resets,
+    reset_rate: Rate,
+    admission: Admission,
+    /// What strangers are told; before all else, because it is short and they wait.
+    replies: Replies,
+    version_answers: Rate,
     rng: SeededRng,
     /// By [`PeerId`].
     tunnels: Vec<Tunnel>,
@@ -77,6 +84,8 @@ pub enum Received {
     Handshake,
     /// An initiation of a peer whose tunnel this worker has: to be handed to it, as it came.
     Elsewhere(u8),
+    /// An answer to a handshake that anybody on the way could have given. It proves nothing about who sent it.
+    Unproven,
     /// Nothing that can be used.
     Dropped(DropReason),
 }
@@ -98,13 +107,17 @@ impl Endpoint {
     /// An endpoint without peers. All randomness comes from `seed`, which must be secret and used once.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
         let config = config.clamped();
+        let mut rng = SeededRng::new(seed);
         Self {
             own_mac1: Mac1Key::to(&config.identity.public_key().static_key),
             reset_key: ResetKey::of(&config.identity),
-            resets: Resets::default(),
+            reset_rate: Rate::default(),
+            admission: Admission::new(&config, &mut rng),
+            replies: Replies::new(),
+            version_answers: Rate::default(),
             bulk: config.bulk,
             config,
-            rng: SeededRng::new(seed),
+            rng,
             tunnels: Vec::new(),
             by_identity: HashMap::new(),
             sessions: Sessions::default(),
@@ -154,16 +167,21 @@ impl Endpoint {
     }
 
     fn dispatch(&mut self, now: Instant, path: Path, ecn: Ecn, datagram: &[u8]) -> Result<Received, DropReason> {
-        let header = Header::parse(datagram).map_err(|error| match error {
-            HeaderError::Short => DropReason::Short,
-            HeaderError::Version => DropReason::Version,
-            HeaderError::Type => DropReason::Type,
-            HeaderError::Length => DropReason::Length,
-        })?;
+        let header = match Header::parse(datagram) {
+            Ok(header) => header,
+            Err(HeaderError::Short) => return Err(DropReason::Short),
+            Err(HeaderError::Version) => return self.on_other_version(now, path, datagram),
+            Err(HeaderError::Type) => return Err(DropReason::Type),
+            Err(HeaderError::Length) => return Err(DropReason::Length),
+        };
         // Of a handshake message, neither Noise nor its parameters cover these.
-        let is_data = header.packet_type == PacketType::Data;
-        let to_nobody = header.packet_type != PacketType::Initiation || header.receiver == 0;
-        if !is_data && header.epoch != 0 || !to_nobody {
+        let fits = match header.packet_type {
+            PacketType::Data => true,
+            PacketType::Initiation => header.epoch == 0 && header.receiver == 0,
+            PacketType::Cookie => header.epoch == 0 && header.word == 0,
+            _ => header.epoch == 0,
+        };
+        if !fits {
             return Err(DropReason::Header);
         }
         match header.packet_type {
@@ -178,11 +196,16 @@ impl Endpoint {
                 self.scratch = scratch;
                 result.map(|()| Received::Data)
             }
-            PacketType::Initiation => self.on_initiation(now, path, datagram),
+            PacketType::Initiation => self.on_initiation(now, path, header, datagram),
             PacketType::Response => {
                 let peer = self.sessions.peer(header.receiver).ok_or(DropReason::NoAttempt)?;
                 self.with(now, peer, |tunnel, ctx| tunnel.on_response(ctx, header.receiver, datagram, path))?;
                 Ok(Received::Handshake)
+            }
+            PacketType::Cookie => {
+                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::NoAttempt)?;
+                self.with(now, peer, |tunnel, ctx| tunnel.on_cookie(ctx, header.receiver, datagram))?;
+                Ok(Received::Unproven)
             }
             PacketType::Reset => {
                 let peer = self.sessions.peer_of_remote(header.receiver).ok_or(DropReason::Reset)?;
@@ -190,22 +213,44 @@ impl Endpoint {
                 self.with(now, peer, |tunnel, ctx| tunnel.on_reset(ctx, header.receiver, token))?;
                 Ok(Received::Handshake)
             }
-            PacketType::Cookie | PacketType::Relayed => Err(DropReason::Type),
+            PacketType::Relayed => Err(DropReason::Type),
         }
     }
 
-    /// W4.9. Only for ids that this worker gave: of the others it does not know whether they are in use.
+    /// W4.9. Only for ids that this worker gave: of the others it does not know whether they are in use. A reset is shorter than
+    /// any data packet, and answered by none.
     fn owe_reset(&mut self, now: Instant, path: Path, session_id: u32) {
-        if session_id >> 24 == u32::from(self.config.worker) {
-            let token = self.reset_key.token(session_id, path.remote.ip());
-            self.stats.resets_sent += u64::from(self.resets.owe(now, path, session_id, token));
+        let is_ours = session_id >> 24 == u32::from(self.config.worker);
+        if is_ours && self.replies.has_room() && self.reset_rate.try_take(now, MAX_RESETS_PER_SECOND) {
+            self.replies.push(path, &self.reset_key.token(session_id, path.remote.ip()).to_datagram(session_id));
+            self.stats.resets_sent += 1;
         }
     }
 
-    fn on_initiation(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
+    fn on_initiation(
+        &mut self,
+        now: Instant,
+        path: Path,
+        header: Header,
+        datagram: &[u8],
+    ) -> Result<Received, DropReason> {
+        // W3.2: before anything that costs more.
+        let covered = self.own_mac1.verify(datagram).ok_or(DropReason::Mac)?;
         let unix_time = self.config.unix_time + now.since(Instant::ORIGIN);
+        match self.admission.decide(&self.config, now, unix_time, path.remote, datagram) {
+            Verdict::Read => {}
+            Verdict::Cookie => {
+                if self.replies.has_room()
+                    && let Some(reply) = self.admission.cookies.reply(unix_time, path.remote, datagram, &mut self.rng)
+                {
+                    self.replies.push(path, &reply);
+                }
+                return Err(DropReason::NoCookie);
+            }
+            Verdict::Limited => return Err(DropReason::SourceLimit),
+        }
         let rng = self.rng.fork();
-        let initiated = Initiated::read(&self.config.identity, &self.own_mac1, rng, unix_time.as_secs(), datagram)?;
+        let initiated = Initiated::read(&self.config.identity, rng, unix_time.as_secs(), header, covered)?;
         // W3.4: default deny.
         let peer = *self.by_identity.get(&initiated.key.identity).ok_or(DropReason::UnknownPeer)?;
         let owner = self.owners[peer.0 as usize];
@@ -214,6 +259,22 @@ impl Endpoint {
         }
         self.with(now, peer, |tunnel, ctx| tunnel.on_initiation(ctx, initiated, path))?;
         Ok(Received::Handshake)
+    }
+
+    /// Of another version, initiations and answers to ours are understood (W3.10).
+    fn on_other_version(&mut self, now: Instant, path: Path, datagram: &[u8]) -> Result<Received, DropReason> {
+        if let Some(answer) = version::Answer::from_bytes(datagram) {
+            let peer = self.sessions.peer(answer.session_id).ok_or(DropReason::NoAttempt)?;
+            self.with(now, peer, |tunnel, _| tunnel.on_versions(&answer))?;
+            return Ok(Received::Unproven);
+        }
+        if let Some(answer) = version::Answer::to(datagram)
+            && self.own_mac1.verify(datagram).is_some()
+            && self.version_answers.try_take(now, VERSION_ANSWERS_PER_SECOND)
+        {
+            self.replies.push(path, &answer.to_bytes());
+        }
+        Err(DropReason::Version)
     }
 
     /// Does what time has made due, as [`Endpoint::poll_timeout`] said when it was last asked. Costs next to nothing when that
@@ -247,8 +308,8 @@ impl Endpoint {
 
     /// Writes the next datagram to send into `datagram`, whose room is a link's largest payload. Tunnels take turns.
     pub fn poll_transmit(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Transmit> {
-        if let Some((len, path)) = self.resets.poll(datagram) {
-            return Some(Transmit { destination: path.remote, source: path.local, ecn: Ecn::NotEct, len });
+        if !self.replies.is_empty() {
+            return self.replies.pop(datagram);
         }
         while let Some(peer) = self.ready.pop_front() {
             let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
@@ -266,7 +327,7 @@ impl Endpoint {
 
     /// Whether [`Endpoint::poll_transmit`] may have something: room need not be fetched for nothing.
     pub fn wants_transmit(&self) -> bool {
-        !self.ready.is_empty() || !self.resets.is_empty()
+        !self.ready.is_empty() || !self.replies.is_empty()
     }
 
     /// The next thing to tell the application.

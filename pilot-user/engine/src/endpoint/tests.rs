@@ -13,6 +13,8 @@ use crate::stream::StreamId;
 use crate::stream::recv::Read;
 use std::time::Duration;
 
+mod flood;
+
 const NOW: Instant = Instant::from_nanos(1_000_000);
 
 struct Pair {

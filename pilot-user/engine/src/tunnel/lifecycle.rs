@@ -2,6 +2,7 @@
 
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
+use super::challenged::take_cookie;
 use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
 use crate::config::BulkUse;
 use crate::connection::PeerLimits;
@@ -114,9 +115,11 @@ impl Tunnel {
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
         let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch), &path);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
-        match Initiation::begin(identity, key, &self.mac1, &parameters, ctx.rng.fork(), datagram) {
+        let (cookie, is_repeat) = take_cookie(&mut self.cookie, ctx.now);
+        let macs = (&self.mac1, cookie);
+        match Initiation::begin(identity, key, macs, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
-                self.attempt = Some(Attempt { initiation, sent: ctx.now, path, resume });
+                self.attempt = Some(Box::new(Attempt { initiation, sent: ctx.now, path, resume, is_repeat }));
                 Some((INITIATION_LEN, path))
             }
             None => {
@@ -172,7 +175,7 @@ impl Tunnel {
             None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer), None),
         };
         let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch), &path);
-        let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, datagram) else {
+        let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, ctx.rng, datagram) else {
             if resumes.is_none() {
                 ctx.sessions.release(local_id);
             }
@@ -265,6 +268,7 @@ impl Tunnel {
         self.next_try = None;
         self.is_rekeying = false;
         self.waiting_since = None;
+        self.spoken = None;
         self.last_path = Some(path);
     }
 
@@ -370,7 +374,8 @@ impl Tunnel {
 
     pub(super) fn give_up_connecting(&mut self, ctx: &mut Context<'_>) {
         self.waiting_since = None;
-        self.table.give_up_waiting(&CloseReason::TimedOut, ctx.events);
+        let reason = self.spoken.take().map_or(CloseReason::TimedOut, |spoken| CloseReason::OtherVersion { spoken });
+        self.table.give_up_waiting(&reason, ctx.events);
         if self.transport.is_none() {
             self.next_try = None;
             self.drop_attempt(ctx);

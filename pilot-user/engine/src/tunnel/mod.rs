@@ -13,6 +13,7 @@
 //! resumption continues (`docs/wire.md` W3.14).
 
 mod bulk;
+mod challenged;
 mod ids;
 pub(crate) mod lifecycle;
 mod mtu;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::config::{Config, PeerConfig};
 use crate::connection::table::Table;
 use crate::crypto::aead::Aead;
+use crate::crypto::cookie::Cookie;
 use crate::crypto::handshake::{Initiated, Initiation};
 use crate::crypto::keys::Slots;
 use crate::crypto::mac::Mac1Key;
@@ -47,6 +49,7 @@ use crate::recovery::ack::Acks;
 use crate::recovery::sent::SentFrame;
 use crate::stats::{Stats, TunnelStats};
 use crate::time::Instant;
+use crate::version::Versions;
 use ids::SessionIds;
 pub(crate) use ids::Sessions;
 pub(crate) use path::Path;
@@ -104,6 +107,17 @@ struct Attempt {
     /// Where to.
     path: Path,
     resume: Option<u64>,
+    /// Sent at once because a cookie had come: a second one is not worth another, or whoever is on the way could keep us
+    /// sending.
+    is_repeat: bool,
+}
+
+/// What the peer, under load, gave us to send along (W3.21).
+struct Held {
+    cookie: Cookie,
+    until: Instant,
+    /// The initiation that it answers is to be repeated with it.
+    unused: bool,
 }
 
 /// An initiation that is to be answered.
@@ -146,13 +160,16 @@ pub(crate) struct Tunnel {
     pub(crate) config: PeerConfig,
     mac1: Mac1Key,
     pub(crate) table: Table,
-    attempt: Option<Attempt>,
+    attempt: Option<Box<Attempt>>,
     /// Initiations sent since the last success.
     tries: u32,
     /// When to send the next one.
     next_try: Option<Instant>,
     /// Initiations go on although the peer is heard, for a new key.
     is_rekeying: bool,
+    cookie: Option<Held>,
+    /// What the peer says that it speaks, when that is not our version.
+    spoken: Option<Versions>,
     answer: Option<Box<Answer>>,
     /// Of the last initiation accepted (W3.5).
     last_timestamp: u64,
@@ -179,6 +196,8 @@ impl Tunnel {
             tries: 0,
             next_try: None,
             is_rekeying: false,
+            cookie: None,
+            spoken: None,
             answer: None,
             last_timestamp: 0,
             fresh: None,
