@@ -116,7 +116,10 @@ fn what_is_damaged_is_dropped_and_counted() {
         under::<SimLink>(conditions, |world| {
             for (index, host) in world.hosts.iter().enumerate() {
                 let netem = world.netem(1 - index);
-                let (damaged, dropped) = (netem.corrupted + netem.truncated, all_dropped(host));
+                // A damaged session id is answered by a reset (wire.md W4.9), which is of no session.
+                let resets = dropped(host, &[DropReason::Reset]);
+                let (damaged, dropped) = (netem.corrupted + netem.truncated, all_dropped(host) - resets);
+                assert!(resets <= world.hosts[1 - index].endpoint.stats().resets_sent);
                 assert!(netem.corrupted + netem.truncated > 20);
                 // Both may befall one packet, and a damaged one may still be on its way.
                 let both = netem.corrupted.min(netem.truncated) + netem.duplicated;

@@ -94,7 +94,7 @@ fn shake_hands(input: &[u8], mut pair: Pair) {
         }
     }
     // A tunnel that one end alone has left is over after its idle time-out.
-    pair.settle(Duration::from_secs(100), |_, _, _| {});
+    pair.settle(Duration::from_secs(300), |_, _, _| {});
     open(&mut pair, 0);
     pair.settle(Duration::from_secs(20), |_, _, _| {});
     assert!(pair.ends.iter().all(|end| end.endpoint.is_up(end.peer)), "they can no longer shake hands");
