@@ -46,7 +46,9 @@ fn done(world: &mut World<SimLink>) {
 /// wire.md W6.9: in a clean world nothing is overtaken, lost or sent twice, though the paths are not equally fast.
 #[test]
 fn switching_reorders_nothing() {
-    for (first, bulk) in [(1000, 1000), (1000, 100), (100, 1000)] {
+    // Each end switches for itself, and the other's acks then come by another path without notice. That they take longer by more
+    // than a probe time-out allows for (W5.6: 500 µs) is a probe more, and no disorder: so the first path is not so much slower.
+    for (first, bulk) in [(1000, 1000), (1000, 600), (100, 1000)] {
         let after = |micros| Conditions { delay: Duration::from_micros(micros), ..Conditions::GOOD };
         // A queue, in which packets of the first path can be overtaken for long.
         let bottleneck = Bottleneck { bits_per_second: 200_000_000, queue: SECOND, mark_after: None };

@@ -1,8 +1,8 @@
 //! The post-quantum part of the handshake (W3.13): ML-KEM-512 (FIPS 203), whose shared secret becomes Noise's psk.
 //!
 //! Its largest part is 800 bytes, so that each handshake message stays one datagram and nothing is put together before it is
-//! authenticated. From the crate ml-kem in every build: aws-lc-rs draws the randomness of keys and ciphertexts itself, and
-//! no simulated handshake would be the same twice.
+//! authenticated. From the crate ml-kem in every build: aws-lc-rs, five times as fast (9 µs to 52 for a ciphertext), draws the
+//! randomness of keys and ciphertexts itself, and no simulated handshake would be the same twice.
 
 use blake2::Blake2s256;
 use hkdf::SimpleHkdf;
@@ -24,8 +24,8 @@ const LABEL: &[u8] = b"pilot v1 kem";
 /// A secret that both ends have, if the ciphertext was made for the key.
 pub(crate) type SharedSecret = Zeroizing<[u8; 32]>;
 
-/// An attempt's secret half: the 64 bytes that FIPS 203 §7.1 makes the key from. Making it twice costs less than holding
-/// the key, some 5 KiB, while a peer does not answer.
+/// An attempt's secret half: the 64 bytes that FIPS 203 §7.1 makes the key from. The key itself, of 2 KiB, is made when it is
+/// used, and wiped where it was made; that costs 40 µs once more, and less memory while a peer does not answer.
 pub(crate) struct DecapsulationKey(Zeroizing<[u8; 64]>);
 
 impl DecapsulationKey {
