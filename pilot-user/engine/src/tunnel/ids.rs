@@ -1,43 +1,53 @@
 //! Session ids: those of all tunnels, and those of one session, which this end may replace (`docs/wire.md` W1.2, W4.8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use smallvec::{SmallVec, smallvec};
 
 use crate::crypto::rng::SeededRng;
-use crate::event::PeerId;
+use crate::event::{Effect, PeerId};
 use crate::limits::{MAX_SESSION_IDS, SESSION_ID_LINGER};
 use crate::time::Instant;
 
-/// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
-/// here: nobody else can make them collide.
+/// Session ids in use, and whose they are (W1.2), and the changes that were not told yet (W2.5).
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(HashMap<u32, PeerId, FixedState>);
+pub(crate) struct Sessions {
+    /// Looked up, never iterated. A fast hash will do, because the ids are drawn here: nobody else can make them collide.
+    peers: HashMap<u32, PeerId, FixedState>,
+    effects: VecDeque<Effect>,
+}
 
 impl Sessions {
     pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
-        self.0.get(&id).copied()
+        self.peers.get(&id).copied()
+    }
+
+    pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
     }
 
     /// A new id: the worker, and 24 random bits that make none in use and not 0.
     pub(super) fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: PeerId) -> u32 {
         loop {
             let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
-            if id != 0 && !self.0.contains_key(&id) {
-                self.0.insert(id, peer);
+            if id != 0 && !self.peers.contains_key(&id) {
+                self.peers.insert(id, peer);
+                self.effects.push_back(Effect::SessionBegins(id));
                 return id;
             }
         }
     }
 
     pub(super) fn release(&mut self, id: u32) {
-        self.0.remove(&id);
+        if self.peers.remove(&id).is_some() {
+            self.effects.push_back(Effect::SessionEnds(id));
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.peers.len()
     }
 }
 
@@ -110,6 +120,18 @@ impl SessionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// wire.md W2.5: what is told is what is in use, in the order in which it came to be.
+    #[test]
+    fn ids_that_come_and_go_are_told_once() {
+        let (peer, mut rng, mut sessions) = (PeerId(0), SeededRng::new([1; 32]), Sessions::default());
+        let ids = [(); 3].map(|()| sessions.allocate(3, &mut rng, peer));
+        sessions.release(ids[1]);
+        sessions.release(ids[1]);
+        let told: Vec<_> = std::iter::from_fn(|| sessions.poll_effect()).collect();
+        let [a, b, c] = ids.map(Effect::SessionBegins);
+        assert_eq!(told, [a, b, c, Effect::SessionEnds(ids[1])]);
+    }
 
     /// wire.md W4.8: both are accepted until the peer uses the new one, and a while after; there are never many.
     #[test]
