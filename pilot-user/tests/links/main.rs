@@ -8,6 +8,7 @@ mod handoff;
 mod netlink;
 mod netns;
 mod pair;
+mod program;
 mod udp;
 mod xdp;
 
