@@ -50,6 +50,16 @@ impl Address {
         if self.to_bits() >> 32 == 0xffff { Family::V4 } else { Family::V6 }
     }
 
+    /// The address for which a source is answerable: the whole of IPv4, and of IPv6 the first 64 bits, because a host chooses
+    /// the others as it likes (RFC 4291 §2.5.4).
+    #[inline(always)]
+    pub const fn site(self) -> Self {
+        match self.family() {
+            Family::V4 => self,
+            Family::V6 => Self((self.to_bits() & !(u64::MAX as u128)).to_be_bytes()),
+        }
+    }
+
     const fn to_bits(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
@@ -194,6 +204,18 @@ mod tests {
 
     fn prefix(text: &str) -> Prefix {
         text.parse().expect("a prefix")
+    }
+
+    #[test]
+    fn a_site_is_an_ipv4_address_or_64_bits() {
+        for (text, site) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff::", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(address(text).site(), address(site), "{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod datagram;
 pub mod eth;
 pub mod ipv4;
 pub mod ipv6;
+pub mod limit;
 pub mod maps;
 pub mod stats;
 pub mod steer;

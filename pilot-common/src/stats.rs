@@ -42,11 +42,13 @@ pub enum PassReason {
     OtherVersion,
     /// A relayed datagram: this node does not relay.
     Relayed,
+    /// A session id that is none of ours (W2.5), within the rate at which userspace is asked about such.
+    UnknownSession,
     /// Ours, but the receive queue has no AF_XDP socket. Only the XDP program finds that.
     NoSocket,
 }
 
-/// Why a frame is dropped: it is addressed to us and certainly bad (W2.3).
+/// Why a frame is dropped: it is addressed to us and certainly bad (W2.3), or one too many of what costs us work (W2.5, W2.7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum DropReason {
@@ -56,10 +58,14 @@ pub enum DropReason {
     ReservedType,
     /// A length that the type does not allow (W1.4).
     WrongLength,
+    /// A session id that is none of ours, beyond the rate (W2.5).
+    UnknownSession,
+    /// An initiation beyond what its source may send (W2.7).
+    TooManyInitiations,
 }
 
 const PASS_REASONS: usize = PassReason::NoSocket as usize + 1;
-const DROP_REASONS: usize = DropReason::WrongLength as usize + 1;
+const DROP_REASONS: usize = DropReason::TooManyInitiations as usize + 1;
 /// Number of verdicts, each with its counter.
 pub const COUNTERS: usize = 1 + PASS_REASONS + DROP_REASONS;
 
@@ -79,10 +85,13 @@ impl Verdict {
         Self::Pass(PassReason::NoHeader),
         Self::Pass(PassReason::OtherVersion),
         Self::Pass(PassReason::Relayed),
+        Self::Pass(PassReason::UnknownSession),
         Self::Pass(PassReason::NoSocket),
         Self::Drop(DropReason::SourceNotAllowed),
         Self::Drop(DropReason::ReservedType),
         Self::Drop(DropReason::WrongLength),
+        Self::Drop(DropReason::UnknownSession),
+        Self::Drop(DropReason::TooManyInitiations),
     ];
 
     /// The index of the verdict's counter (W2.4), below [`COUNTERS`].
@@ -121,6 +130,7 @@ impl PassReason {
             Self::NoHeader => "pass_no_header",
             Self::OtherVersion => "pass_other_version",
             Self::Relayed => "pass_relayed",
+            Self::UnknownSession => "pass_unknown_session",
             Self::NoSocket => "pass_no_socket",
         }
     }
@@ -133,6 +143,8 @@ impl DropReason {
             Self::SourceNotAllowed => "drop_source_not_allowed",
             Self::ReservedType => "drop_reserved_type",
             Self::WrongLength => "drop_wrong_length",
+            Self::UnknownSession => "drop_unknown_session",
+            Self::TooManyInitiations => "drop_too_many_initiations",
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The log of what was sent to our port and not redirected, through the ring of aya-log.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use pilot_common::cursor::Cursor as _;
@@ -50,8 +49,7 @@ fn take_line() -> Option<u64> {
     // SAFETY: the pointer is to this CPU's value, which nothing else reads or writes, see `maps::count`; it is valid while
     // the program runs, and no other reference to it is made.
     let [second, lines, left_out] = unsafe { &mut *window };
-    // SAFETY: the helper has no arguments and only reads the clock.
-    let now = unsafe { bpf_ktime_get_ns() } / 1_000_000_000;
+    let now = maps::now_ns() / 1_000_000_000;
     if *second != now {
         (*second, *lines) = (now, 0);
     }

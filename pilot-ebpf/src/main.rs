@@ -18,7 +18,7 @@ use crate::ctx::Frame;
 #[xdp(frags)]
 fn pilot_steer(ctx: XdpContext) -> u32 {
     let Some(config) = maps::CONFIG.get(0) else { return XDP_PASS };
-    let (action, verdict) = match steer(&Frame::new(&ctx), &Config::from_words(config), &maps::Tables) {
+    let (action, verdict) = match steer(&Frame::new(&ctx), &Config::from_words(config), &maps::Tables(config)) {
         Verdict::Redirect => match maps::XSKS.redirect(ctx.rx_queue_index(), u64::from(XDP_PASS)) {
             Ok(_) => (XDP_REDIRECT, Verdict::Redirect),
             Err(_) => (XDP_PASS, Verdict::Pass(PassReason::NoSocket)),

@@ -1,12 +1,13 @@
 //! A link over a network in memory, and what any link must be for the simulator to hold its far end.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_common::eth::Mac;
-use pilot_user::link::{Ecn, Envelope, Link, Received, Slot, Trust, Via};
+use pilot_common::wire::{Header, PacketType};
+use pilot_user::link::{Ecn, Effect, Envelope, Link, Received, Slot, Trust, Via};
 
 /// Where a host is in the simulated network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +96,8 @@ pub struct SimLink {
     committed: Vec<Packet>,
     /// Flushed and not taken.
     sent: Vec<Packet>,
+    /// What a steering table would have. Asserted of it: nothing that was authentic would have been missed (wire.md W2.5).
+    sessions: HashSet<u32>,
 }
 
 impl Attachment for SimLink {
@@ -103,7 +106,8 @@ impl Attachment for SimLink {
     fn open(own: &Place, _network: &[Place]) -> io::Result<Self> {
         let room = vec![0; MAX_PAYLOAD].into_boxed_slice();
         let inbox = VecDeque::with_capacity(INBOX_PACKETS);
-        Ok(Self { local: own.address, inbox, received: 0, room, committed: Vec::new(), sent: Vec::new() })
+        let (committed, sent, sessions) = (Vec::new(), Vec::new(), HashSet::new());
+        Ok(Self { local: own.address, inbox, received: 0, room, committed, sent, sessions })
     }
 
     fn link(&mut self) -> &mut Self {
@@ -137,7 +141,11 @@ impl Link for SimLink {
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
         let count = limit.min(self.inbox.len());
         for Packet { source, destination, ecn, bytes, .. } in self.inbox.drain(..count) {
-            sink(Received { source, destination, ecn, via: Via::Memory, payload: &bytes });
+            let trust = sink(Received { source, destination, ecn, via: Via::Memory, payload: &bytes });
+            if let (Trust::Authentic, Ok(header)) = (trust, Header::parse(&bytes)) {
+                let is_ours = header.packet_type == PacketType::Initiation || self.sessions.contains(&header.receiver);
+                assert!(is_ours, "session {:#x} was opened and is not in the table", header.receiver);
+            }
         }
         self.received += count as u64;
         Ok(count)
@@ -148,8 +156,22 @@ impl Link for SimLink {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        for Packet { bytes, .. } in &self.committed {
+            if let Ok(Header { packet_type: PacketType::Initiation | PacketType::Response, word, .. }) =
+                Header::parse(bytes)
+            {
+                assert!(self.sessions.contains(&word), "session {word:#x} is told and not in the table");
+            }
+        }
         self.sent.append(&mut self.committed);
         Ok(())
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::SessionBegins(id) => assert!(self.sessions.insert(id), "session {id:#x} begins twice"),
+            Effect::SessionEnds(id) => assert!(self.sessions.remove(&id), "session {id:#x} ends twice"),
+        }
     }
 
     /// Returns at once: time is the world's.

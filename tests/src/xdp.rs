@@ -97,7 +97,7 @@ impl Attachment for XdpPort {
     fn deliver(&mut self, packet: Packet) -> bool {
         let frame = [packet.head.as_slice(), &packet.bytes].concat();
         let frame = frame.as_slice();
-        let lists = Lists { local: &[self.local], allow_from: &[] };
+        let lists = Lists { local: &[self.local], allow_from: &[], sessions: None };
         // The device, the program, the ring.
         frame.starts_with(&self.mac)
             && steer(frame, &self.config, &lists) == Verdict::Redirect

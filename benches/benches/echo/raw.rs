@@ -8,11 +8,14 @@ use std::time::Duration;
 use pilot_common::datagram::{Headers, parse};
 use pilot_common::maps;
 use pilot_common::wire::{HEADER_LEN, Header, PacketType, TAG_LEN};
-use pilot_user::control::attach::{AttachMode, Attachment, Steering};
+use pilot_user::control::attach::{AttachMode, Program, Steering};
 use pilot_xsk::nic::Facts;
 use pilot_xsk::{Flushed, Options, Xsk};
 
 use crate::scene::{ADDRESSES, DEVICES};
+
+/// What every packet is for.
+const SESSION: u32 = 1;
 
 /// Room for the headers before the payload.
 const HEADROOM: usize = 128;
@@ -20,7 +23,7 @@ const HEADROOM: usize = 128;
 /// One end: a socket with the XDP program before it.
 pub(crate) struct End {
     xsk: Xsk,
-    _attached: Attachment,
+    _program: Program,
     own: Facts,
     end: usize,
 }
@@ -31,11 +34,13 @@ impl End {
         let local = BTreeSet::from([ADDRESSES[end].ip()]);
         let config = maps::Config { port: ADDRESSES[end].port(), mtu: own.mtu, allow_all: true };
         let steering = Steering { config, local: &local, allow_from: &[] };
-        let mut attached = Attachment::attach(&own.name, own.ifindex, AttachMode::Generic, &steering)?;
+        let mut program = Program::load(1)?;
+        program.sessions(0)?.insert(SESSION);
+        program.attach(&own.name, own.ifindex, AttachMode::Generic, &steering)?;
         let mut xsk = Xsk::open(own.ifindex, 0, &Options { mode: pilot_xsk::Mode::Copy, ..Options::for_mtu(own.mtu) })?;
         xsk.refill().map_err(std::io::Error::from)?;
-        attached.set_socket(0, xsk.fd())?;
-        Ok(Self { xsk, _attached: attached, own, end })
+        program.set_socket(0, xsk.fd())?;
+        Ok(Self { xsk, _program: program, own, end })
     }
 
     /// Takes what has arrived; the last frame's sender, if any came.
@@ -75,7 +80,7 @@ impl End {
 
 /// What looks like a data packet to the XDP program.
 fn packet(delta: usize) -> [u8; 48] {
-    let header = Header { packet_type: PacketType::Data, epoch: 0, receiver: 1, word: 0 };
+    let header = Header { packet_type: PacketType::Data, epoch: 0, receiver: SESSION, word: 0 };
     let mut packet = [0; 48];
     assert_eq!(HEADER_LEN + 4 + delta + TAG_LEN, packet.len(), "header, frame head, delta, tag");
     packet[..HEADER_LEN].copy_from_slice(&header.to_bytes());

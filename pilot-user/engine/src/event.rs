@@ -1,5 +1,5 @@
 //! What the engine tells the application. Readable and writable are told once, and again only after a call has said
-//! that there is nothing more, or no room.
+//! that there is nothing more, or no room. And what it asks of the link.
 
 use crate::connection::Key;
 use crate::error::CloseReason;
@@ -21,6 +21,16 @@ impl ConnectionHandle {
     pub const fn peer(self) -> PeerId {
         self.peer
     }
+}
+
+/// Something to be done outside of the engine, before anything is sent that was written before it was told (`docs/wire.md`
+/// W2.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Datagrams that name this session id are ours from now on.
+    SessionBegins(u32),
+    /// They are not any more.
+    SessionEnds(u32),
 }
 
 /// Something happened.

@@ -33,7 +33,7 @@ pub use config::{BulkUse, Config, PeerConfig};
 pub use crypto::aead::{Aead, Aeads};
 pub use endpoint::{Endpoint, Received, Transmit};
 pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
-pub use event::{ConnectionHandle, Event, PeerId};
+pub use event::{ConnectionHandle, Effect, Event, PeerId};
 pub use recovery::congestion::ControllerKind;
 pub use recovery::ecn::Ecn;
 pub use stats::{ConnectionStats, DropReason, Stats, TunnelStats};

@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, LpmTrie, Map, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::errno::Errno;
 use pilot_common::address::{Address, Prefix};
-use pilot_common::maps::{self, AllowValue, Config, ConfigWords, Present, allow_value};
+use pilot_common::maps::{self, AllowValue, Config, ConfigWords, Limits, Present, allow_value};
 use pilot_common::stats::COUNTERS;
+use pilot_xsk::SharedBits;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -26,6 +27,9 @@ use crate::link::counters::Verdicts;
 
 /// The program as it was built from `pilot-ebpf` (`cargo xtask ebpf`).
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../pilot-ebpf/dist/pilot.bpf.o");
+
+/// Words of one worker in the table of session ids.
+const WORKER_WORDS: usize = (maps::WORKER_SESSIONS / maps::WORD_SESSIONS) as usize;
 
 /// How a program is attached to a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -100,36 +104,65 @@ pub struct Steering<'a> {
     pub allow_from: &'a [Prefix],
 }
 
-/// The program, attached. Dropping it detaches.
-pub struct Attachment {
+/// The program, loaded once with its maps, and attached to a device or not. Dropping it detaches.
+pub struct Program {
     ebpf: Ebpf,
+    id: u32,
     config: Config,
-    program_id: u32,
     /// The reader of the program's log, once there was one to read; it ends with this.
     log_reader: JoinSet<()>,
-    // Its descriptor is what keeps the program attached, and it is closed by the kernel however this process ends.
-    _link: FdLink,
+    /// Its descriptor is what keeps the program attached, and it is closed by the kernel however this process ends.
+    link: Option<FdLink>,
 }
 
-impl Attachment {
-    /// Loads the program, fills its maps, and only then attaches it to the device with this index.
+impl Program {
+    /// Loads the program for a node of so many workers; it steers nothing yet.
+    ///
+    /// # Errors
+    /// When there is no right or no memory, the table of session ids being 2 MiB a worker, or the kernel refuses the program.
+    pub fn load(workers: usize) -> Result<Self, AttachError> {
+        let words = u32::try_from(workers * WORKER_WORDS).map_err(program_error("make the table of session ids"))?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::SESSIONS, words)
+            .load(OBJECT)
+            .map_err(program_error("load the XDP object"))?;
+        let program = xdp(&mut ebpf)?;
+        program.load().map_err(program_error("load the XDP program"))?;
+        let id = program.info().map_err(program_error("ask for the XDP program's id"))?.id();
+        let config = Config { port: 0, mtu: 0, allow_all: false };
+        Ok(Self { ebpf, id, config, log_reader: JoinSet::new(), link: None })
+    }
+
+    /// The session ids of one worker (wire.md W2.5), to be given to its link. They stay when the program is detached and
+    /// attached again.
+    ///
+    /// # Errors
+    /// When the kernel refuses to map them, as it does for more workers than the program was loaded for.
+    pub fn sessions(&self, worker: usize) -> Result<SharedBits, AttachError> {
+        let Some(Map::Array(map)) = self.ebpf.map(maps::SESSIONS) else { return Err(missing(maps::SESSIONS)) };
+        SharedBits::map(map.fd().as_fd(), worker * WORKER_WORDS, WORKER_WORDS)
+            .map_err(program_error("map the table of session ids"))
+    }
+
+    /// Tells the program what is ours, and only then attaches it to the device with this index, to no other any more.
     ///
     /// # Errors
     /// See [`AttachError`]. [`AttachError::Foreign`] is for [`foreign`] to find: here the kernel only says EBUSY.
-    pub fn attach(interface: &str, index: u32, mode: AttachMode, steering: &Steering<'_>) -> Result<Self, AttachError> {
-        let mut ebpf = Ebpf::load(OBJECT).map_err(program_error("load the XDP object"))?;
-        fill(&mut ebpf, steering)?;
-        let program: &mut Xdp = ebpf
-            .program_mut(maps::PROGRAM)
-            .ok_or_else(|| missing(maps::PROGRAM))?
-            .try_into()
-            .map_err(program_error("use the XDP program"))?;
-        program.load().map_err(program_error("load the XDP program"))?;
-        let program_id = program.info().map_err(program_error("ask for the XDP program's id"))?.id();
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: AttachMode,
+        steering: &Steering<'_>,
+    ) -> Result<(), AttachError> {
+        self.detach()?;
+        self.config = steering.config;
+        fill(&mut self.ebpf, steering)?;
         let xdp_mode = match mode {
             AttachMode::Native => XdpMode::Driver,
             AttachMode::Generic => XdpMode::Skb,
         };
+        let program = xdp(&mut self.ebpf)?;
         let link = program.attach_to_if_index(index, xdp_mode).map_err(|error| match errno(&error) {
             Some(Errno::EPERM | Errno::EACCES) => AttachError::NotPermitted,
             Some(source) => AttachError::Refused { interface: interface.to_owned(), mode, source },
@@ -137,13 +170,34 @@ impl Attachment {
         })?;
         let link = program.take_link(link).map_err(program_error("take the XDP link"))?;
         // aya falls back to netlink when the kernel answers EINVAL; such a link has no descriptor.
-        let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink)?;
-        Ok(Self { ebpf, config: steering.config, program_id, log_reader: JoinSet::new(), _link: link })
+        self.link = Some(FdLink::try_from(link).map_err(|_| AttachError::NoLink)?);
+        Ok(())
+    }
+
+    /// Takes the program off its device, and forgets the sockets: on the next device they would swallow what arrives.
+    ///
+    /// # Errors
+    /// When the kernel refuses to clear the map of sockets; the program is off nevertheless.
+    pub fn detach(&mut self) -> Result<(), AttachError> {
+        if self.link.take().is_none() {
+            return Ok(());
+        }
+        let step = "forget the AF_XDP sockets";
+        let map = self.ebpf.map_mut(maps::XSKS).ok_or_else(|| missing(maps::XSKS))?;
+        let mut sockets = XskMap::try_from(map).map_err(program_error(step))?;
+        for queue in 0..sockets.len() {
+            match sockets.unset(queue).map_err(|error| (errno(&error), error)) {
+                // There was none.
+                Ok(()) | Err((Some(Errno::ENOENT), _)) => {}
+                Err((_, error)) => return Err(program_error(step)(error)),
+            }
+        }
+        Ok(())
     }
 
     /// The kernel's number of the program.
-    pub fn program_id(&self) -> u32 {
-        self.program_id
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// Redirects what arrives on `queue` to a socket from now on.
@@ -214,11 +268,17 @@ pub fn foreign(interface: &str, id: u32) -> AttachError {
     AttachError::Foreign { interface: interface.to_owned(), name, id }
 }
 
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
+    let program = ebpf.program_mut(maps::PROGRAM).ok_or_else(|| missing(maps::PROGRAM))?;
+    program.try_into().map_err(program_error("use the XDP program"))
+}
+
 fn fill(ebpf: &mut Ebpf, steering: &Steering<'_>) -> Result<(), AttachError> {
     configure(ebpf, steering.config, false)?;
     let allowed = ebpf.map_mut(maps::ALLOW_FROM).ok_or_else(|| missing(maps::ALLOW_FROM))?;
     let step = "fill the XDP program's allow_from";
     let mut allowed = LpmTrie::<_, [u8; 16], AllowValue>::try_from(allowed).map_err(program_error(step))?;
+    // The same each time: the operator's.
     for prefix in steering.allow_from {
         let (bits, octets) = prefix.lpm_key();
         allowed.insert(&Key::new(bits, octets), allow_value(prefix.family()), 0).map_err(program_error(step))?;
@@ -229,7 +289,7 @@ fn fill(ebpf: &mut Ebpf, steering: &Steering<'_>) -> Result<(), AttachError> {
 fn configure(ebpf: &mut Ebpf, config: Config, log: bool) -> Result<(), AttachError> {
     let map = ebpf.map_mut(maps::CONFIG).ok_or_else(|| missing(maps::CONFIG))?;
     Array::<_, ConfigWords>::try_from(map)
-        .and_then(|mut map| map.set(0, config.to_words(log), 0))
+        .and_then(|mut map| map.set(0, config.to_words(Limits::NODE, log), 0))
         .map_err(program_error("configure the XDP program"))
 }
 

@@ -12,7 +12,7 @@ use pilot_xsk::nic::Facts;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::attach::{AttachError, AttachMode, Attachment, Steering, foreign};
+use super::attach::{AttachError, AttachMode, Program, Steering, foreign};
 use super::choose::{Attached, Datapath, Kind, attach_modes, socket_mode, unserved};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
@@ -50,11 +50,11 @@ pub(super) struct Keeper {
     published: Published,
     netlink: Netlink,
     peers: BTreeSet<IpAddr>,
-    /// The program, which all queues have in common, and how it is attached.
-    program: Option<(Attachment, Attached)>,
+    /// The program, which all queues have in common, or why there is none.
+    program: Result<Program, Refusal>,
+    /// How it is attached.
+    attached: Option<Attached>,
     is_down: bool,
-    /// Counted by programs that are no longer attached.
-    former: Verdicts,
 }
 
 impl Keeper {
@@ -62,6 +62,7 @@ impl Keeper {
     pub(super) fn new(
         interface: String,
         options: Options,
+        program: Result<Program, AttachError>,
         links: Vec<ControlEnd>,
         published: Published,
     ) -> io::Result<Self> {
@@ -74,9 +75,9 @@ impl Keeper {
             netlink: Netlink::open()?,
             peers: BTreeSet::new(),
             options,
-            program: None,
+            program: program.map_err(Refusal::from),
+            attached: None,
             is_down: false,
-            former: Verdicts::default(),
         };
         keeper.peers = keeper.configured();
         Ok(keeper)
@@ -117,7 +118,7 @@ impl Keeper {
                 },
                 gone = self.netlink.changed() => {
                     // It may be back before we look, under the same index and with our program on it; the socket is dead.
-                    if self.program.as_ref().is_some_and(|(_, attached)| gone.contains(&attached.device.ifindex)) {
+                    if self.attached.as_ref().is_some_and(|attached| gone.contains(&attached.device.ifindex)) {
                         self.recall("the device went away");
                     }
                     (refresh, look) = (refresh.min(earliest), look.min(earliest));
@@ -170,7 +171,7 @@ impl Keeper {
             Err(error) => tracing::warn!(%error, "cannot read the routing tables"),
         }
         let local = self.local().await;
-        if let (Some((program, _)), Ok(local)) = (&mut self.program, local)
+        if let (Ok(program), Some(_), Ok(local)) = (&mut self.program, &self.attached, local)
             && let Err(error) = program.set_local(&local)
         {
             tracing::warn!(%error, "cannot update our addresses");
@@ -184,8 +185,8 @@ impl Keeper {
         for queue in &mut self.queues {
             queue.recall_again();
         }
-        let Some((program, attached)) = &self.program else { return };
-        let id = program.program_id();
+        let (Ok(program), Some(attached)) = (&self.program, &self.attached) else { return };
+        let id = program.id();
         let reason = match (Facts::read(&self.interface), self.netlink.interface(&self.interface).await) {
             (Ok(facts), Ok(_)) if differs(&facts, &attached.device) => "the device has changed",
             (Ok(_), Ok(Interface { programs, .. })) if !programs.contains(&id) => {
@@ -194,7 +195,7 @@ impl Keeper {
             (Ok(facts), Ok(_)) => {
                 // The workers find out by themselves, from what the kernel says when they send; the sockets live on.
                 self.is_down = !facts.up;
-                if let Some((_, attached)) = &mut self.program {
+                if let Some(attached) = &mut self.attached {
                     attached.device = facts;
                 }
                 self.publish();
@@ -241,7 +242,7 @@ impl Keeper {
 
     /// Tries to open the sockets that are due. What is in the way of the device is in the way of each of them.
     async fn try_attach(&mut self) {
-        let device = self.device_with_program().await.map_err(Refusal::from);
+        let device = self.device_with_program().await;
         let now = Instant::now();
         for worker in 0..self.queues.len() {
             let closed = match &self.queues[worker].socket {
@@ -261,24 +262,24 @@ impl Keeper {
     }
 
     /// The device as it is now, with our program on it.
-    async fn device_with_program(&mut self) -> Result<Facts, Obstacle> {
+    async fn device_with_program(&mut self) -> Result<Facts, Refusal> {
         let name = &self.interface;
         let device = Facts::read(name).map_err(|_| Obstacle::NoInterface(name.clone()))?;
         if !device.up {
-            return Err(Obstacle::Down(name.clone()));
+            return Err(Obstacle::Down(name.clone()).into());
         }
         if device.mac == [0; 6] {
-            return Err(Obstacle::NotEthernet(name.clone()));
+            return Err(Obstacle::NotEthernet(name.clone()).into());
         }
-        if self.program.is_none() {
+        if self.attached.is_none() {
             if self.options.queues.iter().all(|queue| *queue >= device.rx_queues) {
-                return Err(self.no_queue(&device, 0));
+                return Err(self.no_queue(&device, 0).into());
             }
             let programs = self.netlink.interface(name).await?.programs;
             if let Some(id) = programs.first() {
                 return Err(foreign(name, *id).into());
             }
-            self.program = Some(self.attach_program(device.clone()).await?);
+            self.attach_program(device.clone()).await?;
             self.is_down = false;
         }
         Ok(device)
@@ -294,7 +295,9 @@ impl Keeper {
         if id >= device.rx_queues {
             return Err(self.no_queue(device, worker));
         }
-        let Some((program, attached)) = &mut self.program else { return Err(Obstacle::WorkerBusy) };
+        let (Ok(program), Some(attached)) = (&mut self.program, &self.attached) else {
+            return Err(Obstacle::WorkerBusy);
+        };
         // Opened after attaching, because some drivers rebuild their queues for a program. While the queue is busy the
         // program stays: without a socket it passes everything to the kernel.
         let options =
@@ -312,8 +315,9 @@ impl Keeper {
         Ok(zero_copy)
     }
 
-    async fn attach_program(&self, device: Facts) -> Result<(Attachment, Attached), Obstacle> {
+    async fn attach_program(&mut self, device: Facts) -> Result<(), Refusal> {
         let local = self.local().await?;
+        let program = self.program.as_mut().map_err(|refusal| refusal.clone())?;
         let steering = Steering {
             config: Config {
                 port: self.options.listen.port(),
@@ -325,36 +329,20 @@ impl Keeper {
         };
         let choice = self.options.attach;
         let (mode, otherwise) = attach_modes(choice, &device, self.queues.len());
-        let (program, mode, refused) = match (self.attach_in(mode, &device, &steering).await, otherwise) {
+        let (mode, refused) = match (attach_in(program, &self.netlink, mode, &device, &steering).await, otherwise) {
             (Err(error @ AttachError::Refused { .. }), Some(otherwise)) => {
-                let program = self.attach_in(otherwise, &device, &steering).await?;
-                (program, otherwise, Some(Obstacle::from(error).to_string()))
+                attach_in(program, &self.netlink, otherwise, &device, &steering).await?;
+                (otherwise, Some(Obstacle::from(error).to_string()))
             }
-            (program, _) => (program?, mode, None),
+            (attached, _) => (attached.map(|()| mode)?, None),
         };
-        Ok((program, Attached { device, mode, choice, refused }))
-    }
-
-    async fn attach_in(
-        &self,
-        mode: AttachMode,
-        device: &Facts,
-        steering: &Steering<'_>,
-    ) -> Result<Attachment, AttachError> {
-        let mut attached = Attachment::attach(&device.name, device.ifindex, mode, steering);
-        // Attached nevertheless, and nothing of ours would ever take it off.
-        if let Err(AttachError::NoLink) = attached
-            && let Err(error) = self.netlink.clear_xdp(device.ifindex, mode == AttachMode::Generic).await
-        {
-            tracing::error!(%error, interface = device.name, "an XDP program of ours stays attached");
-        }
-        if let Ok(program) = &mut attached
-            && xdp_log::is_wanted()
+        if xdp_log::is_wanted()
             && let Err(error) = program.set_log(true)
         {
             tracing::warn!(%error, "no log of what the XDP program does not redirect");
         }
-        attached
+        self.attached = Some(Attached { device, mode, choice, refused });
+        Ok(())
     }
 
     /// The addresses that are ours: the one we listen on, or all of this host.
@@ -366,16 +354,16 @@ impl Keeper {
     }
 
     fn counters(&self) -> Verdicts {
-        let mut sum = self.former;
-        if let Some((program, _)) = &self.program {
-            sum += program.counters().unwrap_or_default();
-        }
-        sum
+        self.program.as_ref().ok().and_then(|program| program.counters().ok()).unwrap_or_default()
     }
 
     fn detach_program(&mut self) {
-        self.former = self.counters();
-        self.program = None;
+        self.attached = None;
+        if let Ok(program) = &mut self.program
+            && let Err(error) = program.detach()
+        {
+            tracing::warn!(%error, "sockets of a device that is gone stay in the XDP program's map");
+        }
     }
 
     /// Which way datagrams go now.
@@ -387,8 +375,8 @@ impl Keeper {
         };
         let pending = self.queues.iter().any(soon);
         let without: Vec<_> = self.queues.iter().filter_map(|queue| Some((queue.id, queue.why_not()?))).collect();
-        let attached = match &self.program {
-            Some((_, attached)) if without.len() < self.queues.len() => attached,
+        let attached = match &self.attached {
+            Some(attached) if without.len() < self.queues.len() => attached,
             _ => {
                 let mut whys: Vec<_> = without.iter().map(|(_, why)| *why).collect();
                 whys.dedup();
@@ -449,6 +437,23 @@ impl Keeper {
             tracing::debug!("a worker keeps its AF_XDP socket until it ends");
         }
     }
+}
+
+async fn attach_in(
+    program: &mut Program,
+    netlink: &Netlink,
+    mode: AttachMode,
+    device: &Facts,
+    steering: &Steering<'_>,
+) -> Result<(), AttachError> {
+    let attached = program.attach(&device.name, device.ifindex, mode, steering);
+    // Attached nevertheless, and nothing of ours would ever take it off.
+    if let Err(AttachError::NoLink) = attached
+        && let Err(error) = netlink.clear_xdp(device.ifindex, mode == AttachMode::Generic).await
+    {
+        tracing::error!(%error, interface = device.name, "an XDP program of ours stays attached");
+    }
+    attached
 }
 
 /// Whether a socket made for one device is wrong for the other. Being up or down is nothing that a socket has to be made anew

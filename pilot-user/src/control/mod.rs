@@ -29,6 +29,7 @@ mod obstacle;
 mod queue;
 mod xdp_log;
 
+use attach::{AttachError, Program};
 use choose::BulkPlan;
 pub use choose::Datapath;
 use keeper::Keeper;
@@ -137,6 +138,9 @@ impl Control {
         let Some(interface) = kept else { return Ok((Self { datapath, changes, thread: None }, links)) };
 
         let (reports, from_links) = mpsc::channel::<Numbered>(REPORTS_MAX);
+        // Before the first datagram, so that the program's table has every session id there ever was (wire.md W2.5), and
+        // while there are privileges for it.
+        let program = load_program(&mut links);
         let mut to_links = Vec::new();
         for (worker, link) in links.iter_mut().enumerate() {
             let (to_link, link_end) = orders(worker, link.doorbell(), reports.clone());
@@ -151,7 +155,7 @@ impl Control {
         let (published, unfit) = (Published { datapath: Arc::clone(&datapath), changed }, Arc::clone(&datapath));
         let thread = std::thread::Builder::new().name("pilot-control".into()).spawn(move || {
             runtime.block_on(async {
-                match Keeper::new(interface, options, to_links, published) {
+                match Keeper::new(interface, options, program, to_links, published) {
                     Ok(keeper) => keeper.run(from_owner, from_links).await,
                     Err(error) => {
                         let reason = format!("no netlink socket, without which AF_XDP cannot be used: {error}");
@@ -206,6 +210,15 @@ impl Options {
     fn bulk_plan(&self) -> BulkPlan {
         BulkPlan { choice: self.bulk, port: self.bulk_port }
     }
+}
+
+/// The XDP program for these workers' links, each of which gets its part of the table of session ids.
+fn load_program(links: &mut [PairLink]) -> Result<Program, AttachError> {
+    let program = Program::load(links.len())?;
+    for (worker, link) in links.iter_mut().enumerate() {
+        link.list_sessions(program.sessions(worker)?);
+    }
+    Ok(program)
 }
 
 /// A UDP socket for each worker, on one port.

@@ -67,7 +67,8 @@ impl Closed {
     }
 }
 
-/// What an [`Obstacle`] comes to, which may be the same for several queues.
+/// What an [`Obstacle`] comes to, which may be the same for several queues and at each try.
+#[derive(Clone)]
 pub(super) struct Refusal {
     pub(super) why: String,
     pub(super) is_permanent: bool,

@@ -1,7 +1,7 @@
 //! What moves datagrams: the vocabulary that AF_XDP, the kernel's UDP socket and the simulator have in common.
 //!
 //! A link is owned by one worker and is never shared. Per pass the worker calls `recv`, then takes slots and commits
-//! them, then `flush`; it calls `wait` only when a pass found nothing to do.
+//! them, each followed by the endpoint's effects, then `flush`; it calls `wait` only when a pass found nothing to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ pub mod pair;
 pub mod udp;
 pub mod xdp;
 
-pub use pilot_engine::Ecn;
+pub use pilot_engine::{Ecn, Effect};
 
 /// Most datagrams taken in one pass: a batch that amortizes the pass, and small enough that timers and acks are not
 /// late behind it.
@@ -85,7 +85,8 @@ pub struct Envelope {
 pub trait Slot {
     /// The room: at least [`Link::max_payload`] bytes of the link that lent it.
     fn payload(&mut self) -> &mut [u8];
-    /// Hands the first `envelope.len` bytes over for sending. They leave at the latest with [`Link::flush`].
+    /// Hands the first `envelope.len` bytes over for sending. They leave with a later call on the link, at the latest with
+    /// [`Link::flush`].
     fn commit(self, envelope: &Envelope);
 }
 
@@ -111,6 +112,10 @@ pub trait Link {
 
     /// Largest UDP payload that can leave, in bytes.
     fn max_payload(&self) -> usize;
+
+    /// Does what the endpoint asks for before anything leaves that was committed last. Nothing, where only the endpoint looks
+    /// session ids up.
+    fn apply(&mut self, _effect: Effect) {}
 
     /// Tells once that the first port's datagrams go another way since the last question, or that their device works again.
     fn take_change(&mut self) -> Option<Change> {

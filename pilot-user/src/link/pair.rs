@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilot_common::maps::WORKER_SESSIONS;
+use pilot_xsk::SharedBits;
 use serde::Serialize;
 
 use super::counters::Counters;
@@ -16,7 +18,7 @@ use super::next_hops::NextHops;
 use super::orders::{LinkEnd, Order};
 use super::udp::UdpLink;
 use super::xdp::XdpLink;
-use super::{Change, Link, Received, Trust, Via};
+use super::{Change, Effect, Link, Received, Trust, Via};
 pub use slot::PairSlot;
 
 /// Passes that found nothing, after which a socket that had nothing is looked at again while there is another way to receive:
@@ -72,6 +74,8 @@ pub struct PairLink {
     state: XdpState,
     next_hops: Arc<NextHops>,
     control: Option<LinkEnd>,
+    /// What the XDP program takes for this worker's (wire.md W2.5); `None` where there is none.
+    sessions: Option<SharedBits>,
     /// Counted by sockets that are no longer attached.
     former: Counters,
     fallback: u64,
@@ -113,6 +117,7 @@ impl PairLink {
             state: XdpState::Absent,
             next_hops: Arc::default(),
             control: None,
+            sessions: None,
             former: Counters::default(),
             fallback: 0,
             has_changed: false,
@@ -125,6 +130,12 @@ impl PairLink {
     /// Takes orders from a control thread from now on.
     pub fn follow(&mut self, control: LinkEnd) {
         self.control = Some(control);
+    }
+
+    /// Keeps the XDP program's table of this worker's session ids from now on. It outlives AF_XDP sockets and devices, so that
+    /// none has to be filled anew.
+    pub fn list_sessions(&mut self, table: SharedBits) {
+        self.sessions = Some(table);
     }
 
     /// Receives and sends through AF_XDP from now on; returns the socket that was attached before.
@@ -327,6 +338,14 @@ impl Link for PairLink {
             least = least.min(bulk.max_payload());
         }
         self.xdp.as_ref().map_or(least, |link| least.min(link.max_payload()))
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        let Some(sessions) = &mut self.sessions else { return };
+        match effect {
+            Effect::SessionBegins(id) => sessions.insert(id % WORKER_SESSIONS),
+            Effect::SessionEnds(id) => sessions.remove(id % WORKER_SESSIONS),
+        }
     }
 
     fn take_change(&mut self) -> Option<Change> {

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 use pilot_common::address::Prefix;
 use pilot_common::maps::Config;
-use pilot_common::steer::{Lists, Verdict, admit};
+use pilot_common::steer::{Lists, admit};
 use pilot_common::{ipv4, ipv6};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -184,14 +184,14 @@ impl UdpLink {
     fn drain(&mut self, limit: usize, sink: &mut impl FnMut(Received<'_>) -> Trust) -> usize {
         let config =
             Config { port: self.local.port(), mtu: self.max_payload as u32, allow_all: self.allow_from.is_empty() };
-        let lists = Lists { local: &[], allow_from: &self.allow_from };
+        let lists = Lists { local: &[], allow_from: &self.allow_from, sessions: None };
         let mut handed = 0;
         while handed < limit {
             let Some((meta, payload)) = self.inbound.next() else { break };
             let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-            // The part of the XDP program's decision that remains after the kernel found the port (wire.md W2.4).
-            let verdict = admit(payload, 0, payload.len(), source.ip().into(), &config, &lists);
-            if verdict != Verdict::Redirect {
+            // The part of the XDP program's decision that remains after the kernel found the port (wire.md W2.4). Sessions are
+            // the endpoint's to look up.
+            if let Err(verdict) = admit(payload, 0, payload.len(), source.ip().into(), &config, &lists) {
                 self.counters.refused.count(verdict);
                 continue;
             }

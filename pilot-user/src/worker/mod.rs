@@ -122,11 +122,9 @@ fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &l
 fn transmit<L: Link>(endpoint: &mut Endpoint, link: &mut L, now: Instant) -> io::Result<bool> {
     let mut sent = 0;
     // Asked first: fetching room is not free, and most passes have nothing to send.
-    while sent < RECV_BATCH
-        && endpoint.wants_transmit()
-        && let Some(mut slot) = link.slot()
-        && let Some(transmit) = endpoint.poll_transmit(now, slot.payload())
-    {
+    while sent < RECV_BATCH && endpoint.wants_transmit() {
+        let Some(mut slot) = link.slot() else { break };
+        let Some(transmit) = endpoint.poll_transmit(now, slot.payload()) else { break };
         slot.commit(&Envelope {
             destination: transmit.destination,
             source: transmit.source,
@@ -134,7 +132,16 @@ fn transmit<L: Link>(endpoint: &mut Endpoint, link: &mut L, now: Instant) -> io:
             len: transmit.len,
         });
         sent += 1;
+        apply_effects(endpoint, link);
     }
+    apply_effects(endpoint, link);
     link.flush()?;
     Ok(sent > 0)
+}
+
+/// wire.md W2.5: an id that was just committed is in the link's table before the next call on the link, which could send it.
+fn apply_effects<L: Link>(endpoint: &mut Endpoint, link: &mut L) {
+    while let Some(effect) = endpoint.poll_effect() {
+        link.apply(effect);
+    }
 }

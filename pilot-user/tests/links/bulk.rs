@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use pilot_common::maps::Config;
 use pilot_common::steer::{PassReason, Verdict};
-use pilot_user::control::attach::{AttachMode, Attachment, Steering};
+use pilot_user::control::attach::{AttachMode, Program, Steering};
 use pilot_user::link::counters::Counters;
 use pilot_user::link::pair::PairLink;
 use pilot_user::link::udp::{UdpLink, UdpOptions};
 use pilot_user::link::xdp::{Device, XdpLink};
-use pilot_user::link::{Ecn, Envelope, Link, Slot, Trust, Via};
+use pilot_user::link::{Ecn, Effect, Envelope, Link, Slot, Trust, Via};
 use pilot_xsk::nic::Facts;
 use pilot_xsk::testing::Kernel;
 use pilot_xsk::{Options, Xsk};
 
 use crate::netns::{End, World};
 use crate::xdp::{self, frame, hop};
-use crate::{Kept, data, keep, receive, send};
+use crate::{Kept, SESSION, data, keep, receive, send};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -277,7 +277,7 @@ fn tc(verb: &str, what: &[&str]) {
 /// A node on `vb` as the control thread sets one up, with the generic XDP program and an AF_XDP socket, and with a bulk port.
 struct Node {
     link: PairLink,
-    attached: Attachment,
+    program: Program,
 }
 
 impl Node {
@@ -287,18 +287,21 @@ impl Node {
         let addresses = BTreeSet::from([local.ip()]);
         let config = Config { port: local.port(), mtu: facts.mtu, allow_all: true };
         let steering = Steering { config, local: &addresses, allow_from: &[] };
-        let mut attached = Attachment::attach("vb", facts.ifindex, AttachMode::Generic, &steering).unwrap();
+        let mut program = Program::load(1).unwrap();
+        link.list_sessions(program.sessions(0).unwrap());
+        link.apply(Effect::SessionBegins(SESSION));
+        program.attach("vb", facts.ifindex, AttachMode::Generic, &steering).unwrap();
         let options = Options { mode: pilot_xsk::Mode::Copy, ..Options::for_mtu(facts.mtu) };
         let mut xsk = Xsk::open(facts.ifindex, 0, &options).unwrap();
         xsk.refill().unwrap();
-        attached.set_socket(0, xsk.fd()).unwrap();
+        program.set_socket(0, xsk.fd()).unwrap();
         let device = Device { index: facts.ifindex, mac: facts.mac, mtu: facts.mtu as usize, local };
         link.attach(Box::new(XdpLink::new(xsk, device).unwrap()));
-        Self { link, attached }
+        Self { link, program }
     }
 
     fn verdicts(&self, reason: PassReason) -> u64 {
-        self.attached.counters().unwrap().get(Verdict::Pass(reason))
+        self.program.counters().unwrap().get(Verdict::Pass(reason))
     }
 }
 
@@ -317,7 +320,7 @@ fn super_packets_come_whole_by_either_port() {
 
     let ways = [(local, Via::Udp, PassReason::LongerThanMtu), (to_bulk, Via::Bulk, PassReason::OtherPort)];
     for (to, via, reason) in ways {
-        let (passed, redirected) = (node.verdicts(reason), node.attached.counters().unwrap().redirected());
+        let (passed, redirected) = (node.verdicts(reason), node.program.counters().unwrap().redirected());
         const SUPER_PACKETS: u64 = 10;
         for round in 0..SUPER_PACKETS as u32 {
             for number in 0..40 {
@@ -332,7 +335,7 @@ fn super_packets_come_whole_by_either_port() {
         }
         // The program saw them in one piece each: forty datagrams would be forty verdicts.
         assert_eq!(node.verdicts(reason) - passed, SUPER_PACKETS, "{reason:?}");
-        assert_eq!(node.attached.counters().unwrap().redirected(), redirected);
+        assert_eq!(node.program.counters().unwrap().redirected(), redirected);
     }
     let counters = node.link.counters();
     assert_eq!((counters.udp.received, counters.bulk.received, counters.xdp.received), (400, 400, 1));

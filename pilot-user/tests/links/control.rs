@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_common::maps::Config;
-use pilot_common::steer::{DropReason, Verdict};
+use pilot_common::steer::{DropReason, PassReason, Verdict};
 use pilot_user::config::{AttachChoice, BulkChoice, DatapathChoice};
-use pilot_user::control::attach::{AttachMode, Attachment, Steering};
+use pilot_user::control::attach::{AttachMode, Program, Steering};
 use pilot_user::control::choose::{Datapath, Kind, Mode};
 use pilot_user::control::{Control, Options};
 use pilot_user::link::pair::{PairLink, XdpState};
-use pilot_user::link::{Link, Trust, Via};
+use pilot_user::link::{Effect, Link, Trust, Via};
 use pilot_xsk::nic::Facts;
 
 use crate::netns::{End, World, enter};
-use crate::{data, keep, receive, send};
+use crate::{SESSION, data, keep, receive, send};
 
 /// Tries before a test fails because something never comes: a minute.
 const TRIES: u32 = 6000;
@@ -55,7 +55,9 @@ impl Node {
 
     fn with(world: &World, end: End, options: Options) -> Self {
         let (control, mut links) = world.inside(end, || Control::start(options).unwrap());
-        Self { control, link: links.remove(0) }
+        let mut link = links.remove(0);
+        link.apply(Effect::SessionBegins(SESSION));
+        Self { control, link }
     }
 
     fn address(&self) -> SocketAddr {
@@ -111,7 +113,7 @@ fn programs(world: &World, end: End) -> String {
 fn two_nodes_reach_each_other_through_af_xdp_and_leave_nothing() {
     let Some(world) = World::new("two") else { return };
     let (mut a, mut b) = (Node::start(&world, End::A), Node::start(&world, End::B));
-    assert_eq!(a.control.datapath().kind, Kind::Udp, "traffic need not wait");
+    assert_eq!(a.link.xdp_state(), XdpState::Absent, "traffic need not wait");
     for node in [&mut a, &mut b] {
         let datapath = node.until_xdp();
         assert_eq!((datapath.mode, datapath.attach), (Some(Mode::Copy), Some(AttachMode::Generic)));
@@ -258,9 +260,11 @@ fn somebody_elses_program_is_left_alone_and_named() {
             local: &BTreeSet::new(),
             allow_from: &[],
         };
-        Attachment::attach("va", Facts::read("va").unwrap().ifindex, AttachMode::Generic, &steering).unwrap()
+        let mut program = Program::load(1).unwrap();
+        program.attach("va", Facts::read("va").unwrap().ifindex, AttachMode::Generic, &steering).unwrap();
+        program
     });
-    let id = foreign.program_id();
+    let id = foreign.id();
     let (mut a, mut b) = (Node::start(&world, End::A), Node::start(&world, End::B));
     let datapath = a.until("refused", |datapath, _| datapath.reason.contains("another XDP program"));
     assert_eq!(datapath.kind, Kind::Udp);
@@ -293,10 +297,42 @@ fn a_program_that_somebody_detached_is_attached_again() {
     assert_eq!(programs(&world, End::A), "");
     // The kernel is silent about it, so the control thread comes to it by some other notice.
     world.ip(End::A, &["addr", "add", "10.78.0.1/24", "dev", "va"]);
+    // The same program, which knows what it knew.
     a.until("AF_XDP comes back", |datapath, link| {
         let now = programs(&world, End::A);
-        datapath.kind == Kind::Xdp && link.xdp_state() == XdpState::Up && now.contains("pilot_steer") && now != before
+        datapath.kind == Kind::Xdp && link.xdp_state() == XdpState::Up && now == before
     });
+}
+
+/// wire.md W2.5: what does not name a session of the node's reaches it by the kernel's socket; sessions are still known
+/// after the program was taken off and attached again.
+#[test]
+fn sessions_begin_and_end_in_the_program_and_outlive_its_attachment() {
+    let Some(world) = World::new("sessions") else { return };
+    let (mut a, mut b) = (Node::start(&world, End::A), Node::start(&world, End::B));
+    a.until_xdp();
+    b.until_xdp();
+    until_by_xdp(&mut a, &mut b);
+    let unknown = Verdict::Pass(PassReason::UnknownSession);
+    let mut number = 0;
+    let mut by = |a: &mut Node, b: &mut Node| {
+        number += 1;
+        assert!(send(&mut a.link, b.address(), &data(number, 60)));
+        a.link.flush().unwrap();
+        let kept = receive(&mut b.link, 1);
+        assert_eq!(kept[0].payload, data(number, 60));
+        kept[0].via
+    };
+    assert_eq!((by(&mut a, &mut b), b.control.xdp_counters().get(unknown)), (Via::Xdp, 0));
+    b.link.apply(Effect::SessionEnds(SESSION));
+    assert_eq!((by(&mut a, &mut b), b.control.xdp_counters().get(unknown)), (Via::Udp, 1));
+    b.link.apply(Effect::SessionBegins(SESSION));
+    assert_eq!((by(&mut a, &mut b), b.control.xdp_counters().get(unknown)), (Via::Xdp, 1));
+
+    world.ip(End::B, &["link", "set", "vb", "mtu", "1400"]);
+    b.until("another MTU", |datapath, link| datapath.kind == Kind::Xdp && link.max_payload() == 1372);
+    until_by_xdp(&mut a, &mut b);
+    assert_eq!(b.control.xdp_counters().get(unknown), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod handoff;
 mod netlink;
 mod netns;
 mod pair;
+mod program;
 mod udp;
 mod xdp;
 
@@ -36,8 +37,11 @@ fn keep(into: &mut Vec<Kept>, trust: Trust) -> impl FnMut(Received<'_>) -> Trust
 }
 
 /// A data packet of wire version 1, as far as links look at it, of `len` bytes with a number in it.
+/// The session that all datagrams are for.
+const SESSION: u32 = 1;
+
 fn data(number: u32, len: usize) -> Vec<u8> {
-    let header = Header { packet_type: PacketType::Data, epoch: 0, receiver: 1, word: number };
+    let header = Header { packet_type: PacketType::Data, epoch: 0, receiver: SESSION, word: number };
     let mut bytes = header.to_bytes().to_vec();
     bytes.resize(len, number as u8);
     bytes

@@ -27,6 +27,7 @@
 //! This is the one userspace crate of Pilot with `unsafe`, so that there is one place to read.
 
 mod abi;
+mod bits;
 mod index;
 mod mmap;
 pub mod nic;
@@ -40,6 +41,7 @@ mod sys;
 pub mod testing;
 mod umem;
 
+pub use bits::SharedBits;
 pub use open::{Mode, OpenError, Options};
 pub use socket::{Flushed, KickError, RECV_BATCH, TxChunk, Xsk};
 pub use stats::{Chunks, Counters, KernelStatistics};

@@ -40,9 +40,9 @@ pub(super) fn run(frame: &[u8]) {
     if to_us && layout.packet_len <= 1500 {
         let source = parsed.source.ip().into();
         let admitted = admit(payload, 0, payload.len(), source, &config(layout.destination_port), &tables());
-        assert_eq!(judge(frame, layout.destination_port), admitted);
-        if admitted == Verdict::Redirect {
-            assert!(wire::Header::parse(payload).is_ok(), "only datagrams of this version are redirected");
+        assert_eq!(judge(frame, layout.destination_port), admitted.err().unwrap_or(Verdict::Redirect));
+        if let Ok(header) = admitted {
+            assert_eq!(Ok(header), wire::Header::parse(payload), "only datagrams of this version are redirected");
         }
     } else {
         assert!(!matches!(verdict, Verdict::Drop(_) | Verdict::Redirect), "{verdict:?} of others' traffic");
@@ -81,5 +81,5 @@ const fn config(port: u16) -> Config {
 
 const fn tables() -> Lists<'static> {
     const NONE: [Prefix; 0] = [];
-    Lists { local: &LOCAL, allow_from: &NONE }
+    Lists { local: &LOCAL, allow_from: &NONE, sessions: None }
 }

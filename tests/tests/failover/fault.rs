@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns};
 use pilot_common::maps::Config;
-use pilot_user::control::attach::{AttachMode, Attachment, Steering};
+use pilot_user::control::attach::{AttachMode, Program, Steering};
 use pilot_xsk::nic::Facts;
 
 use crate::scene::{End, Scene};
@@ -129,9 +129,9 @@ impl Foreign {
             let config = Config { port: 1, mtu: 1500, allow_all: true };
             let steering = Steering { config, local: &BTreeSet::new(), allow_from: &[] };
             let index = Facts::read(end.interface()).expect("the device is there").ifindex;
-            let attached = Attachment::attach(end.interface(), index, AttachMode::Generic, &steering);
-            let attached = attached.expect("nothing else is there");
-            tell.send(attached.program_id()).expect("the test waits for it");
+            let mut program = Program::load(1).expect("root may");
+            program.attach(end.interface(), index, AttachMode::Generic, &steering).expect("nothing else is there");
+            tell.send(program.id()).expect("the test waits for it");
             // An error: the other end was dropped, which says the same.
             let _ = removed.recv();
         });

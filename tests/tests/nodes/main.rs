@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
 mod files;
+mod flood;
 mod hostile;
 mod life;
 mod loss;

@@ -7,7 +7,7 @@ use pilot_common::datagram::{Headers, MAX_HEADERS_LEN};
 use pilot_common::steer::{DropReason, PassReason, Verdict};
 use pilot_common::{eth, wire};
 
-use crate::{LOCAL, PORT};
+use crate::{LOCAL, PORT, SESSION};
 
 pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("an IP address")
@@ -37,9 +37,11 @@ pub(crate) fn v6(payload: &[u8]) -> Vec<u8> {
 }
 
 /// A datagram of that wire version, type and length.
-fn datagram(version: u8, packet_type: u8, len: usize) -> Vec<u8> {
+pub(crate) fn datagram(version: u8, packet_type: u8, len: usize) -> Vec<u8> {
     let mut bytes = vec![0xa5; len];
     bytes[0] = version << 5 | packet_type << 2;
+    let (receiver, len) = (SESSION.to_be_bytes(), len.saturating_sub(1).min(4));
+    bytes[1..][..len].copy_from_slice(&receiver[..len]);
     bytes
 }
 
@@ -62,17 +64,19 @@ fn insert(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
 const IP: usize = eth::LEN;
 const UDP_IN_V4: usize = IP + 20;
 const UDP_IN_V6: usize = IP + 40;
+const SESSION_IN_V4: usize = UDP_IN_V4 + 8 + 1;
 
 /// The frames that the requirements name, and what must become of them when the queue has a socket.
 pub(crate) fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     use DropReason::{ReservedType, SourceNotAllowed, WrongLength};
     use PassReason::{
         Fragment, IpOptions, LongerThanMtu, Malformed, NoHeader, NotIp, NotUdp, OtherAddress, OtherPort, OtherVersion,
-        Relayed, Truncated,
+        Relayed, Truncated, UnknownSession,
     };
     use Verdict::{Drop, Pass, Redirect};
 
     let of_type = |packet_type, len| v4(&datagram(wire::VERSION, packet_type, len));
+    let of_another = |packet_type, len| with(of_type(packet_type, len), SESSION_IN_V4, &[0xab, 0xcd, 0xef, 0]);
     let delta = || v4(&data(46));
     let delta6 = || v6(&data(46));
     // An extension header of eight bytes, whose own next header is UDP, with the lengths that go with it.
@@ -93,6 +97,14 @@ pub(crate) fn cases() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("response", of_type(2, 89), Redirect),
         ("cookie", of_type(3, 65), Redirect),
         ("reset", of_type(5, 25), Redirect),
+        // W2.5
+        ("data of another session", of_another(4, 46), Pass(UnknownSession)),
+        ("data of a worker that is not there", with(delta(), SESSION_IN_V4, &[2]), Pass(UnknownSession)),
+        ("data of the next session", with(delta(), SESSION_IN_V4 + 3, &[0xf0]), Pass(UnknownSession)),
+        ("response to another session", of_another(2, 89), Pass(UnknownSession)),
+        ("cookie for another session", of_another(3, 65), Pass(UnknownSession)),
+        ("reset of another session", of_another(5, 25), Pass(UnknownSession)),
+        ("initiation to another session, which is userspace's to refuse", of_another(1, 1200), Redirect),
         // W2.2
         ("ARP", with(delta(), 12, &[0x08, 0x06]), Pass(NotIp)),
         (

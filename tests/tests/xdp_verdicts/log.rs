@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use pilot_common::maps::{self, MAX_LOG_LINES};
 use pilot_common::steer::{DropReason, Verdict};
 use pilot_tests::logs::Watch;
-use pilot_user::control::attach::{AttachMode, Attachment, Steering};
+use pilot_user::control::attach::{self, AttachMode, Steering};
 use pilot_xsk::nic::Facts;
 
 use crate::cases::{address, cases, data, frame_between};
@@ -141,16 +141,17 @@ fn on_a_veth_pair(mode: AttachMode) {
     let steering = Steering { config: rules.config, local: &local, allow_from: &allow_from };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let watch = Watch::at(tracing::Level::DEBUG);
-    let mut attachment = Attachment::attach("pilot0", index, mode, &steering).expect("attaches");
+    let mut program = attach::Program::load(1).expect("root may");
+    program.attach("pilot0", index, mode, &steering).expect("attaches");
 
     let sender = UdpSocket::bind("192.0.2.1:0").expect("our address");
     let mut sent = 0;
-    let mut send = |attachment: &Attachment, payload: usize| {
+    let mut send = |program: &attach::Program, payload: usize| {
         sender.send_to(&data(payload), (LOCAL[0], PORT)).expect("there is a route");
         sent += 1;
         let began = Instant::now();
         let dropped = Verdict::Drop(DropReason::SourceNotAllowed);
-        while attachment.counters().expect("readable").get(dropped) < sent {
+        while program.counters().expect("readable").get(dropped) < sent {
             assert!(began.elapsed() < HANG, "{mode:?}: the program did not see datagram {sent}");
             thread::sleep(PAUSE);
         }
@@ -166,14 +167,14 @@ fn on_a_veth_pair(mode: AttachMode) {
     };
 
     // The ring keeps the order: what is logged while it is off would come before what is logged later.
-    send(&attachment, 40);
-    runtime.block_on(async { attachment.set_log(true).expect("in a runtime") });
-    send(&attachment, 41);
+    send(&program, 40);
+    runtime.block_on(async { program.set_log(true).expect("in a runtime") });
+    send(&program, 41);
     heard(1);
-    attachment.set_log(false).expect("the map is there");
-    send(&attachment, 42);
-    attachment.set_log(true).expect("the reader is there already");
-    send(&attachment, 43);
+    program.set_log(false).expect("the map is there");
+    send(&program, 42);
+    program.set_log(true).expect("the reader is there already");
+    send(&program, 43);
     heard(2);
 
     let text = watch.text();

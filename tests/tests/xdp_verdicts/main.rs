@@ -9,10 +9,11 @@ use std::os::fd::AsRawFd as _;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, XskMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
-use aya::{Ebpf, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use pilot_common::address::{Address, Prefix};
 use pilot_common::eth;
-use pilot_common::maps::{self, Config};
+use pilot_common::limit::Limit;
+use pilot_common::maps::{self, Config, Limits, session_bit};
 use pilot_common::stats::COUNTERS;
 use pilot_common::steer::{DropReason, Lists, PassReason, Verdict, steer};
 use proptest::prelude::*;
@@ -23,12 +24,19 @@ use crate::cases::{address, cases, data, frame_between, v4, v6};
 
 mod cases;
 mod log;
+mod rations;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../pilot-ebpf/dist/pilot.bpf.o"));
 
+/// Whose session ids there is a table for.
+const WORKERS: u32 = 2;
 const PORT: u16 = 4500;
 const LOCAL: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 const ALLOW_FROM: [&str; 3] = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"];
+/// The one session id that is ours.
+const SESSION: u32 = 0x00ab_cdef;
+/// No limit at all.
+const FREE: Limit = Limit { interval_us: 0, at_once: 1 };
 /// Return codes of an XDP program (linux/bpf.h, `enum xdp_action`).
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -43,6 +51,8 @@ struct Rules {
     config: Config,
     local: Vec<Address>,
     allow_from: Vec<Prefix>,
+    /// Only the kernel's side: the pure function has none.
+    limits: Limits,
 }
 
 impl Rules {
@@ -51,11 +61,13 @@ impl Rules {
             config: Config { port: PORT, mtu, allow_all: false },
             local: LOCAL.iter().map(|ip| address(ip).into()).collect(),
             allow_from: ALLOW_FROM.iter().map(|prefix| prefix.parse().expect("a prefix")).collect(),
+            limits: Limits { initiations: FREE, unknown_sessions: FREE },
         }
     }
 
     fn steer(&self, frame: &[u8]) -> Verdict {
-        steer(frame, &self.config, &Lists { local: &self.local, allow_from: &self.allow_from })
+        let lists = Lists { local: &self.local, allow_from: &self.allow_from, sessions: Some(&[SESSION]) };
+        steer(frame, &self.config, &lists)
     }
 }
 
@@ -81,12 +93,19 @@ impl Program {
             eprintln!("skipped: {test}: loading an XDP program needs root");
             return None;
         }
-        let mut ebpf = Ebpf::load(OBJECT).expect("the object is one that aya reads");
+        let words = WORKERS * (maps::WORKER_SESSIONS / maps::WORD_SESSIONS);
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::SESSIONS, words)
+            .load(OBJECT)
+            .expect("the object is one that aya reads");
         let program: &mut Xdp = ebpf.program_mut(maps::PROGRAM).expect("named so").try_into().expect("an XDP program");
         program.load().expect("the verifier accepts it");
 
         let mut config: Array<_, maps::ConfigWords> = map(&mut ebpf, maps::CONFIG).try_into().expect("an array");
-        config.set(0, rules.config.to_words(log), 0).expect("one entry");
+        config.set(0, rules.config.to_words(rules.limits, log), 0).expect("one entry");
+        let mut sessions: Array<_, u64> = map(&mut ebpf, maps::SESSIONS).try_into().expect("an array");
+        let (word, bit) = session_bit(SESSION);
+        sessions.set(word, bit, 0).expect("one of the first worker's");
         let mut local: HashMap<_, [u8; 16], maps::Present> = map(&mut ebpf, maps::LOCAL).try_into().expect("a hash");
         for address in &rules.local {
             local.insert(address.octets(), 1, 0).expect("there is room");
@@ -153,8 +172,8 @@ fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut aya::maps::Map {
 fn each_frame_meets_its_verdict() {
     let rules = Rules::new(1500);
     let reasons: std::collections::HashSet<_> = cases().iter().map(|(.., verdict)| verdict.counter()).collect();
-    // All but NoSocket, which has a test of its own.
-    assert_eq!(reasons.len(), COUNTERS - 1, "every verdict has a case");
+    // All but NoSocket and the two of what is too much, which have tests of their own.
+    assert_eq!(reasons.len(), COUNTERS - 3, "every verdict has a case");
     for (name, frame, verdict) in cases() {
         assert_eq!(rules.steer(&frame), verdict, "pure: {name}");
     }

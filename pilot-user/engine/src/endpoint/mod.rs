@@ -6,13 +6,14 @@
 //!
 //! - *input*: [`Endpoint::handle_datagram`], [`Endpoint::handle_timeout`];
 //! - *operations* of the application: `connect`, `accept`, `send_message`, `write`, `read` and so on (`api.rs`);
-//! - *output*: [`Endpoint::poll_transmit`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`];
+//! - *output*: [`Endpoint::poll_transmit`], [`Endpoint::poll_effect`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`];
 //! - *inspection*: `stats`, `tunnel_stats`.
 //!
 //! `now` never goes backwards from call to call. After any input or operation: call `poll_transmit` until it returns `None`
 //! (or until there is no room to send, and then go on later), `poll_event` until `None`, and call `handle_timeout` at the
 //! instant that `poll_timeout` names, or after. The order among the three does not matter; leaving one out stops progress but
-//! breaks nothing. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
+//! breaks nothing. Where a link looks up session ids before the endpoint does, `poll_effect` tells which there are: it is called
+//! until `None` after each `poll_transmit`, before the datagram leaves. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
 
 mod admission;
 mod api;
@@ -29,7 +30,7 @@ use crate::crypto::handshake::Initiated;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
-use crate::event::{Event, PeerId};
+use crate::event::{Effect, Event, PeerId};
 use crate::limits::{MAX_DATAGRAM_BYTES, MAX_RESETS_PER_SECOND, VERSION_ANSWERS_PER_SECOND};
 use crate::recovery::ecn::Ecn;
 use crate::stats::{DropReason, Stats};
@@ -328,6 +329,11 @@ impl Endpoint {
     /// Whether [`Endpoint::poll_transmit`] may have something: room need not be fetched for nothing.
     pub fn wants_transmit(&self) -> bool {
         !self.ready.is_empty() || !self.replies.is_empty()
+    }
+
+    /// The next thing to do before what [`Endpoint::poll_transmit`] gave is sent.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.sessions.poll_effect()
     }
 
     /// The next thing to tell the application.

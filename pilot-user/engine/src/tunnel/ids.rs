@@ -1,22 +1,23 @@
 //! Session ids: those of all tunnels, and those of one session, which this end may replace (`docs/wire.md` W1.2, W4.8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use smallvec::{SmallVec, smallvec};
 
 use crate::crypto::rng::SeededRng;
-use crate::event::PeerId;
+use crate::event::{Effect, PeerId};
 use crate::limits::{MAX_SESSION_IDS, SESSION_ID_LINGER};
 use crate::time::Instant;
 
-/// Session ids in use, and whose they are (W1.2). Looked up, never iterated. A fast hash will do, because the ids are drawn
-/// here: nobody else can make them collide.
+/// Session ids in use, and whose they are (W1.2), and the changes that were not told yet (W2.5).
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
+    /// Those drawn here. Looked up, never iterated. A fast hash will do, because nobody else can make them collide.
     own: HashMap<u32, PeerId, FixedState>,
     /// Ids that peers gave, to find whose a reset is. Of two peers that gave the same, one is not found, and suspected later.
     remote: HashMap<u32, PeerId, FixedState>,
+    effects: VecDeque<Effect>,
 }
 
 impl Sessions {
@@ -26,6 +27,10 @@ impl Sessions {
 
     pub(crate) fn peer_of_remote(&self, id: u32) -> Option<PeerId> {
         self.remote.get(&id).copied()
+    }
+
+    pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
     }
 
     /// Packets to a peer name it by `id` from now on.
@@ -45,13 +50,16 @@ impl Sessions {
             let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
             if id != 0 && !self.own.contains_key(&id) {
                 self.own.insert(id, peer);
+                self.effects.push_back(Effect::SessionBegins(id));
                 return id;
             }
         }
     }
 
     pub(super) fn release(&mut self, id: u32) {
-        self.own.remove(&id);
+        if self.own.remove(&id).is_some() {
+            self.effects.push_back(Effect::SessionEnds(id));
+        }
     }
 
     #[cfg(test)]
@@ -129,6 +137,18 @@ impl SessionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// wire.md W2.5: what is told is what is in use, in the order in which it came to be.
+    #[test]
+    fn ids_that_come_and_go_are_told_once() {
+        let (peer, mut rng, mut sessions) = (PeerId(0), SeededRng::new([1; 32]), Sessions::default());
+        let ids = [(); 3].map(|()| sessions.allocate(3, &mut rng, peer));
+        sessions.release(ids[1]);
+        sessions.release(ids[1]);
+        let told: Vec<_> = std::iter::from_fn(|| sessions.poll_effect()).collect();
+        let [a, b, c] = ids.map(Effect::SessionBegins);
+        assert_eq!(told, [a, b, c, Effect::SessionEnds(ids[1])]);
+    }
 
     /// wire.md W4.8: both are accepted until the peer uses the new one, and a while after; there are never many.
     #[test]
