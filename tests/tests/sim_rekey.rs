@@ -5,7 +5,7 @@ use std::time::Duration;
 use pilot_engine::limits::{MAX_ACK_DELAY, TIMER_GRANULARITY};
 use pilot_tests::link::SimLink;
 use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
-use pilot_tests::oracle::Plan;
+use pilot_tests::plan::Plan;
 use pilot_tests::world::{HostSetup, Rekey, Setup, World};
 
 const INTERVAL: Duration = Duration::from_millis(100);

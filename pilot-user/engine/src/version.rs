@@ -28,6 +28,9 @@ impl fmt::Display for Versions {
     }
 }
 
+/// Begins an answer: version 0, which is no wire version, and the type of a cookie reply, because what chooses a worker by type
+/// and session id brings both to whom they answer.
+const FIRST_BYTE: u8 = (PacketType::Cookie as u8) << 2;
 /// Bytes of an answer.
 pub(crate) const ANSWER_LEN: usize = HEADER_LEN + MAC_LEN + 1;
 
@@ -57,6 +60,7 @@ impl Answer {
 
     pub(crate) fn to_bytes(self) -> [u8; ANSWER_LEN] {
         let mut bytes = [0; ANSWER_LEN];
+        bytes[0] = FIRST_BYTE;
         bytes[1..5].copy_from_slice(&self.session_id.to_be_bytes());
         bytes[HEADER_LEN..][..MAC_LEN].copy_from_slice(&self.mac1);
         bytes[ANSWER_LEN - 1] = self.versions.0;
@@ -65,7 +69,8 @@ impl Answer {
 
     pub(crate) fn from_bytes(datagram: &[u8]) -> Option<Self> {
         let bytes: &[u8; ANSWER_LEN] = datagram.try_into().ok()?;
-        let ([0, id @ .., 0, 0, 0, 0], [mac1 @ .., versions]) = bytes.split_first_chunk::<HEADER_LEN>()? else {
+        let ([FIRST_BYTE, id @ .., 0, 0, 0, 0], [mac1 @ .., versions]) = bytes.split_first_chunk::<HEADER_LEN>()?
+        else {
             return None;
         };
         let (session_id, mac1) = (u32::from_be_bytes(*id), mac1.try_into().ok()?);
@@ -89,7 +94,7 @@ mod tests {
         assert_eq!(Answer::from_bytes(&bytes), Some(answer));
         for at in [0, 5, 8] {
             let mut bad = bytes;
-            bad[at] = 1;
+            bad[at] ^= 1;
             assert_eq!(Answer::from_bytes(&bad), None, "byte {at}");
         }
         assert_eq!(Answer::from_bytes(&bytes[1..]), None);

@@ -202,7 +202,7 @@ fn other_versions_are_told_ours() {
     let answers = sent_by(&mut pair, 1);
     assert_eq!(answers.len(), 10);
     let mac1 = &initiation[1168..1184];
-    assert!(answers.iter().all(|answer| *answer == [&[0, 1, 2, 3, 4, 0, 0, 0, 0], mac1, &[0b10]].concat()));
+    assert!(answers.iter().all(|answer| *answer == [&[0x0c, 1, 2, 3, 4, 0, 0, 0, 0], mac1, &[0b10]].concat()));
 
     pair.run(SECOND);
     let mut wrong_mac = initiation.clone();
@@ -222,7 +222,7 @@ fn a_peer_of_another_version_is_named() {
         pair.route = Box::new(|_, _| None);
         let ours = pair.ends[0].endpoint.connect(pair.now, pair.ends[0].peer, 7).unwrap();
         let initiation = sent_by(&mut pair, 0).remove(0);
-        let answer = |mac1: &[u8], versions| [&[0], &initiation[5..9], &[0; 4], mac1, &[versions]].concat();
+        let answer = |mac1: &[u8], versions| [&[0x0c], &initiation[5..9], &[0; 4], mac1, &[versions]].concat();
         let mac1 = &initiation[1168..1184];
         for bad in [answer(&[9; 16], 0b1100), answer(mac1, 0b1110)] {
             assert_eq!(pair.deliver(0, &bad), Received::Dropped(DropReason::NoAttempt));

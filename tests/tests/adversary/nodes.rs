@@ -161,6 +161,8 @@ impl Nodes {
                 let (_, is_old) = genuine.unwrap_or_else(|| unreachable!("a forgery was accepted: {bytes:02x?}"));
                 assert!(!std::mem::replace(is_old, true), "accepted twice: {bytes:02x?}");
             }
+            // Whoever sees the initiation can answer it with a cookie, or with versions: that moves nothing, and ends nothing.
+            Received::Unproven => assert_eq!(moves(end), before, "moved by what proves nothing"),
             Received::Dropped(reason) => assert_eq!(moves(end), before, "moved by what was dropped: {reason:?}"),
             Received::Elsewhere(worker) => unreachable!("there is no worker {worker}"),
         }
