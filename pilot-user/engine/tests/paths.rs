@@ -465,3 +465,41 @@ fn zero_copy_needs_no_bulk_path() {
     let ways: Vec<bool> = told(&mut pair, 0).into_iter().map(|(bulk, _)| bulk).collect();
     assert_eq!(ways, [true, false]);
 }
+
+/// wire.md W4.5: what was sent before the move and arrives after it is authentic, but old.
+#[test]
+fn a_late_packet_from_the_old_address_moves_nobody() {
+    let mut pair = Pair::new();
+    let [ours, _] = pair.connected();
+    let (home, there) = (pair.ends[0].address, pair.ends[1].address);
+    pair.fate = Box::new(|_| vec![]);
+    pair.ends[0].endpoint.send_message(pair.now, ours, b"late").unwrap();
+    pair.run(Duration::ZERO);
+    let late = pair.ends[0].sent.last().unwrap().clone();
+    pair.fate = Box::new(|_| vec![Duration::ZERO]);
+    pair.ends[0].address = "10.0.0.9:4242".parse().unwrap();
+    pair.ends[0].endpoint.send_message(pair.now, ours, b"new").unwrap();
+    pair.run(Duration::from_millis(100));
+    assert_eq!(stats(&pair, 1).peer_moves, 1);
+    pair.arrive(home, there, late);
+    assert_eq!(stats(&pair, 1).peer_moves, 1);
+}
+
+/// wire.md W6.7: a PATH_RESPONSE proves a path only if it says what a challenge said.
+#[test]
+fn a_response_to_no_challenge_proves_nothing() {
+    let mut pair = Pair::new();
+    pair.connected();
+    pair.run(SECOND); // probes of the path's MTU
+    let (there, elsewhere) = (pair.ends[1].address, "10.6.6.6:666".parse().unwrap());
+    let (ping, response) = ([0x01], [0x0f, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for frames in [&ping[..], &response] {
+        let end = &mut pair.ends[0];
+        let packet = pilot_engine::fuzzing::seal(&mut end.endpoint, end.peer, frames).unwrap();
+        pair.arrive(elsewhere, there, packet);
+        pair.run(Duration::from_millis(10));
+        assert_eq!(stats(&pair, 1).peer_moves, 1);
+    }
+    pair.run(5 * SECOND);
+    assert_eq!(stats(&pair, 1).unproven_paths, 1, "it was given up");
+}

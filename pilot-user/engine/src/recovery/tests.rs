@@ -84,6 +84,17 @@ fn lost_by_number_and_by_age() {
     assert_eq!((r.bytes_in_flight(), r.counters.lost_packets), (0, 2));
 }
 
+/// wire.md W5.4: each range counts, in whichever order, and what lies between them is still waited for.
+#[test]
+fn every_range_of_an_ack_counts() {
+    let mut r = recovery();
+    (0..8).for_each(|n| send(&mut r, at(n)));
+    let mut fates = acked(&mut r, at(100), &[(7, 7), (4, 5), (2, 2), (0, 0)]);
+    fates.0.sort();
+    assert_eq!(fates, Fates(vec![0, 2, 4, 5, 7], vec![1, 3]));
+    assert_eq!((r.bytes_in_flight(), r.counters.lost_packets), (1000, 2), "one may still come");
+}
+
 /// wire.md W5.6
 #[test]
 fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
