@@ -143,7 +143,9 @@ impl Link for SimLink {
         for Packet { source, destination, ecn, bytes, .. } in self.inbox.drain(..count) {
             let trust = sink(Received { source, destination, ecn, via: Via::Memory, payload: &bytes });
             if let (Trust::Authentic, Ok(header)) = (trust, Header::parse(&bytes)) {
-                let is_ours = header.packet_type == PacketType::Initiation || self.sessions.contains(&header.receiver);
+                // An initiation names nobody, and a reset the session that we used with the peer.
+                let names_ours = !matches!(header.packet_type, PacketType::Initiation | PacketType::Reset);
+                let is_ours = !names_ours || self.sessions.contains(&header.receiver);
                 assert!(is_ours, "session {:#x} was opened and is not in the table", header.receiver);
             }
         }

@@ -37,6 +37,8 @@ pub struct Opened {
     pub bulk: u64,
     /// From a network in memory.
     pub memory: u64,
+    /// Cookies and version answers that were taken: they fit what was sent, but anybody on the way may have made them.
+    pub unproven: u64,
     /// Dropped, each counted under its reason by the endpoint.
     pub dropped: u64,
 }
@@ -111,8 +113,7 @@ fn open(endpoint: &mut Endpoint, now: Instant, opened: &mut Opened, datagram: &l
         }
         // Counted by the worker that opens it.
         Received::Elsewhere(_) => {}
-        // What it answers is counted, and what it brings about.
-        Received::Unproven => {}
+        Received::Unproven => opened.unproven += 1,
         Received::Dropped(_) => opened.dropped += 1,
     }
     received

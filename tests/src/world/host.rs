@@ -108,6 +108,9 @@ impl<A: Attachment> Host<A> {
         (config.bulk_port, config.bulk) = (of_host.bulk.port.then_some(BULK_PORT), of_host.bulk.usage);
         config.rekey_after = of_host.rekey.after.unwrap_or(config.rekey_after);
         config.rekey_after_packets = of_host.rekey.after_packets.unwrap_or(config.rekey_after_packets);
+        if of_host.asks_for_cookies {
+            config.handshakes_per_second = 0;
+        }
         let mut endpoint = Endpoint::new(config, random.bytes());
         let mut add = |other: &Place| {
             (other.index != index).then(|| {

@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use pilot_common::wire::PacketType;
 use pilot_engine::Instant;
 
 use crate::link::{Attachment, Packet, Place};
@@ -202,11 +203,15 @@ impl<A: Attachment> World<A> {
 
     /// A packet leaves a host.
     fn send(&mut self, from: usize, at: Instant, packet: Packet) {
+        let first_byte = packet.datagram().first().copied().unwrap_or_default();
         let Packet { source, destination, ecn, head, bytes } = packet;
         let is_bulk = [source, destination].iter().any(|end| end.port() == BULK_PORT);
         let source = self.hosts[from].seen_as(source);
         self.traffic.packets += 1;
-        self.traffic.largest = self.traffic.largest.max(bytes.len());
+        // A key may come to its end at rest: handshakes are bounded by the number of packets alone.
+        if PacketType::from_first_byte(first_byte) == Some(PacketType::Data) {
+            self.traffic.largest = self.traffic.largest.max(bytes.len());
+        }
         if let Some(relay) = self.relay.as_mut().filter(|relay| relay.host == from) {
             relay.sent += bytes.len() as u64;
             self.sent += 1;

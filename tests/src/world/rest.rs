@@ -42,7 +42,7 @@ impl<A: Attachment> World<A> {
         assert!(self.run_until(QUIET, is_at_rest), "a host is busy at rest");
         for host in &mut self.hosts {
             let Host { endpoint, attachment, opened, .. } = host;
-            let came = opened.xdp + opened.udp + opened.memory;
+            let came = opened.xdp + opened.udp + opened.memory + opened.unproven;
             assert_eq!(came + opened.dropped, attachment.received(), "datagrams opened, dropped; and received");
             // A crossing initiation is authentic, and counted with the drops because it gets no answer.
             let reasons = DropReason::ALL.iter().filter(|(reason, _)| *reason != DropReason::Crossing);

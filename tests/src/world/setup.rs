@@ -52,6 +52,8 @@ pub struct HostSetup {
     pub controller: ControllerKind,
     /// When it asks for new keys.
     pub rekey: Rekey,
+    /// It is always under load, and asks for cookies.
+    pub asks_for_cookies: bool,
 }
 
 /// When a host asks for new keys; `None`: as nodes do.
