@@ -117,6 +117,9 @@ impl<A> Host<A> {
     }
 }
 
+/// Changes the configuration of the host of a number.
+type Adjust = Box<dyn Fn(usize, &mut Config)>;
+
 /// A packet on its way, by arrival and then in the order of sending.
 type Flying = Reverse<(Instant, u64, Packet)>;
 
@@ -126,8 +129,7 @@ pub struct World<A: Attachment> {
     pub hosts: Vec<Host<A>>,
     seed: u64,
     plan: Plan,
-    /// Changes a host's configuration.
-    adjust: Box<dyn Fn(usize, &mut Config)>,
+    adjust: Adjust,
     random: Random,
     now: Instant,
     in_flight: BinaryHeap<Flying>,
