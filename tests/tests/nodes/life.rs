@@ -87,7 +87,7 @@ fn a_restarted_node_calls_the_peers_it_had() {
         node.end_by(Signal::SIGKILL);
     }
     // In the caller's place is somebody who says nothing.
-    let silent = scene.socket(End::A, &End::A.listen().to_string());
+    let silent = scene.socket(End::A, End::A.listen());
     silent.set_read_timeout(Some(HANG)).unwrap();
     let _second = scene.start(&b, &["up"]);
     let mut datagram = [0; 2048];
