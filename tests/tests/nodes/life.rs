@@ -3,12 +3,16 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use pilot_common::wire::{INITIATION_LEN, PacketType};
 
 use crate::scene::{End, Scene};
 
 /// Traffic after a restart is promised within a second, AF_XDP within three. The machine may be busy: five times that.
 const TRAFFIC_WITHIN: Duration = Duration::from_secs(5);
 const XDP_WITHIN: Duration = Duration::from_secs(15);
+
+/// A bound for hangs.
+const HANG: Duration = Duration::from_secs(20);
 
 /// kill -9 leaves no XDP program; started again, the node has traffic and AF_XDP soon, and its peer is told why its
 /// connection is over.
@@ -69,8 +73,7 @@ fn a_restart_is_noticed_without_being_told() {
     scene.run(&a, &["ping", "b", "--count", "1", "--interval", "0"]).success("ping");
 }
 
-/// A node that was called, killed, and started again calls where the peer was, although its configuration does not say and the
-/// peer has nothing to send.
+/// A node that was called, killed, and started again calls where the peer was, although its configuration does not say.
 #[test]
 fn a_restarted_node_calls_the_peers_it_had() {
     let Some(scene) = Scene::new("life::a_restarted_node_calls_the_peers_it_had") else { return };
@@ -78,15 +81,18 @@ fn a_restarted_node_calls_the_peers_it_had() {
     let b = scene.node("b", End::B).udp().peer("a", None).write();
     let mut first = scene.start(&b, &["up"]);
     first.wait_for("ready");
-    let mut up = scene.start(&a, &["up"]);
+    let caller = scene.start(&a, &["up"]);
     first.wait_for("tunnel_up");
-    up.wait_for("tunnel_up");
-    first.signal(Signal::SIGKILL);
-    first.end();
-    let mut second = scene.start(&b, &["up"]);
-    second.wait_for("tunnel_up");
-    up.wait_for("tunnel_down");
-    up.wait_for("tunnel_up");
+    for node in [first, caller] {
+        node.end_by(Signal::SIGKILL);
+    }
+    // In the caller's place is somebody who says nothing.
+    let silent = scene.socket(End::A, End::A.listen());
+    silent.set_read_timeout(Some(HANG)).unwrap();
+    let _second = scene.start(&b, &["up"]);
+    let mut datagram = [0; 2048];
+    let length = silent.recv(&mut datagram).expect("it is called");
+    assert_eq!((length, datagram[0] >> 2 & 7), (INITIATION_LEN, PacketType::Initiation as u8));
 }
 
 /// SIGTERM: counters, exit code 0, nothing attached; the peer is told.
