@@ -274,6 +274,9 @@ pub const MAX_REASON_BYTES: usize = 256;
 pub const MAX_STREAM_GAPS: usize = MAX_FLIGHT_PACKETS as usize;
 /// Packets. Largest credit that can be configured or believed.
 pub const MAX_PACKET_CREDIT: u32 = 4096;
+/// How long after its last packet a tunnel gives room back that the next one makes anew. Lower: tunnels that are used now and then
+/// pay for it each time. Higher: idle ones hold it for longer. More than [`KEEP_ALIVE`]: one with a connection does not rest.
+pub const REST_AFTER: Duration = Duration::from_secs(15);
 
 const _: () = assert!(REKEY_AFTER_PACKETS < REJECT_AFTER_PACKETS);
 const _: () = assert!(REKEY_AFTER_TIME.as_nanos() < REJECT_AFTER_TIME.as_nanos());
@@ -286,3 +289,4 @@ const _: () = assert!(MAX_MESSAGE_BYTES.is_multiple_of(MESSAGE_PART_UNIT_BYTES))
 // Credit comes in steps of half a window: the largest message is below, so that it never waits for ever.
 const _: () = assert!(MAX_MESSAGE_BYTES as u64 + MESSAGE_OVERHEAD_BYTES < CONNECTION_CREDIT_BYTES / 4);
 const _: () = assert!(KEEP_ALIVE.as_nanos() * 3 <= IDLE_TIMEOUT.as_nanos());
+const _: () = assert!(REST_AFTER.as_nanos() > KEEP_ALIVE.as_nanos());

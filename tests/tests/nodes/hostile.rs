@@ -67,7 +67,7 @@ fn garbage_is_counted_under_its_reason() {
         (datagram(PacketType::Initiation, INITIATION_LEN), engine, "header"),
         (with_first(0x25, initiation_to_nobody()), engine, "header"),
         (datagram(PacketType::Response, RESPONSE_MIN_LEN), engine, "no_attempt"),
-        (datagram(PacketType::Cookie, COOKIE_LEN), engine, "type"),
+        (datagram(PacketType::Cookie, COOKIE_LEN), engine, "header"),
         (datagram(PacketType::Reset, RESET_LEN), engine, "reset"),
         (datagram(PacketType::Data, DATA_MIN_LEN), engine, "unknown_session"),
         (datagram(PacketType::Data, 1472), engine, "unknown_session"),

@@ -114,6 +114,14 @@ impl Table {
         key
     }
 
+    /// Gives room back that nothing needs now.
+    pub(crate) fn rest(&mut self) {
+        self.by_wire_id.shrink_to_fit();
+        self.with.iter_mut().for_each(VecDeque::shrink_to_fit);
+        self.control.shrink_to_fit();
+        self.lazy.shrink_to_fit();
+    }
+
     /// Closes a connection and tells the application, unless it is closed already. Whether it was not.
     pub(crate) fn shut(&mut self, key: Key, reason: CloseReason, events: &mut VecDeque<Event>) -> bool {
         let news = self.get_mut(key).is_some_and(|connection| connection.close(reason, events));

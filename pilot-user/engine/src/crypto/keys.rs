@@ -72,16 +72,17 @@ impl Slots {
         self.current.keys.seal(number, packet)
     }
 
-    /// As [`KeyPair::open`], with the key that the header's epoch bits name. Changes nothing, because what is opened may be a
-    /// replay.
-    pub(crate) fn open(&self, bits: u8, number: u64, packet: &[u8], frames: &mut [u8]) -> Option<(usize, Slot)> {
+    /// As [`KeyPair::open`], with the key that the header's epoch bits name. Changes nothing that matters, because what is opened
+    /// may be a replay.
+    pub(crate) fn open(&mut self, bits: u8, number: u64, packet: &[u8], frames: &mut [u8]) -> Option<(usize, Slot)> {
+        let next_bits = epoch_bits(self.next_epoch());
         let (keys, slot) = if self.current.has_bits(bits) {
-            (&self.current.keys, Slot::Current)
-        } else if let Some(next) = self.next.as_ref().filter(|_| epoch_bits(self.next_epoch()) == bits) {
+            (&mut self.current.keys, Slot::Current)
+        } else if let Some(next) = self.next.as_mut().filter(|_| next_bits == bits) {
             (next, Slot::Next)
         } else {
-            let (previous, _) = self.previous.as_ref().filter(|(previous, _)| previous.has_bits(bits))?;
-            (&previous.keys, Slot::Previous)
+            let (previous, _) = self.previous.as_mut().filter(|(previous, _)| previous.has_bits(bits))?;
+            (&mut previous.keys, Slot::Previous)
         };
         keys.open(number, packet, frames).map(|length| (length, slot))
     }
@@ -99,6 +100,12 @@ impl Slots {
     /// Something of a connection was sealed or opened.
     pub(crate) fn on_data(&mut self) {
         self.current.carried_data = true;
+    }
+
+    /// Nothing is sealed or opened for now.
+    pub(crate) fn rest(&mut self) {
+        let previous = self.previous.as_mut().map(|(previous, _)| &mut previous.keys);
+        [Some(&mut self.current.keys), previous, self.next.as_mut()].into_iter().flatten().for_each(KeyPair::rest);
     }
 
     // Changing keys
@@ -227,7 +234,7 @@ mod tests {
         (by.epoch_bits(), packet)
     }
 
-    fn open(by: &Slots, (bits, packet): (u8, [u8; HEADER_LEN + 1 + TAG_LEN])) -> Option<Slot> {
+    fn open(by: &mut Slots, (bits, packet): (u8, [u8; HEADER_LEN + 1 + TAG_LEN])) -> Option<Slot> {
         by.open(bits, 1, &packet, &mut [0; 9]).map(|(_, slot)| slot)
     }
 
@@ -241,17 +248,17 @@ mod tests {
             let late = sealed(&mut a);
             b.offer(theirs);
             assert!(a.install(epoch, ours, NOW));
-            assert_eq!(open(&a, sealed(&mut b)), Some(Slot::Previous), "not confirmed");
+            assert_eq!(open(&mut a, sealed(&mut b)), Some(Slot::Previous), "not confirmed");
             let first = sealed(&mut a);
-            assert_eq!(open(&b, first), Some(Slot::Next));
+            assert_eq!(open(&mut b, first), Some(Slot::Next));
             b.confirm(NOW, LINGER);
-            assert_eq!(open(&b, first), Some(Slot::Current));
-            assert_eq!(open(&b, late), Some(Slot::Previous));
-            assert_eq!(open(&a, sealed(&mut b)), Some(Slot::Current));
+            assert_eq!(open(&mut b, first), Some(Slot::Current));
+            assert_eq!(open(&mut b, late), Some(Slot::Previous));
+            assert_eq!(open(&mut a, sealed(&mut b)), Some(Slot::Current));
             a.on_confirmed(NOW, LINGER);
             assert_eq!([a.deadline(), b.deadline()], [Some(NOW + LINGER); 2]);
             b.retire(NOW + LINGER);
-            assert_eq!(open(&b, late), None, "wiped");
+            assert_eq!(open(&mut b, late), None, "wiped");
         }
     }
 
@@ -267,8 +274,8 @@ mod tests {
             assert_eq!(epoch, 1);
             assert!(a.install(epoch, ours, NOW));
         }
-        assert_eq!(open(&a, before), Some(Slot::Previous), "what the responder still seals with");
-        assert_eq!(open(&b, sealed(&mut a)), Some(Slot::Next));
+        assert_eq!(open(&mut a, before), Some(Slot::Previous), "what the responder still seals with");
+        assert_eq!(open(&mut b, sealed(&mut a)), Some(Slot::Next));
     }
 
     /// wire.md W4.7: both rekey at once, and the second response comes before anything under the first key.
@@ -284,8 +291,8 @@ mod tests {
         assert_eq!(epoch, 2);
         let under_first = sealed(&mut a);
         assert!(b.install(epoch, second, NOW));
-        assert_eq!(open(&b, under_first), Some(Slot::Previous));
-        assert_eq!(open(&a, sealed(&mut b)), Some(Slot::Next));
+        assert_eq!(open(&mut b, under_first), Some(Slot::Previous));
+        assert_eq!(open(&mut a, sealed(&mut b)), Some(Slot::Next));
         for epoch in [1, 5] {
             assert!(
                 !b.install(

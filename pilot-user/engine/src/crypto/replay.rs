@@ -25,6 +25,11 @@ impl ReplayWindow {
         self.next - number <= REPLAY_WINDOW_PACKETS && seen[word(number)] & bit(number) == 0
     }
 
+    /// Nothing has come for so long that nothing is late any more: what was missing counts as seen, in no room.
+    pub(crate) fn rest(&mut self) {
+        self.seen = None;
+    }
+
     /// Remembers `number`, whose packet was authenticated after [`ReplayWindow::check`] allowed it.
     pub(crate) fn mark(&mut self, number: u64) {
         if number == self.next && self.seen.is_none() {

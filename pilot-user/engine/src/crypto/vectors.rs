@@ -156,7 +156,7 @@ fn what_was_written_is_read() {
     let (_, at_b) = answer(initiated);
     assert_eq!(at_a.peer, node(2).parameters);
     let packets = [("data_to_responder", at_b), ("data_to_initiator", at_a)];
-    for ((name, secrets), number) in packets.into_iter().zip(NUMBERS) {
+    for ((name, mut secrets), number) in packets.into_iter().zip(NUMBERS) {
         let packet = kept(name);
         assert_eq!(Header::parse(&packet).unwrap().word, number as u32);
         let mut opened = [0; 100];

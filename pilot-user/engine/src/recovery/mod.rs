@@ -480,6 +480,12 @@ impl Recovery {
         self.rtt.pto(self.max_ack_delay)
     }
 
+    /// Nothing is under way: gives room back.
+    pub(crate) fn rest(&mut self) {
+        self.sent.rest();
+        self.reordering.rest();
+    }
+
     /// Probe time-outs since the last ACK that acked something.
     pub(crate) fn timeouts_in_a_row(&self) -> u32 {
         self.pto_count

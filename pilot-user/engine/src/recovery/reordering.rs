@@ -45,6 +45,11 @@ impl Default for Reordering {
 }
 
 impl Reordering {
+    /// Gives room back that nothing needs.
+    pub(crate) fn rest(&mut self) {
+        self.lost.shrink_to_fit();
+    }
+
     /// A packet is lost when one so many numbers above it was acked.
     pub(crate) fn packet_threshold(&self) -> u64 {
         self.packets

@@ -131,6 +131,11 @@ impl SentPackets {
         self.drop_gone();
     }
 
+    /// Gives room back that nothing needs.
+    pub(crate) fn rest(&mut self) {
+        self.packets.shrink_to_fit();
+    }
+
     fn drop_gone(&mut self) {
         while let Some(None) = self.packets.front() {
             self.packets.pop_front();

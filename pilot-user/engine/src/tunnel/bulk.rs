@@ -30,7 +30,7 @@ pub(super) struct Bulk {
     own_port: Option<u16>,
     peer_port: Option<u16>,
     /// Once it was wanted. What is known of it stays when data has returned to the first path.
-    path: Option<PathState>,
+    path: Option<Box<PathState>>,
     is_sending: bool,
     /// Draining, to go to the other path, and why.
     leaving: Option<&'static str>,
@@ -99,20 +99,20 @@ impl Bulk {
     }
 
     pub(super) fn path(&self) -> Option<&PathState> {
-        self.path.as_ref()
+        self.path.as_deref()
     }
 
     pub(super) fn path_mut(&mut self) -> Option<&mut PathState> {
-        self.path.as_mut()
+        self.path.as_deref_mut()
     }
 
     /// The path, if data goes over it.
     pub(super) fn active(&self) -> Option<&PathState> {
-        self.path.as_ref().filter(|_| self.is_sending)
+        self.path.as_deref().filter(|_| self.is_sending)
     }
 
     pub(super) fn active_mut(&mut self) -> Option<&mut PathState> {
-        self.path.as_mut().filter(|_| self.is_sending)
+        self.path.as_deref_mut().filter(|_| self.is_sending)
     }
 
     /// Whether a datagram that came over `path` came over the bulk path, which moves nobody (W6.8): to our bulk port, or from
@@ -223,7 +223,7 @@ impl Paths {
             None if self.bulk.not_before > now => {}
             None => {
                 let path = self.bulk.beside(&self.first.path);
-                self.bulk.path = path.map(|path| PathState::asked(now, path, self.largest_datagram));
+                self.bulk.path = path.map(|path| Box::new(PathState::asked(now, path, self.largest_datagram)));
             }
         }
     }
@@ -237,11 +237,11 @@ impl Paths {
         recovery: &mut Recovery,
         events: &mut VecDeque<Event>,
     ) {
-        let Some(path) = &mut self.bulk.path else { return };
+        let Some(path) = self.bulk.path.as_deref_mut() else { return };
         let (from, to) = if bulk { (&mut self.first, path) } else { (path, &mut self.first) };
         // The challenge came back by the same path; acks take the peer's, which this one may share with the path left.
         let known = recovery.rtt.smoothed;
-        from.parked = Some(recovery.switch_path(to.parked.take()));
+        from.parked = Some(Box::new(recovery.switch_path(to.parked.take().map(|parked| *parked))));
         to.mtu.forget_probe();
         take_round_trip(now, to, known, recovery);
         recovery.set_datagram(to.mtu.current());

@@ -3,10 +3,10 @@
 use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
 use super::challenged::take_cookie;
-use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Transport, Tunnel};
+use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Terms, Transport, Tunnel};
 use crate::config::BulkUse;
 use crate::connection::PeerLimits;
-use crate::crypto::aead::{Aeads, KeyPair};
+use crate::crypto::aead::{Aead, Aeads, KeyPair};
 use crate::crypto::handshake::{Initiated, Initiation};
 use crate::crypto::keys::Slots;
 use crate::crypto::parameters::Parameters;
@@ -24,6 +24,12 @@ use crate::recovery::sent::SentFrame;
 use crate::stats::{DropReason, TunnelStats};
 use crate::time::Instant;
 
+impl Agreed {
+    fn new(aead: Aead, peer: Parameters, path: Path, handshake: std::time::Duration) -> Self {
+        Self { terms: Terms { aead, idle_timeout: peer.idle_timeout, handshake }, path, peer }
+    }
+}
+
 impl Session {
     fn new(now: Instant, local_id: u32, is_initiator: bool, keys: KeyPair, agreed: Agreed) -> Self {
         Self {
@@ -33,8 +39,8 @@ impl Session {
             remote_id_from: None,
             keys: Slots::new(keys, now),
             is_initiator,
-            agreed,
-            offered: None,
+            terms: agreed.terms,
+            offered: Some(Box::new(agreed)),
         }
     }
 }
@@ -181,7 +187,7 @@ impl Tunnel {
             }
             return None;
         };
-        let agreed = Agreed { aead: secrets.aead, path, peer: secrets.peer, handshake: std::time::Duration::ZERO };
+        let agreed = Agreed::new(secrets.aead, secrets.peer, path, std::time::Duration::ZERO);
         if let Some(session) = self.session.as_mut().filter(|_| resumes.is_some()) {
             session.keys.offer(secrets.keys);
             session.offered = Some(Box::new(agreed));
@@ -206,13 +212,9 @@ impl Tunnel {
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, asked, resume) = (attempt.sent, attempt.path, attempt.resume);
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
-        let agreed = Agreed {
-            aead: secrets.aead,
-            // Where the initiation went the peer is; where the response came from it need not be (W6.4).
-            path: if asked.is(&path) { path } else { asked },
-            peer: secrets.peer,
-            handshake: ctx.now.since(sent),
-        };
+        // Where the initiation went the peer is; where the response came from it need not be (W6.4).
+        let proven = if asked.is(&path) { path } else { asked };
+        let agreed = Agreed::new(secrets.aead, secrets.peer, proven, ctx.now.since(sent));
         if resumes.is_some() {
             self.drop_attempt(ctx);
             if !self.install(ctx, secrets.keys, agreed) {
@@ -244,14 +246,16 @@ impl Tunnel {
         }
     }
 
-    fn establish(&mut self, ctx: &mut Context<'_>, session: Box<Session>) {
-        self.on_handshake(ctx, session.agreed.path);
+    fn establish(&mut self, ctx: &mut Context<'_>, mut session: Box<Session>) {
+        // A session is made with what was agreed, and established once.
+        let Some(agreed) = session.offered.take() else { return };
+        self.on_handshake(ctx, agreed.path);
         if self.session.is_some() && self.closing.is_none() {
             self.on_down(ctx, CloseReason::PeerRestarted);
             self.next_try = None;
             self.waiting_since = None;
         }
-        self.start_transport(ctx, &session);
+        self.start_transport(ctx, &session, &agreed);
         self.closing = None;
         self.release_session(ctx);
         ctx.sessions.insert_remote(session.remote_id, self.peer);
@@ -272,16 +276,16 @@ impl Tunnel {
         self.last_path = Some(path);
     }
 
-    fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session) {
+    fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session, agreed: &Agreed) {
         self.drop_transport(ctx);
-        let peer = &session.agreed.peer;
+        let peer = &agreed.peer;
         let (first, second) = match session.is_initiator {
             true => (session.local.newest(), session.remote_id),
             false => (session.remote_id, session.local.newest()),
         };
         let mut recovery = Recovery::new(peer.ack_delay, peer.packet_credit, ctx.config.controller);
         if session.is_initiator {
-            recovery.rtt.update(ctx.now, session.agreed.handshake, std::time::Duration::ZERO);
+            recovery.rtt.update(ctx.now, agreed.terms.handshake, std::time::Duration::ZERO);
         }
         self.transport = Some(Box::new(Transport {
             id: u64::from(first) << 32 | u64::from(second),
@@ -290,10 +294,11 @@ impl Tunnel {
             acks: Acks::new(ctx.config.packet_credit),
             replay: ReplayWindow::default(),
             next_received: 0,
-            paths: Paths::new(self.peer, ctx.config, peer, session.agreed.path),
+            paths: Paths::new(self.peer, ctx.config, peer, agreed.path),
             last_received: ctx.now,
             last_sent: ctx.now,
             awaiting_since: None,
+            is_resting: false,
             stats: TunnelStats::default(),
         }));
         let limits = PeerLimits {

@@ -20,6 +20,7 @@ mod mtu;
 mod path;
 mod receive;
 mod rekey;
+mod rest;
 pub(crate) mod transmit;
 
 use std::collections::VecDeque;
@@ -85,18 +86,26 @@ struct Session {
     /// Of the first handshake.
     is_initiator: bool,
     /// By the last handshake.
-    agreed: Agreed,
-    /// By a handshake whose key the peer has not yet proven to have.
+    terms: Terms,
+    /// By a handshake whose key the peer has not yet proven to have, or is about to.
     offered: Option<Box<Agreed>>,
 }
 
 /// What a handshake agreed, beside keys.
 struct Agreed {
-    aead: Aead,
+    terms: Terms,
     /// Which it has proven: the peer answered what was sent there.
     path: Path,
     /// What the peer said of itself.
     peer: Parameters,
+}
+
+/// What of it is asked for later.
+#[derive(Clone, Copy)]
+struct Terms {
+    aead: Aead,
+    /// The peer's; zero for none.
+    idle_timeout: Duration,
     handshake: Duration,
 }
 
@@ -142,6 +151,8 @@ struct Transport {
     last_sent: Instant,
     /// Since when something was sent that asks for an answer, and nothing was heard.
     awaiting_since: Option<Instant>,
+    /// Room was given back since the last packet (`rest`).
+    is_resting: bool,
     stats: TunnelStats,
 }
 
@@ -242,7 +253,7 @@ impl Tunnel {
     }
 
     pub(crate) fn aead(&self) -> Option<Aead> {
-        self.session.as_ref().map(|session| session.agreed.aead)
+        self.session.as_ref().map(|session| session.terms.aead)
     }
 
     pub(crate) fn stats(&self) -> Option<TunnelStats> {
@@ -256,7 +267,7 @@ impl Tunnel {
             paced: recovery.counters.paced,
             ecn_failures: recovery.ecn_failures(),
             probe_timeouts: recovery.counters.probe_timeouts,
-            handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.agreed.handshake),
+            handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.terms.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
             min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
             congestion_window: recovery.congestion_window(),
@@ -303,13 +314,14 @@ impl Tunnel {
             add(session.local.deadline(), "session id");
             add(self.suspect_at(transport), "suspicion");
             add(self.keep_alive_at(transport), "keep-alive");
+            add(rest::rest_at(transport), "rest");
         }
         earliest
     }
 
     fn idle_at(&self, config: &Config, transport: &Transport) -> Option<Instant> {
         let own = Some(config.idle_timeout).filter(|timeout| !timeout.is_zero());
-        let peer = self.session.as_ref().map(|s| s.agreed.peer.idle_timeout).filter(|timeout| !timeout.is_zero());
+        let peer = self.session.as_ref().map(|s| s.terms.idle_timeout).filter(|timeout| !timeout.is_zero());
         let timeout = own.into_iter().chain(peer).min()?;
         Some(transport.last_received + timeout)
     }
@@ -353,6 +365,9 @@ impl Tunnel {
         }
         if due(self.keep_alive_at(transport)) {
             self.table.control.push_back(SentFrame::Ping);
+        }
+        if due(rest::rest_at(transport)) {
+            self.rest();
         }
         if let Some(session) = &mut self.session {
             session.local.retire(now, ctx.sessions);

@@ -68,7 +68,7 @@ pub(super) struct PathState {
     pub(super) path: Path,
     pub(super) mtu: Mtu,
     /// While data takes another path; `None`: nothing is known.
-    pub(super) parked: Option<Estimates>,
+    pub(super) parked: Option<Box<Estimates>>,
     /// While the peer is asked whether it is there.
     pub(super) challenge: Option<Challenge>,
     pub(super) is_proven: bool,
@@ -171,7 +171,8 @@ pub(super) struct Paths {
     /// Bytes: the largest datagram that both ends take.
     pub(super) largest_datagram: u16,
     pub(super) first: PathState,
-    proven: Option<PathState>,
+    /// Boxed, as all that most tunnels never have.
+    proven: Option<Box<PathState>>,
     pub(super) bulk: Bulk,
     responses: VecDeque<PathFrame>,
     pub(super) challenges: u64,
@@ -265,7 +266,7 @@ impl Paths {
         self.moves += 1;
         self.stop_bulk(now, recovery, events, "the peer's address changed");
         let known = self.proven.take_if(|proven| proven.path.is(&path));
-        let to = known.unwrap_or_else(|| PathState {
+        let to = known.map(|known| *known).unwrap_or_else(|| PathState {
             received: bytes as u64,
             ..PathState::asked(now, path, self.largest_datagram)
         });
@@ -273,7 +274,7 @@ impl Paths {
     }
 
     fn is_bulk_arrival(&self, path: &Path) -> bool {
-        let mut known = [Some(&self.first), self.proven.as_ref()].into_iter().flatten();
+        let mut known = [Some(&self.first), self.proven.as_deref()].into_iter().flatten();
         known.any(|known| self.bulk.is_arrival(&known.path, path))
     }
 
@@ -284,11 +285,11 @@ impl Paths {
             to.mtu = self.first.mtu.clone();
         } else {
             to.mtu.forget_probe();
-            self.first.parked = Some(recovery.switch_path(to.parked.take()));
+            self.first.parked = Some(Box::new(recovery.switch_path(to.parked.take().map(|parked| *parked))));
         }
         let left = std::mem::replace(&mut self.first, to);
         match &mut self.proven {
-            _ if left.is_proven => self.proven = Some(left),
+            _ if left.is_proven => self.proven = Some(Box::new(left)),
             // It differed from the one that is left in its port alone, and had lent it what was known.
             Some(proven) if proven.parked.is_none() => (proven.parked, proven.mtu) = (left.parked, left.mtu),
             _ => {}
@@ -298,7 +299,7 @@ impl Paths {
 
     /// The last path that was proven: where an initiation may go.
     pub(super) fn last_proven(&self) -> Option<Path> {
-        [Some(&self.first), self.proven.as_ref()].into_iter().flatten().find(|it| it.is_proven).map(|it| it.path)
+        [Some(&self.first), self.proven.as_deref()].into_iter().flatten().find(|it| it.is_proven).map(|it| it.path)
     }
 
     // Asking and answering
@@ -371,7 +372,7 @@ impl Paths {
                 self.unproven += 1;
                 self.first.challenge = None;
                 if let Some(proven) = self.proven.take() {
-                    self.change_first(proven, recovery);
+                    self.change_first(*proven, recovery);
                     recovery.forget_backoff();
                 }
             } else if is_blocked && challenge.is_due(now) {

@@ -45,7 +45,7 @@ impl Tunnel {
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
         let is_fresh = self.fresh.as_ref().is_some_and(|fresh| fresh.local.contains(header.receiver));
-        let session = if is_fresh { self.fresh.as_ref() } else { self.session.as_ref() };
+        let session = if is_fresh { self.fresh.as_mut() } else { self.session.as_mut() };
         let session = session.filter(|session| session.local.contains(header.receiver));
         let session = session.ok_or(DropReason::UnknownSession)?;
         // A new tunnel counts from 0.
@@ -67,6 +67,7 @@ impl Tunnel {
         };
         transport.replay.mark(number);
         transport.last_received = ctx.now;
+        transport.is_resting = false;
         transport.awaiting_since = None;
         transport.stats.received_packets += 1;
         transport.stats.received_bytes += datagram.len() as u64;

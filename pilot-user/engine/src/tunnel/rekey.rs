@@ -78,7 +78,7 @@ impl Tunnel {
         let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) else { return };
         let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
         paths.on_handshake(ctx.now, agreed.path, agreed.peer.bulk_port, recovery, ctx.events);
-        session.agreed = agreed;
+        session.terms = agreed.terms;
         session.offered = None;
         transport.last_received = ctx.now;
         let silent_since = transport.awaiting_since.take();

@@ -87,6 +87,7 @@ impl Tunnel {
         }
         ctx.stats.sealed += 1;
         transport.last_sent = ctx.now;
+        transport.is_resting = false;
         transport.stats.sent_packets += 1;
         transport.stats.sent_bytes += length as u64;
         transport.paths.on_sent(&path, length);
@@ -319,7 +320,7 @@ impl Tunnel {
         let next = self.transport.as_ref().unwrap().next_received;
         let number = crate::packet::decode_number(header.word, next);
         let mut frames = vec![0; packet.len()];
-        let keys = &self.session.as_ref().unwrap().keys;
+        let keys = &mut self.session.as_mut().unwrap().keys;
         let (length, _) = keys.open(header.epoch, number, packet, &mut frames).unwrap();
         frames[..length].to_vec()
     }

@@ -1,0 +1,24 @@
+//! Tunnels at rest: a node may have a hundred thousand of them, and none needs more than its state.
+
+use super::{Transport, Tunnel};
+use crate::limits::REST_AFTER;
+use crate::time::Instant;
+
+/// When room is given back, if no packet is sent or opened until then.
+pub(super) fn rest_at(transport: &Transport) -> Option<Instant> {
+    let is_awake = !transport.is_resting && !transport.recovery.has_unacked();
+    is_awake.then(|| transport.last_sent.max(transport.last_received) + REST_AFTER)
+}
+
+impl Tunnel {
+    /// Gives back the room of what the next packet makes anew.
+    pub(super) fn rest(&mut self) {
+        if let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) {
+            transport.is_resting = true;
+            transport.recovery.rest();
+            transport.replay.rest();
+            session.keys.rest();
+            self.table.rest();
+        }
+    }
+}
