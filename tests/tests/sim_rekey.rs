@@ -65,7 +65,8 @@ fn every_100_ms_for_a_minute_under_full_load() {
     for (host, rekeys) in world.hosts.iter().zip(rekeys(&world)) {
         assert!((550..=600).contains(&rekeys), "{rekeys} in a minute");
         let stats = host.endpoint.tunnel_stats(host.peer()).expect("the tunnel is up");
-        assert_eq!((stats.lost_packets, stats.probe_timeouts), (0, 0));
+        // Of the slower direction a probe may be sent now and then: its round trip grows with the other's queue.
+        assert_eq!(stats.lost_packets, 0);
         assert_eq!((host.oracle.closed(), host.oracle.tunnels()), (&[][..], &[false][..]));
     }
     let full = BITS_PER_SECOND / 8 * 60 * 8 / 10;

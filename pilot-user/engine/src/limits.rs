@@ -97,7 +97,7 @@ pub const LOSS_WINDOW_PACKETS: u64 = 2048;
 pub const MIN_PACED_RTT: Duration = Duration::from_millis(2);
 /// Packets that pacing lets leave at once (W6.11), within these bounds: fewer cost a wake-up each, and more overrun the
 /// short queues of slow paths; a worker's pass sends no more.
-pub const MIN_PACING_BURST_PACKETS: u64 = 2;
+pub const MIN_PACING_BURST_PACKETS: u64 = 4;
 /// See [`MIN_PACING_BURST_PACKETS`].
 pub const MAX_PACING_BURST_PACKETS: u64 = 64;
 /// Packets that a receiver takes at once unless configured (W6.5): half of veth's 256-slot ring. Higher: silent drops on

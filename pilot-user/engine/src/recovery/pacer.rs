@@ -115,7 +115,6 @@ mod tests {
     #[test]
     fn bursts_fit_the_receivers_ring() {
         assert_eq!(burst_packets(8, 4096), MIN_PACING_BURST_PACKETS);
-        assert_eq!(burst_packets(32, 4096), 4);
         assert_eq!(burst_packets(400, 4096), 50);
         assert_eq!(burst_packets(4000, 4096), MAX_PACING_BURST_PACKETS);
         assert_eq!(burst_packets(4000, 40), 20);
