@@ -7,13 +7,13 @@ use quanta::Instant as Clock;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId};
+use pilot_engine::{CloseReason, Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
 use pilot_user::link::udp::{Group, UdpLink, UdpOptions};
 use pilot_user::service::{ECHO_PORT, Services};
-use pilot_user::worker::Application;
 use pilot_user::worker::drivers::{Pinned, Worker};
 use pilot_user::worker::handoff::{Handoff, mesh};
+use pilot_user::worker::{Application, Opened, turn};
 
 const MESSAGES: u32 = 2000;
 /// Peers, each from a port of its own: enough that both workers own tunnels.
@@ -141,5 +141,94 @@ fn tunnels_live_whoever_gets_their_datagrams() {
         assert!(counters[other].taken_over <= given.handed_over);
         // Counted where it was opened, and nowhere else.
         assert_eq!(opened.udp + opened.dropped, received - given.handed_over + given.taken_over);
+    }
+}
+
+/// What a worker's endpoint told.
+#[derive(Default)]
+struct Told(Vec<Event>);
+
+impl Application for Told {
+    fn on_event(&mut self, _: &mut Endpoint, _: Instant, event: Event) {
+        self.0.push(event);
+    }
+
+    fn poll(&mut self, _: &mut Endpoint, _: Instant) -> bool {
+        false
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// A worker whose time is the test's: loopback delivers at once.
+struct Timed {
+    endpoint: Endpoint,
+    link: UdpLink,
+    handoff: Handoff,
+    told: Told,
+    opened: Opened,
+}
+
+impl Timed {
+    fn new(endpoint: Endpoint, link: UdpLink, handoff: Handoff) -> Self {
+        Self { endpoint, link, handoff, told: Told::default(), opened: Opened::default() }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let Self { endpoint, link, handoff, told, opened } = self;
+        turn(endpoint, link, told, handoff, now, opened).unwrap();
+    }
+}
+
+/// wire.md W4.9: a reset names a worker of its sender's. Whichever worker of ours it comes to, the one that has the tunnel
+/// hears of it, long before silence would have told.
+#[test]
+fn a_reset_reaches_the_owner() {
+    for owner in [0, 1] {
+        let group = Some(Group { workers: 2 });
+        let first = open("127.0.0.1:0".parse().unwrap(), group);
+        let second = open(first.local_addr(), group);
+        let to = open("127.0.0.1:0".parse().unwrap(), None);
+        let known = peer(2, Some(to.local_addr()));
+        let (at, doorbells) = (first.local_addr(), [first.doorbell(), second.doorbell()]);
+        let mut workers: Vec<_> = [first, second]
+            .into_iter()
+            .zip(mesh(&doorbells))
+            .enumerate()
+            .map(|(worker, (link, handoff))| {
+                let mut endpoint = endpoint(1, worker as u8, link.max_payload());
+                let id = endpoint.add_peer(known);
+                endpoint.set_owner(id, owner as u8);
+                Timed::new(endpoint, link, handoff)
+            })
+            .collect();
+        let id = workers[owner].endpoint.add_peer(known);
+        let restarted = |link: &UdpLink| {
+            let mut endpoint = endpoint(2, 0, link.max_payload());
+            endpoint.add_peer(peer(1, Some(at)));
+            endpoint
+        };
+        let mut other = Timed::new(restarted(&to), to, Handoff::alone());
+
+        let mut now = Instant::from_nanos(1);
+        let mut run = |workers: &mut [Timed], other: &mut Timed| {
+            for _ in 0..20 {
+                now += Duration::from_millis(1);
+                other.turn(now);
+                workers.iter_mut().for_each(|worker| worker.turn(now));
+            }
+        };
+        workers[owner].endpoint.open_tunnel(Instant::from_nanos(1), id);
+        run(&mut workers, &mut other);
+        assert!(workers[owner].endpoint.is_up(id));
+        other.endpoint = restarted(&other.link);
+        workers[owner].endpoint.connect(Instant::from_nanos(21_000_000), id, ECHO_PORT).unwrap();
+        run(&mut workers, &mut other);
+        assert_eq!(workers[owner].endpoint.stats().resets_received, 1, "owner {owner}");
+        let ended = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::PeerRestarted, .. });
+        assert!(workers[owner].told.0.iter().any(ended), "{:?}", workers[owner].told.0);
+        assert_eq!(workers[1 - owner].endpoint.stats().resets_received, 0);
     }
 }
