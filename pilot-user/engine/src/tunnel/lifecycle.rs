@@ -208,7 +208,8 @@ impl Tunnel {
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
         let agreed = Agreed {
             aead: secrets.aead,
-            // Where the initiation went the peer is; where the response came from it need not be (W6.4).
+            // Where the initiation went the peer is; where the response came from it need not be (W6.4), and a copy that
+            // somebody else sent would else take the key's confirmation elsewhere. Packets will tell if the peer moved (W4.5).
             path: if asked.is(&path) { path } else { asked },
             peer: secrets.peer,
             handshake: ctx.now.since(sent),
@@ -227,10 +228,6 @@ impl Tunnel {
             // The session takes the attempt's id over.
             self.attempt = None;
             self.establish(ctx, Box::new(Session::new(ctx.now, receiver, true, secrets.keys, agreed)));
-        }
-        if let Some(transport) = &mut self.transport {
-            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
-            paths.on_received(ctx.now, path, datagram.len(), true, recovery, ctx.events);
         }
         // Confirms the key to the responder, which sends nothing under it before (W3.9).
         self.table.control.push_back(SentFrame::Ping);
