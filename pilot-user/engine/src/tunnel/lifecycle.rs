@@ -93,6 +93,7 @@ impl Tunnel {
             bulk_port: ctx.config.bulk_port,
             resume,
             epoch,
+            lane: self.lane,
         }
     }
 
