@@ -125,22 +125,23 @@ impl Scene {
         let (endpoint, id) = self.lane(0, lane);
         let ours = endpoint.connect(now, id, 7).unwrap();
         let theirs_is = (owner(1, lane), self.nodes[1].lanes[lane]);
+        let mut theirs = None;
         // Up to the longest wait between initiations, and more.
         for _ in 0..300 {
             self.run(20);
-            let offered = self.nodes[1].events.iter().find_map(|(worker, event)| match event {
+            theirs = self.nodes[1].events.iter().find_map(|(worker, event)| match event {
                 Event::Offered { connection, .. } if (*worker, connection.peer()) == theirs_is => Some(*connection),
                 _ => None,
             });
-            if let Some(theirs) = offered {
-                let now = self.now;
-                self.lane(1, lane).0.accept(now, theirs).unwrap();
-                self.nodes[1].events.clear();
-                self.run(20);
-                return [ours, theirs];
+            if theirs.is_some() {
+                break;
             }
         }
-        panic!("lane {lane} does not come up: {:?}", self.nodes[0].events);
+        let (now, theirs) = (self.now, theirs.unwrap());
+        self.lane(1, lane).0.accept(now, theirs).unwrap();
+        self.nodes[1].events.clear();
+        self.run(20);
+        [ours, theirs]
     }
 }
 
