@@ -46,7 +46,7 @@ pub enum DropReason {
     Authentication,
     /// A packet number seen before, or too old.
     Replay,
-    /// A stateless reset that is of no tunnel, or has another token.
+    /// A stateless reset that is of no tunnel of this worker's, or has another token.
     Reset,
 }
 

@@ -79,6 +79,7 @@ pub fn turn<L: Link>(
                 handoff.give_to(owner.into(), &datagram);
                 Trust::Unproven
             }
+            // wire.md W4.9: it may be of another worker's tunnel.
             Received::Dropped(DropReason::Reset) => {
                 handoff.give_reset(now, &datagram);
                 Trust::Unproven
