@@ -5,7 +5,7 @@ use crate::connection::Key;
 use crate::error::CloseReason;
 use crate::stream::StreamId;
 
-/// A peer, as the endpoint numbers it: the order in which it was added.
+/// A peer and a lane to it, as the endpoint numbers them: the order in which they were added.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct PeerId(pub(crate) u32);
 

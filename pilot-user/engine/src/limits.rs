@@ -153,6 +153,9 @@ pub const MAX_CLOSE_PACKETS: u8 = 3;
 /// Stateless resets that an endpoint sends in a second (W4.9). Lower: after a restart, peers beyond it find out by
 /// [`SUSPECT_AFTER`]. Higher: more of a flood of unknown ids is answered, at 50 bytes of ours for each.
 pub const MAX_RESETS_PER_SECOND: u32 = 1000;
+/// Tunnels to one peer (W3.16), each for a worker, so for a core, of either end. Lower: cores that bulk to one peer cannot use.
+/// Higher: more handshakes, and connections, that one peer may cost.
+pub const MAX_LANES: u8 = 16;
 /// Own initiations that go unanswered before the smaller key answers the other's (W3.12).
 pub const UNANSWERED_INITIATIONS: u32 = 3;
 /// Probes of one size that may be lost in a row (W6.1) before the search for a larger one pauses. Lower: a lossy path keeps

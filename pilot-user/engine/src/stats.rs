@@ -32,7 +32,7 @@ pub enum DropReason {
     Certificate,
     /// The peer uses no AEAD that we use.
     NoCommonAead,
-    /// The identity is not among the peers.
+    /// The identity is not among the peers, or the lane none of its.
     UnknownPeer,
     /// An initiation that is not newer than the last one accepted: a replay.
     StaleTimestamp,
@@ -46,7 +46,7 @@ pub enum DropReason {
     Authentication,
     /// A packet number seen before, or too old.
     Replay,
-    /// A stateless reset that is of no tunnel, or has another token.
+    /// A stateless reset that is of no tunnel of this worker's, or has another token.
     Reset,
 }
 

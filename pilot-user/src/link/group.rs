@@ -38,9 +38,9 @@ impl Group {
     }
 }
 
-/// Types whose session id is the receiver's, and so names its worker. An initiation has none yet, and what is relayed has
-/// another header first.
-const OWNED: [PacketType; 4] = [PacketType::Response, PacketType::Cookie, PacketType::Data, PacketType::Reset];
+/// Types whose session id is the receiver's, and so names its worker. An initiation has none yet, a reset has its sender's
+/// (wire.md W4.9), and what is relayed has another header first.
+const OWNED: [PacketType; 3] = [PacketType::Response, PacketType::Cookie, PacketType::Data];
 
 /// The worker that owns the session of a datagram: the top byte of its session id. `None` where there is none: then it is
 /// anybody's.

@@ -9,6 +9,8 @@
 
 use std::net::SocketAddr;
 
+use pilot_common::limit::Limit;
+use pilot_engine::Instant;
 use rtrb::{Consumer, Producer, RingBuffer};
 use serde::Serialize;
 
@@ -25,6 +27,10 @@ const RING_DATAGRAMS: usize = 256;
 /// each ordered pair of workers: 0.5 MiB for two, 15 MiB for eight. Lower and higher as [`RING_DATAGRAMS`].
 const RING_BYTES: usize = 256 << 10;
 
+/// Resets of which each worker gives copies to the others (wire.md W4.9). Lower: when a peer with many tunnels restarts, more of
+/// them find out by silence. Higher: forged ones cost all workers more, and at once they may take more than a quarter of each ring.
+const RESETS: Limit = Limit::per_second(100, 64);
+
 /// One worker's ends of the rings to and from all others.
 pub struct Handoff {
     /// By worker; its own place is empty.
@@ -34,6 +40,8 @@ pub struct Handoff {
     first: usize,
     /// A datagram whose bytes lie at the end of a ring and go on at its beginning, in one piece.
     joined: Box<[u8]>,
+    /// Of [`RESETS`].
+    resets: u64,
     counters: Counters,
 }
 
@@ -111,6 +119,7 @@ impl Handoff {
             incoming: Vec::new(),
             first: 0,
             joined: vec![0; longest].into_boxed_slice(),
+            resets: 0,
             counters: Counters::default(),
         }
     }
@@ -137,6 +146,19 @@ impl Handoff {
         let counter = if ring.put(datagram) { &mut self.counters.handed_over } else { &mut self.counters.dropped };
         *counter += 1;
         true
+    }
+
+    /// Copies a reset that is of no tunnel here to all others, or to none when there were too many: whose it is nothing in it
+    /// says, and anybody can make one.
+    pub(super) fn give_reset(&mut self, now: Instant, reset: &Received<'_>) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let Some(resets) = RESETS.take(self.resets, now.as_nanos()) else { return };
+        self.resets = resets;
+        for worker in 0..self.outgoing.len() {
+            self.give_to(worker, reset);
+        }
     }
 
     /// Rings for those that were given something, once each.
@@ -217,6 +239,11 @@ mod tests {
         bytes
     }
 
+    /// Of a session of its sender's worker.
+    fn reset(worker: u8) -> Vec<u8> {
+        [&[1 << 5 | 5 << 2, worker][..], &[0; 23]].concat()
+    }
+
     fn received(payload: &[u8]) -> Received<'_> {
         let source = ([192, 0, 2, 1], 999).into();
         let destination = ([192, 0, 2, 2], PORT).into();
@@ -269,9 +296,8 @@ mod tests {
         let (mut all, doorbells) = workers(2);
         let initiation = |worker| [&[1 << 5 | 1 << 2, worker][..], &[0; 1198]].concat();
         let relayed = [&[1 << 5 | 6 << 2, 1][..], &[0; 98]].concat();
-        for payload in
-            [data(0, 1, 50), data(2, 1, 50), data(255, 1, 50), initiation(0), initiation(1), relayed, vec![0x30]]
-        {
+        let nobodys = [initiation(0), initiation(1), relayed, reset(1), vec![0x30]];
+        for payload in [data(0, 1, 50), data(2, 1, 50), data(255, 1, 50)].into_iter().chain(nobodys) {
             assert!(!all[0].give(&received(&payload)));
             assert!(!Handoff::alone().give(&received(&payload)));
         }
@@ -279,6 +305,27 @@ mod tests {
         assert!(!has_rung(&doorbells[1]));
         assert!(!Handoff::alone().give(&received(&data(1, 1, 50))), "there is no other");
         assert_eq!(all[0].counters(), Counters::default());
+    }
+
+    /// wire.md W4.9: all others get it, until there were too many; a ring is not filled with them.
+    #[test]
+    fn a_reset_goes_to_all_others_and_a_flood_of_them_does_not() {
+        let (mut all, doorbells) = workers(3);
+        let (reset, mut copies) = (reset(1), 0);
+        for (ms, expected) in [(5000, 64), (5009, 0), (5010, 1), (5020, 1), (60_000, 64)] {
+            let now = Instant::from_nanos(ms * 1_000_000);
+            for _ in 0..1000 {
+                all[0].give_reset(now, &received(&reset));
+            }
+            all[0].ring();
+            for other in [1, 2] {
+                assert_eq!(take(&mut all[other], 64), vec![reset.clone(); expected], "{ms}");
+            }
+            copies += 2 * expected as u64;
+        }
+        assert!(has_rung(&doorbells[1]) && has_rung(&doorbells[2]) && !has_rung(&doorbells[0]));
+        assert_eq!(all[0].counters(), Counters { handed_over: copies, ..Counters::default() });
+        Handoff::alone().give_reset(Instant::ORIGIN, &received(&reset));
     }
 
     /// Through many turns of the ring, so that datagrams of every length lie across its end.

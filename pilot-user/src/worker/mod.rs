@@ -7,7 +7,7 @@ pub mod pin;
 
 use std::io;
 
-use pilot_engine::{Endpoint, Event, Instant, Received};
+use pilot_engine::{DropReason, Endpoint, Event, Instant, Received};
 
 use crate::link::{self, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
 use handoff::Handoff;
@@ -77,6 +77,11 @@ pub fn turn<L: Link>(
             Received::Data | Received::Handshake => Trust::Authentic,
             Received::Elsewhere(owner) => {
                 handoff.give_to(owner.into(), &datagram);
+                Trust::Unproven
+            }
+            // wire.md W4.9: it may be of another worker's tunnel.
+            Received::Dropped(DropReason::Reset) => {
+                handoff.give_reset(now, &datagram);
                 Trust::Unproven
             }
             Received::Unproven | Received::Dropped(_) => Trust::Unproven,

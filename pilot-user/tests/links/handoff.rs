@@ -7,13 +7,13 @@ use quanta::Instant as Clock;
 
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
-use pilot_engine::{Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId};
+use pilot_engine::{CloseReason, Config, ConnectionHandle, Endpoint, Event, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
 use pilot_user::link::udp::{Group, UdpLink, UdpOptions};
 use pilot_user::service::{ECHO_PORT, Services};
-use pilot_user::worker::Application;
 use pilot_user::worker::drivers::{Pinned, Worker};
 use pilot_user::worker::handoff::{Handoff, mesh};
+use pilot_user::worker::{Application, Opened, turn};
 
 const MESSAGES: u32 = 2000;
 /// Peers, each from a port of its own: enough that both workers own tunnels.
@@ -141,5 +141,133 @@ fn tunnels_live_whoever_gets_their_datagrams() {
         assert!(counters[other].taken_over <= given.handed_over);
         // Counted where it was opened, and nowhere else.
         assert_eq!(opened.udp + opened.dropped, received - given.handed_over + given.taken_over);
+    }
+}
+
+/// What a worker's endpoint told.
+#[derive(Default)]
+struct Told(Vec<Event>);
+
+impl Application for Told {
+    fn on_event(&mut self, _: &mut Endpoint, _: Instant, event: Event) {
+        self.0.push(event);
+    }
+
+    fn poll(&mut self, _: &mut Endpoint, _: Instant) -> bool {
+        false
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// A worker whose time is the test's: loopback delivers at once.
+struct Timed {
+    endpoint: Endpoint,
+    link: UdpLink,
+    handoff: Handoff,
+    told: Told,
+    opened: Opened,
+}
+
+impl Timed {
+    fn new(endpoint: Endpoint, link: UdpLink, handoff: Handoff) -> Self {
+        Self { endpoint, link, handoff, told: Told::default(), opened: Opened::default() }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let Self { endpoint, link, handoff, told, opened } = self;
+        turn(endpoint, link, told, handoff, now, opened).unwrap();
+    }
+}
+
+/// A node of two workers, without peers.
+fn two_workers(node: u8) -> [Timed; 2] {
+    let group = Some(Group { workers: 2 });
+    let first = open("127.0.0.1:0".parse().unwrap(), group);
+    let second = open(first.local_addr(), group);
+    let mut handoffs = mesh(&[first.doorbell(), second.doorbell()]).into_iter();
+    let mut number = 0..;
+    [first, second].map(|link| {
+        let endpoint = endpoint(node, number.next().unwrap(), link.max_payload());
+        Timed::new(endpoint, link, handoffs.next().unwrap())
+    })
+}
+
+/// wire.md W4.9: a reset names a worker of its sender's. Whichever worker of ours it comes to, the one that has the tunnel
+/// hears of it, long before silence would have told.
+#[test]
+fn a_reset_reaches_the_owner() {
+    for owner in [0, 1] {
+        let mut workers = two_workers(1);
+        let at = workers[0].link.local_addr();
+        let to = open("127.0.0.1:0".parse().unwrap(), None);
+        let ids = workers.each_mut().map(|worker| {
+            let id = worker.endpoint.add_peer(peer(2, Some(to.local_addr())));
+            worker.endpoint.set_owner(id, owner as u8);
+            id
+        });
+        let id = ids[owner];
+        let restarted = |link: &UdpLink| {
+            let mut endpoint = endpoint(2, 0, link.max_payload());
+            endpoint.add_peer(peer(1, Some(at)));
+            endpoint
+        };
+        let mut other = Timed::new(restarted(&to), to, Handoff::alone());
+
+        let mut now = Instant::from_nanos(1);
+        let mut run = |workers: &mut [Timed], other: &mut Timed| {
+            for _ in 0..20 {
+                now += Duration::from_millis(1);
+                other.turn(now);
+                workers.iter_mut().for_each(|worker| worker.turn(now));
+            }
+            now
+        };
+        workers[owner].endpoint.open_tunnel(Instant::from_nanos(1), id);
+        let now = run(&mut workers, &mut other);
+        assert!(workers[owner].endpoint.is_up(id));
+        other.endpoint = restarted(&other.link);
+        workers[owner].endpoint.connect(now, id, ECHO_PORT).unwrap();
+        run(&mut workers, &mut other);
+        assert_eq!(workers[owner].endpoint.stats().resets_received, 1, "owner {owner}");
+        let ended = |event: &Event| matches!(event, Event::TunnelDown { reason: CloseReason::PeerRestarted, .. });
+        assert!(workers[owner].told.0.iter().any(ended), "{:?}", workers[owner].told.0);
+        assert_eq!(workers[1 - owner].endpoint.stats().resets_received, 0);
+    }
+}
+
+/// wire.md W3.16: two nodes of two workers each, and a lane by each of them: one tunnel has each worker, and no other.
+#[test]
+fn each_lane_has_workers_of_its_own() {
+    let mut nodes = [two_workers(1), two_workers(2)];
+    let at = nodes.each_ref().map(|[first, _]| first.link.local_addr());
+    let owner = |node: usize, lane: usize| node ^ lane;
+    let mut lanes = [Vec::new(), Vec::new()];
+    for (node, workers) in nodes.iter_mut().enumerate() {
+        for worker in workers {
+            let first = worker.endpoint.add_peer(peer(2 - node as u8, Some(at[1 - node])));
+            lanes[node] = vec![first, worker.endpoint.add_lane(first, 1).unwrap()];
+            for (lane, id) in lanes[node].iter().enumerate() {
+                worker.endpoint.set_owner(*id, owner(node, lane) as u8);
+            }
+        }
+    }
+    let mut now = Instant::from_nanos(1);
+    for lane in 0..2 {
+        nodes[0][owner(0, lane)].endpoint.open_tunnel(now, lanes[0][lane]);
+    }
+    for _ in 0..50 {
+        now += Duration::from_millis(1);
+        nodes.iter_mut().flatten().for_each(|worker| worker.turn(now));
+    }
+    for (node, workers) in nodes.iter().enumerate() {
+        for lane in 0..2 {
+            let worker = &workers[owner(node, lane)];
+            let up = Event::TunnelUp { peer: lanes[node][lane], resumed: false };
+            assert_eq!(worker.told.0, [up], "node {node}, lane {lane}");
+            assert_eq!(worker.endpoint.stats().handshakes, 1);
+        }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum HandshakeError {
     Mac,
     /// Noise could not decrypt it.
     Decrypt,
-    /// Parameters malformed, missing, or not those of the header.
+    /// Parameters malformed, missing, or not those of the header or of the initiation.
     Parameters,
     /// The static key is not certified by the identity that the message names.
     Certificate,
@@ -43,6 +43,7 @@ pub(crate) struct Initiation {
     mac1: [u8; MAC_LEN],
     session_id: u32,
     offered: Aeads,
+    lane: u8,
 }
 
 /// An initiation that was read and can be answered.
@@ -91,6 +92,7 @@ impl Initiation {
             mac1: *cookie::mac1(datagram)?,
             session_id: parameters.session_id,
             offered: parameters.aeads,
+            lane: parameters.lane,
         })
     }
 
@@ -125,6 +127,10 @@ impl Initiation {
             .and_then(|()| self.noise.read_message(message, &mut payload))
             .map_err(|_| HandshakeError::Decrypt)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
+        // W3.16: who knows no lanes answers for lane 0, which is not touched as long as nobody confirms the key.
+        if parameters.lane != self.lane {
+            return Err(HandshakeError::Parameters);
+        }
         let aead = self.offered.choose(&parameters.aeads).ok_or(HandshakeError::Aead)?;
         let (seal, open) = self.noise.raw_split();
         let keys = KeyPair::new(aead, &seal, &open).ok_or(HandshakeError::Aead)?;
@@ -273,6 +279,22 @@ mod tests {
         assert_eq!(at_b.keys.open(0, &packet, &mut frames), Some(35));
         at_b.keys.seal(0, &mut packet).unwrap();
         assert_eq!(at_a.keys.open(0, &packet, &mut frames), Some(35));
+    }
+
+    /// wire.md W3.16: an answer for another lane is none, as it comes from who knows no lanes.
+    #[test]
+    fn the_answer_is_for_the_lane_that_was_asked() {
+        for (asked, answered) in [(0, 0), (3, 3), (3, 0), (0, 3)] {
+            let (mut a, mut b) = (end(1), end(2));
+            (a.parameters.lane, b.parameters.lane) = (asked, answered);
+            let (mut message_1, mut message_2) = ([0; INITIATION_LEN], [0; RESPONSE_MAX_LEN]);
+            let mut initiation = begin(&a, &b, &mut message_1);
+            let initiated = read(&b, &message_1).unwrap();
+            assert_eq!(initiated.parameters.lane, asked);
+            let (length, _) = initiated.answer(&a.mac1, &b.parameters, &mut rng(3), &mut message_2).unwrap();
+            let refused = initiation.finish(&a.mac1, &b.identity.public_key(), 0, &message_2[..length]).err();
+            assert_eq!(refused, (asked != answered).then_some(HandshakeError::Parameters));
+        }
     }
 
     /// wire.md W3.13: who changes the ciphertext ends nothing, even where mac1 is right; without a usable key there is no answer.

@@ -29,6 +29,7 @@ const STREAM_LIMIT: u8 = 15;
 const RESUME: u8 = 16;
 const BULK_PORT: u8 = 17;
 const EPOCH: u8 = 18;
+const LANE: u8 = 19;
 
 /// One end's parameters. `timestamp` is there in an initiation and not in a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct Parameters {
     /// In a response that continues a tunnel: the epoch of the key that it makes. In an initiation for a new key: that of the
     /// key in use (W4.7).
     pub(crate) epoch: Option<u64>,
+    /// Which of the tunnels between both ends the handshake is for (W3.16).
+    pub(crate) lane: u8,
 }
 
 impl Parameters {
@@ -87,6 +90,9 @@ impl Parameters {
         if let Some(epoch) = self.epoch {
             tlv_varint(writer, EPOCH, epoch)?;
         }
+        if self.lane != 0 {
+            tlv(writer, LANE, &[self.lane])?;
+        }
         match self.resume {
             Some(tunnel) => tlv(writer, RESUME, &tunnel.to_be_bytes()),
             None => Some(()),
@@ -101,7 +107,7 @@ impl Parameters {
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
-        let (mut packet_credit, mut idle_timeout) = (16, Duration::ZERO);
+        let (mut packet_credit, mut idle_timeout, mut lane) = (16, Duration::ZERO, 0);
         for tlv in tlvs(payload) {
             let (kind, value) = tlv?;
             match kind {
@@ -122,6 +128,7 @@ impl Parameters {
                 RESUME => resume = Some(u64::from_be_bytes(value.try_into().ok()?)),
                 BULK_PORT => bulk_port = Some(u16::from_be_bytes(value.try_into().ok()?)).filter(|port| *port != 0),
                 EPOCH => epoch = Some(varint(value)?),
+                LANE => [lane] = value.try_into().ok()?,
                 _ => {}
             }
         }
@@ -143,6 +150,7 @@ impl Parameters {
             bulk_port,
             resume,
             epoch,
+            lane,
         })
     }
 }
@@ -213,6 +221,7 @@ pub(crate) mod tests {
             bulk_port: Some(4343),
             resume: Some(99),
             epoch: Some(3),
+            lane: 0,
         }
     }
 
@@ -230,6 +239,18 @@ pub(crate) mod tests {
         bytes.splice(0..0, [200, 0, 3, 1, 2, 3]);
         bytes.extend([0; 50]);
         assert_eq!(Parameters::decode(&bytes), Some(sample()));
+    }
+
+    /// wire.md W3.16: none is lane 0, and a malformed one no lane.
+    #[test]
+    fn lanes() {
+        let lane_7 = Parameters { lane: 7, ..sample() };
+        let bytes = encoded(&lane_7);
+        assert_eq!(Parameters::decode(&bytes), Some(lane_7));
+        assert_eq!(bytes.len(), encoded(&sample()).len() + 4, "lane 0 is not said");
+        for malformed in [&[LANE, 0, 0][..], &[LANE, 0, 2, 0, 1]] {
+            assert_eq!(Parameters::decode(&[&encoded(&sample()), malformed].concat()), None);
+        }
     }
 
     /// wire.md W3.13

@@ -4,18 +4,56 @@ use std::net::SocketAddr;
 
 use super::Endpoint;
 use crate::codec::MAX_VARINT;
-use crate::config::BulkUse;
+use crate::config::{BulkUse, PeerConfig};
 use crate::connection::{Connection, State};
 use crate::crypto::aead::Aead;
 use crate::error::{CloseReason, Code, OperationError};
 use crate::event::{ConnectionHandle, PeerId};
-use crate::limits::{DATAGRAM_OVERHEAD_BYTES, MAX_MESSAGE_BYTES};
+use crate::limits::{DATAGRAM_OVERHEAD_BYTES, MAX_LANES, MAX_MESSAGE_BYTES};
 use crate::stats::{ConnectionStats, Stats, TunnelStats};
 use crate::stream::recv::Read;
 use crate::stream::{Direction, StreamId};
 use crate::time::Instant;
+use crate::tunnel::Tunnel;
 
 impl Endpoint {
+    /// Lets a peer talk to this node, on lane 0. A peer added before is the same peer, on all its lanes with what is configured
+    /// now.
+    pub fn add_peer(&mut self, peer: PeerConfig) -> PeerId {
+        for lane in 1..MAX_LANES {
+            if let Some(id) = self.peers.get(&(peer.key.identity, lane)) {
+                self.tunnels[id.0 as usize].config = peer;
+            }
+        }
+        self.add(peer, 0)
+    }
+
+    /// Another tunnel to a peer that was added (W3.16), with an owner of its own ([`Endpoint::set_owner`]): a tunnel is one
+    /// worker's, and by several lanes a peer is reached by as many. It comes up when both ends have added it, and is used like
+    /// a peer's first. `None`: no such peer, or not one of [`MAX_LANES`] lanes, from 0.
+    pub fn add_lane(&mut self, peer: PeerId, lane: u8) -> Option<PeerId> {
+        let first = self.tunnels.get(peer.0 as usize).filter(|_| lane < MAX_LANES)?;
+        let (config, address) = (first.config, first.last_address());
+        let id = self.add(config, lane);
+        if let Some(address) = address {
+            self.remember_address(id, address);
+        }
+        Some(id)
+    }
+
+    fn add(&mut self, peer: PeerConfig, lane: u8) -> PeerId {
+        let id = *self.peers.entry((peer.key.identity, lane)).or_insert(PeerId(self.tunnels.len() as u32));
+        if let Some(tunnel) = self.tunnels.get_mut(id.0 as usize) {
+            tunnel.config = peer;
+            return id;
+        }
+        self.tunnels.push(Tunnel::new(id, lane, peer));
+        self.is_ready.push(false);
+        self.owners.push(self.config.worker);
+        self.is_stale.push(false);
+        id
+    }
+
     /// Opens a connection to a peer's port. It can be written to at once; what is written leaves when the peer has accepted,
     /// which [`crate::Event::Connected`] tells. Without a tunnel, a handshake comes first.
     pub fn connect(&mut self, now: Instant, peer: PeerId, port: u16) -> Result<ConnectionHandle, OperationError> {
@@ -53,7 +91,7 @@ impl Endpoint {
     }
 
     /// Which of a node's workers has the tunnel to a peer; without this, each endpoint its own. To the peer all workers are one
-    /// node, with one tunnel: two that both answered it would end each other's, and one that did not know the tunnel could
+    /// node, with one tunnel on a lane: two that both answered it would end each other's, and one that did not know the tunnel could
     /// not continue it (W3.14). Here, nothing is begun with a peer that another worker has.
     pub fn set_owner(&mut self, peer: PeerId, worker: u8) {
         if let Some(owner) = self.owners.get_mut(peer.0 as usize) {

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 
 use pilot_common::wire::{Header, HeaderError, PacketType};
 
-use crate::config::{BulkUse, Config, PeerConfig};
+use crate::config::{BulkUse, Config};
 use crate::crypto::handshake::Initiated;
 use crate::crypto::mac::Mac1Key;
 use crate::crypto::reset::{ResetKey, ResetToken};
@@ -57,7 +57,8 @@ pub struct Endpoint {
     rng: SeededRng,
     /// By [`PeerId`].
     tunnels: Vec<Tunnel>,
-    by_identity: HashMap<[u8; 32], PeerId>,
+    /// By identity and lane.
+    peers: HashMap<([u8; 32], u8), PeerId>,
     sessions: Sessions,
     events: VecDeque<Event>,
     /// Tunnels that may have something to send, each once, in turn.
@@ -120,7 +121,7 @@ impl Endpoint {
             config,
             rng,
             tunnels: Vec::new(),
-            by_identity: HashMap::new(),
+            peers: HashMap::new(),
             sessions: Sessions::default(),
             events: VecDeque::new(),
             ready: VecDeque::new(),
@@ -133,21 +134,6 @@ impl Endpoint {
             stats: Stats::default(),
             scratch: vec![0; usize::from(MAX_DATAGRAM_BYTES)].into_boxed_slice(),
         }
-    }
-
-    /// Lets a peer talk to this node. A peer added before is the same peer, with what is configured now.
-    pub fn add_peer(&mut self, peer: PeerConfig) -> PeerId {
-        if let Some(id) = self.by_identity.get(&peer.key.identity) {
-            self.tunnels[id.0 as usize].config = peer;
-            return *id;
-        }
-        let id = PeerId(self.tunnels.len() as u32);
-        self.tunnels.push(Tunnel::new(id, peer));
-        self.is_ready.push(false);
-        self.owners.push(self.config.worker);
-        self.is_stale.push(false);
-        self.by_identity.insert(peer.key.identity, id);
-        id
     }
 
     /// Handles one received datagram: `source` sent it to our address and port `destination`, and it came with these ECN
@@ -252,8 +238,9 @@ impl Endpoint {
         }
         let rng = self.rng.fork();
         let initiated = Initiated::read(&self.config.identity, rng, unix_time.as_secs(), header, covered)?;
-        // W3.4: default deny.
-        let peer = *self.by_identity.get(&initiated.key.identity).ok_or(DropReason::UnknownPeer)?;
+        // W3.4, W3.16: default deny.
+        let lane = (initiated.key.identity, initiated.parameters.lane);
+        let peer = *self.peers.get(&lane).ok_or(DropReason::UnknownPeer)?;
         let owner = self.owners[peer.0 as usize];
         if owner != self.config.worker {
             return Ok(Received::Elsewhere(owner));
@@ -357,7 +344,7 @@ impl Endpoint {
 
     /// Runs something on a tunnel, whose deadline may be another one after.
     fn run<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
-        // A PeerId is made by `add_peer` alone, and tunnels are never taken out.
+        // A PeerId is made by `add_peer` and `add_lane` alone, and tunnels are never taken out.
         let tunnel = &mut self.tunnels[peer.0 as usize];
         let mut ctx = Context {
             now,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::codec::Writer;
+use crate::config::PeerConfig;
 use crate::crypto::reset::ResetToken;
 use crate::error::OperationError;
 use crate::error::{CloseReason, Code, RefuseCode};

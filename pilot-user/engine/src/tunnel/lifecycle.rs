@@ -99,6 +99,7 @@ impl Tunnel {
             bulk_port: ctx.config.bulk_port,
             resume,
             epoch,
+            lane: self.lane,
         }
     }
 
@@ -212,7 +213,8 @@ impl Tunnel {
         let secrets = attempt.initiation.finish(ctx.own_mac1, &self.config.key, unix_seconds, datagram)?;
         let (sent, asked, resume) = (attempt.sent, attempt.path, attempt.resume);
         let resumes = secrets.peer.resume.filter(|id| Some(*id) == resume);
-        // Where the initiation went the peer is; where the response came from it need not be (W6.4).
+        // Where the initiation went the peer is; where the response came from it need not be (W6.4), and a copy that somebody else
+        // sent would else take the key's confirmation elsewhere. Packets will tell if the peer moved (W4.5).
         let proven = if asked.is(&path) { path } else { asked };
         let agreed = Agreed::new(secrets.aead, secrets.peer, proven, ctx.now.since(sent));
         if resumes.is_some() {
@@ -229,10 +231,6 @@ impl Tunnel {
             // The session takes the attempt's id over.
             self.attempt = None;
             self.establish(ctx, Box::new(Session::new(ctx.now, receiver, true, secrets.keys, agreed)));
-        }
-        if let Some(transport) = &mut self.transport {
-            let (paths, recovery) = (&mut transport.paths, &mut transport.recovery);
-            paths.on_received(ctx.now, path, datagram.len(), true, recovery, ctx.events);
         }
         // Confirms the key to the responder, which sends nothing under it before (W3.9).
         self.table.control.push_back(SentFrame::Ping);

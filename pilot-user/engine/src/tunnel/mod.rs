@@ -1,4 +1,4 @@
-//! A tunnel: everything with one peer.
+//! A tunnel: everything with one peer, on one lane (`docs/wire.md` W3.16).
 //!
 //! ```text
 //!            connect                                         initiation of the peer
@@ -168,6 +168,7 @@ struct Closing {
 /// See the module's head.
 pub(crate) struct Tunnel {
     peer: PeerId,
+    lane: u8,
     pub(crate) config: PeerConfig,
     mac1: Mac1Key,
     pub(crate) table: Table,
@@ -197,9 +198,10 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(crate) fn new(peer: PeerId, config: PeerConfig) -> Self {
+    pub(crate) fn new(peer: PeerId, lane: u8, config: PeerConfig) -> Self {
         Self {
             peer,
+            lane,
             mac1: Mac1Key::to(&config.key.static_key),
             config,
             table: Table::new(peer),
