@@ -1,5 +1,7 @@
 //! Documents and changes: what each kind takes and refuses, and that a refusal leaves the document as it was.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failed test")]
+
 use pilot_user::context::limits::{MAX_DOCUMENT_BYTES, MAX_JSON_DEPTH};
 use pilot_user::context::{Change, ChangeError, Document, Kind};
 use proptest::prelude::*;

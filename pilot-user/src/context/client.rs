@@ -111,7 +111,7 @@ pub struct Client {
     followings: BTreeMap<FollowId, Following>,
     /// Of this connection.
     numbers: BTreeMap<u64, FollowId>,
-    /// Never used twice, so that what comes late for an earlier one is known for it.
+    /// C2.1: never used twice, so that what comes late for an earlier one is known for it.
     next: u64,
     requests: BTreeSet<RequestId>,
     out: VecDeque<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! A document of one of four kinds, and how changes are applied to it: whole or not at all.
+//! A document of one of four kinds (`docs/context.md` C1.2), and how changes are applied to it: whole or not at all.
 
 use std::fmt;
 

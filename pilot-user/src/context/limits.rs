@@ -38,3 +38,4 @@ pub const MAX_REQUESTS: usize = 1024;
 
 const _: () = assert!(MAX_DOCUMENT_BYTES > MAX_MESSAGE_BYTES);
 const _: () = assert!(MAX_JSON_DEPTH < 128);
+const _: () = assert!(HAVE_AFTER_MESSAGES < WINDOW_MESSAGES);

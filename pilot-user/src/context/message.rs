@@ -324,7 +324,7 @@ fn refusal(reader: &mut Reader<'_>) -> Option<Refusal> {
     Some(Refusal { code, version, words: String::from_utf8_lossy(reader.rest()).into_owned() })
 }
 
-/// A context's name: 1 to [`MAX_NAME_BYTES`] bytes without control characters.
+/// C1.1: a context's name: 1 to [`MAX_NAME_BYTES`] bytes without control characters.
 pub(super) fn name(bytes: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(bytes).ok()?;
     let good = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.contains(char::is_control);

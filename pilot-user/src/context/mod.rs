@@ -18,6 +18,7 @@ pub mod message;
 pub mod owner;
 mod pointer;
 mod render;
+pub mod tokens;
 
 pub use change::{Change, ChangeError};
 pub use client::{Client, Follow, FollowId, Notice, Replica, RequestId};

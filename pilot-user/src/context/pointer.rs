@@ -100,7 +100,7 @@ fn is_within(pointer: &str, above: &str) -> bool {
     pointer.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Puts a value at a pointer, or takes away what is there. What is not an object on the way becomes one.
+/// C4.4: puts a value at a pointer, or takes away what is there. What is not an object on the way becomes one.
 pub(super) fn put(document: &mut Value, pointer: &str, value: Option<Value>) {
     let Some((parents, last)) = pointer.rsplit_once('/') else {
         *document = value.unwrap_or_default();

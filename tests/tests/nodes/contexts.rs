@@ -35,7 +35,7 @@ fn contexts_are_shown_changed_and_followed() {
 
     let plan = show(&scene, &a, "plan");
     assert_eq!((&plan["version"], &plan["document"]), (&json!(0), &json!({"anomalies": 47, "tasks": ["watch"]})));
-    let mut follow = scene.start(&c, &["ctx", "follow", "plan", "b", "--keep", "copy", "--count", "2"]);
+    let mut follow = scene.start(&c, &["ctx", "follow", "plan", "b", "--keep", "copy", "--count", "2", "--tokens"]);
     follow.wait_for("context");
     let stamp = plan["stamp"].as_str().unwrap();
     let patch = |arguments: &[&str]| scene.run(&a, &[&["ctx", "patch", "plan", "b"], arguments].concat());
@@ -49,7 +49,10 @@ fn contexts_are_shown_changed_and_followed() {
     patch(&["--merge", "{"]).failure(2, &["malformed"]);
     scene.run(&a, &["ctx", "show", "none", "b"]).failure(1, &["no context `none`"]);
     patch(&["--json-patch", r#"[{"op":"add","path":"/tasks/-","value":"rest"}]"#]).success("context_changed");
-    assert_eq!(follow.end().success("change")["version"], 2);
+    let followed = follow.end();
+    assert_eq!(followed.success("change")["version"], 2);
+    let tokens = followed.event("tokens");
+    assert!(tokens["given_tokens"].as_u64() > Some(0) && tokens["resent_tokens"].as_u64() > Some(0), "{tokens}");
 
     // What happened while it was not there, and nothing else.
     patch(&["--merge", r#"{"tasks": null}"#]).success("context_changed");

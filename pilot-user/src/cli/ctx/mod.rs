@@ -11,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use pilot_engine::PeerId;
 
 use super::{Failure, NodeArgs, Output, listen};
+use crate::context::tokens::Conversation;
 use crate::context::{Follow, Kind};
 use crate::link::doorbell::Doorbell;
 use crate::service::contexts::ContextOwner;
@@ -76,6 +77,9 @@ pub(super) enum CtxCommand {
         /// Stop after so many changes.
         #[arg(long, value_name = "CHANGES")]
         count: Option<u64>,
+        /// Say how many tokens (o200k_base) a model was given so far, and how many by the whole document each time.
+        #[arg(long)]
+        tokens: bool,
     },
     /// Print a document.
     Show {
@@ -134,9 +138,10 @@ pub(super) fn run(command: CtxCommand, output: &Output) -> Result<(), Failure> {
         CtxCommand::Serve { file, node } => listen::run(&node, None, Some(&file), output),
         CtxCommand::Set { target, to } => remote::change(&target, to.condition()?, to.change()?, output),
         CtxCommand::Patch { target, by } => remote::change(&target, by.condition()?, by.change()?, output),
-        CtxCommand::Follow { target, part, latest, keep, count } => {
+        CtxCommand::Follow { target, part, latest, keep, count, tokens } => {
             let follow = Follow { name: target.name.clone(), filter: part.filter, latest };
-            remote::follow(&target, follow, keep, count, output)
+            let conversation = tokens.then(Conversation::default);
+            remote::follow(&target, follow, keep, count, conversation, output)
         }
         CtxCommand::Show { target, part } => {
             let follow = Follow { name: target.name.clone(), filter: part.filter, latest: true };

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::super::session::{self, Session};
 use super::super::{Failure, NodeArgs, Output};
 use super::Target;
+use crate::context::tokens::Conversation;
 use crate::context::{Change, Document, Follow, FollowId, Kind, Notice, Replica, Stamp};
 use crate::service::contexts::ContextClient;
 use crate::worker::Application;
@@ -57,6 +58,7 @@ pub(super) fn follow(
     follow: Follow,
     keep: Option<PathBuf>,
     count: Option<u64>,
+    mut conversation: Option<Conversation>,
     output: &Output,
 ) -> Result<(), Failure> {
     let kept = keep.as_deref().map(|file| Keeper::read(file, &target.name, &follow)).transpose()?.flatten();
@@ -67,8 +69,16 @@ pub(super) fn follow(
         }
         let Some(replica) = it.replica() else { return Ok(false) };
         match notice {
-            Notice::Whole { .. } => print_whole(&target.name, replica, output),
+            Notice::Whole { .. } => {
+                print_whole(&target.name, replica, output);
+                if let Some(conversation) = &mut conversation {
+                    conversation.render(replica);
+                }
+            }
             Notice::Changed { change, .. } => {
+                if let Some(conversation) = &mut conversation {
+                    conversation.delta(&change, replica);
+                }
                 let (version, change) = (replica.stamp.version, change.to_json());
                 let stamp = words(replica.stamp);
                 let event = json!({"event": "change", "name": target.name, "version": version, "stamp": stamp, "change": change});
@@ -87,6 +97,12 @@ pub(super) fn follow(
                     .event(&event, || Some(format!("`{}` differs from its owner's: asking for it whole", target.name)));
             }
             _ => return Ok(false),
+        }
+        if let Some(Conversation { given_tokens, resent_tokens }) = conversation {
+            let event = json!({"event": "tokens", "given_tokens": given_tokens, "resent_tokens": resent_tokens});
+            output.event(&event, || {
+                Some(format!("{given_tokens} tokens given; {resent_tokens} with the whole each time"))
+            });
         }
         if let Some(file) = &keep {
             Keeper::write(file, &target.name, &follow, replica)?;

@@ -80,7 +80,7 @@ impl Following {
             if self.latest && behind > 1 && missed().sum::<usize>() > context.document.bound() {
                 return self.whole(number, context, out);
             }
-            // The history reaches: the change is there.
+            // C2.3: as short as it can be. The history reaches: the change is there.
             let Some(entry) = context.history.after(self.seen).next() else { return false };
             let low_version = (version + 1) as u16;
             Reply::Delta { number, span: 1, low_version, change: &entry.encoded }.encode(out);

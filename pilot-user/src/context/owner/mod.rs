@@ -142,7 +142,7 @@ impl Owner {
         }
     }
 
-    /// Whether more messages of this connection are wanted now. If not, its answers must leave first.
+    /// C2.6: whether more messages of this connection are wanted now. If not, its answers must leave first.
     pub fn accepts(&self, link: LinkId) -> bool {
         self.links.get(&link).is_some_and(|link| link.answers.len() < MAX_ANSWERS)
     }
@@ -223,7 +223,7 @@ impl Owner {
         None
     }
 
-    /// The disk has what was asked of it last for this context: it is announced. `Err`: it has not, and never will; who
+    /// The disk has what was asked of it last for this context: it is announced. C5.3: `Err`: it has not, and never will; who
     /// follows is told, and the context is not to be had any more.
     pub fn handle_committed(&mut self, name: &str, result: Result<(), String>) {
         let Some(&at) = self.names.get(name) else { return };

@@ -4,14 +4,16 @@
 //! ends at the owner's document, byte by byte. A run that fails prints its seed; `PILOT_SIM_SEEDS=from..to` runs those.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a model's helpers: a failure here is a failed test")]
 
-#[path = "sim_contexts/changes.rs"]
 mod changes;
-#[path = "sim_contexts/model.rs"]
+mod client_side;
+mod counters;
 mod model;
+mod owner_side;
 
 use std::ops::Range;
 
-use model::{Counters, Model};
+use counters::Counters;
+use model::Model;
 
 /// Enough to meet most pairs of faults, and few enough for every run of the tests.
 const USUAL_SEEDS: Range<u64> = 0..300;
@@ -22,7 +24,7 @@ fn seeds() -> Range<u64> {
     range.expect("PILOT_SIM_SEEDS must be FROM..TO, for example 0..1000")
 }
 
-/// C3.1 to C3.9, C4.3, C5.1, C5.2, C5.3.
+/// C1.3, C3.1, C3.2, C3.3, C3.5, C3.6, C3.7, C3.8, C3.9, C4.3, C5.1, C5.2, C5.3.
 #[test]
 fn every_follower_ends_at_the_owners_document() {
     let mut counters = Counters::default();
