@@ -136,7 +136,8 @@ impl Context {
         Ok(self.stamp)
     }
 
-    pub(super) fn wait(&mut self, write: Write) -> Result<(), Refusal> {
+    /// Lets a change wait for the disk. Whether that is idle, and nothing waited before.
+    pub(super) fn wait(&mut self, write: Write) -> Result<bool, Refusal> {
         if let Some(refusal) = &self.failed {
             return Err(refusal.clone());
         }
@@ -145,15 +146,12 @@ impl Context {
             return Err(Refusal::new(RefusalCode::Busy, self.announced, words));
         }
         self.waiting.push_back(write);
-        Ok(())
+        Ok(self.waiting.len() == 1 && self.committing.is_none())
     }
 
-    /// Applies what waited, unless a commit is under way; what the disk is to keep of it, and who is refused.
+    /// Applies what waited, while no commit is under way; what the disk is to keep of it, and who is refused.
     pub(super) fn begin_commit(&mut self) -> (Option<Commit>, Vec<(LinkId, u64, Refusal)>) {
         let mut refused = Vec::new();
-        if self.committing.is_some() || self.waiting.is_empty() {
-            return (None, refused);
-        }
         let before = self.stamp;
         let (mut changes, mut writers) = (Vec::new(), Vec::new());
         for write in std::mem::take(&mut self.waiting) {

@@ -82,6 +82,8 @@ pub struct Owner {
     next_link: u64,
     /// Connections that may have something to be sent, each once.
     ready: VecDeque<LinkId>,
+    /// Contexts of which something waits for the disk, which is idle; each once.
+    to_commit: VecDeque<usize>,
 }
 
 #[derive(Debug)]
@@ -211,7 +213,7 @@ impl Owner {
     /// What the disk is to keep next. Until [`Owner::handle_committed`] there is nothing more of that context: what is
     /// written meanwhile waits, and is committed together.
     pub fn poll_commit(&mut self) -> Option<Commit> {
-        for at in 0..self.contexts.len() {
+        while let Some(at) = self.to_commit.pop_front() {
             let (commit, refused) = self.contexts[at].begin_commit();
             for (link, request, refusal) in refused {
                 self.answer(link, &Reply::Refused { request, refusal });
@@ -231,6 +233,9 @@ impl Owner {
         let writers = context.end_commit(result.is_ok());
         match result {
             Ok(()) => {
+                if !context.waiting.is_empty() {
+                    self.to_commit.push_back(at);
+                }
                 let incarnation = context.stamp.incarnation;
                 for (link, request, version) in writers {
                     self.answer(link, &Reply::Done { request, stamp: Stamp { incarnation, version } });
@@ -325,7 +330,10 @@ impl Owner {
         let encoded = change.encode().into();
         let write = Write { link, request, base, change, encoded };
         if context.durable {
-            return context.wait(write);
+            if context.wait(write)? {
+                self.to_commit.push_back(at);
+            }
+            return Ok(());
         }
         let stamp = context.apply(&write)?;
         self.answer(link, &Reply::Done { request, stamp });

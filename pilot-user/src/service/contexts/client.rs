@@ -97,11 +97,6 @@ impl ContextClient {
         }
     }
 
-    /// Whether all that was said, such as that something was applied, is with the peer's engine.
-    pub fn is_delivered(&self, endpoint: &Endpoint) -> bool {
-        self.connection.is_none_or(|connection| endpoint.is_delivered(connection))
-    }
-
     fn serve(&mut self, endpoint: &mut Endpoint, now: Instant) {
         while let Some(connection) = self.connection {
             let handled = match self.carrier.receive(endpoint, now, connection, &mut self.buffer) {

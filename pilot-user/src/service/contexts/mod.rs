@@ -1,6 +1,6 @@
 //! Shared contexts over an endpoint: [`ContextOwner`] is the service on [`super::CONTEXTS_PORT`], [`ContextClient`] follows
 //! and changes the contexts of one peer and comes back by itself. What they say to each other is `crate::context`'s business;
-//! how their messages travel is [`carrier`]'s.
+//! how their messages travel is `carrier`'s.
 
 mod carrier;
 mod client;
