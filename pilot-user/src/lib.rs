@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod control;
 pub mod identity_file;
 pub mod link;

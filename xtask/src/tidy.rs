@@ -1,5 +1,5 @@
 //! `cargo xtask tidy`: what the compiler and clippy do not look at. File sizes, which crate may depend on which, and that
-//! every requirement of `docs/wire.md` is kept somewhere and tested somewhere.
+//! every requirement of `docs/wire.md` and `docs/context.md` is kept somewhere and tested somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,6 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
+/// Documents of numbered requirements, and the letter before the numbers.
+const SPECIFICATIONS: &[(&str, char)] = &[("docs/wire.md", 'W'), ("docs/context.md", 'C')];
+
 pub(crate) fn run() -> Result<()> {
     let root = crate::workspace();
     let mut complaints = dependencies(&metadata(&root)?);
@@ -35,11 +38,15 @@ pub(crate) fn run() -> Result<()> {
             _ => {}
         }
     }
-    let wire = fs::read_to_string(root.join("docs/wire.md")).context("cannot read docs/wire.md")?;
-    complaints.extend(requirements(&wire, &files));
+    let mut count = 0;
+    for (name, letter) in SPECIFICATIONS {
+        let text = fs::read_to_string(root.join(name)).with_context(|| format!("cannot read {name}"))?;
+        complaints.extend(requirements((name, *letter), &text, &files));
+        count += demanded(&text, *letter).len();
+    }
     complaints.iter().for_each(|complaint| eprintln!("error: {complaint}"));
     ensure!(complaints.is_empty(), "{} complaints", complaints.len());
-    println!("{} files, {} requirements: tidy", files.len(), demanded(&wire).len());
+    println!("{} files, {count} requirements: tidy", files.len());
     Ok(())
 }
 
@@ -105,20 +112,21 @@ fn split(text: &str) -> (&str, &str) {
 }
 
 /// What is wrong with the citations of requirements.
-fn requirements(wire: &str, files: &BTreeMap<String, String>) -> Vec<String> {
+fn requirements((name, letter): (&str, char), text: &str, files: &BTreeMap<String, String>) -> Vec<String> {
+    let wanted = demanded(text, letter);
     let (mut in_code, mut in_tests) = (BTreeSet::new(), BTreeSet::new());
     let mut complaints = Vec::new();
-    let known = numbers(wire);
+    let known = numbers(text, letter);
     for (path, text) in files.iter().filter(|(path, _)| !path.starts_with("xtask/")) {
         let (code, tests) = if is_test(path) { ("", text.as_str()) } else { split(text) };
-        in_code.extend(numbers(code));
-        in_tests.extend(numbers(tests));
-        let unknown = numbers(text).into_iter().filter(|number| !known.contains(number));
-        complaints.extend(unknown.map(|number| format!("{path} cites {number}, which docs/wire.md does not have")));
+        in_code.extend(numbers(code, letter));
+        in_tests.extend(numbers(tests, letter));
+        let unknown = numbers(text, letter).into_iter().filter(|number| !known.contains(number));
+        complaints.extend(unknown.map(|number| format!("{path} cites {number}, which {name} does not have")));
     }
     for (cited, complaint) in [(&in_code, "no code cites it"), (&in_tests, "no test cites it")] {
-        let uncited = demanded(wire).into_iter().filter(|number| !cited.contains(number));
-        complaints.extend(uncited.map(|number| format!("docs/wire.md {number}: {complaint}")));
+        let uncited = wanted.iter().filter(|number| !cited.contains(*number));
+        complaints.extend(uncited.map(|number| format!("{name} {number}: {complaint}")));
     }
     complaints
 }
@@ -130,13 +138,14 @@ fn is_test(path: &str) -> bool {
 
 /// The requirements that are kept today: those neither marked *(not yet)*, nor in a section that is. One of which only a
 /// part is not yet kept is marked `*(that part: not yet)*`.
-fn demanded(wire: &str) -> Vec<&str> {
+fn demanded(text: &str, letter: char) -> Vec<&str> {
+    let beginning = format!("- **{letter}");
     let mut demanded = Vec::new();
     let mut section_waits = false;
     let mut requirement: Option<&str> = None;
     let mut waits = false;
-    for line in wire.lines().chain(["#"]) {
-        let begins = line.strip_prefix("- **W").is_some();
+    for line in text.lines().chain(["#"]) {
+        let begins = line.starts_with(&beginning);
         if begins || line.starts_with('#') || line.is_empty() {
             demanded.extend(requirement.take().filter(|_| !waits && !section_waits));
         }
@@ -152,8 +161,8 @@ fn demanded(wire: &str) -> Vec<&str> {
     demanded
 }
 
-/// The numbers of requirements in a text: `W`, digits, a point, digits.
-fn numbers(text: &str) -> BTreeSet<&str> {
+/// The numbers of requirements in a text: the letter, digits, a point, digits.
+fn numbers(text: &str, letter: char) -> BTreeSet<&str> {
     let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let number = |(at, _): (usize, &str)| {
         let before = text[..at].chars().next_back();
@@ -164,7 +173,7 @@ fn numbers(text: &str) -> BTreeSet<&str> {
         let minor = text[at + 1 + major..].strip_prefix('.').map(digits)?;
         (major > 0 && minor > 0).then(|| &text[at..at + major + minor + 2])
     };
-    text.match_indices('W').filter_map(number).collect()
+    text.match_indices(letter).filter_map(number).collect()
 }
 
 #[cfg(test)]
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn requirements_that_wait_are_not_demanded() {
-        assert_eq!(demanded(WIRE), ["W1.1", "W1.10", "W3.1"]);
+        assert_eq!(demanded(WIRE, 'W'), ["W1.1", "W1.10", "W3.1"]);
     }
 
     #[test]
@@ -199,7 +208,7 @@ mod tests {
         let code = "/// W1.1, wire.md W1.10.\nfn a() {}\n\n#[cfg(test)]\nmod tests {\n// W3.1 W1.10\n}\n";
         let files = BTreeMap::from([file("a/src/lib.rs", code), file("a/tests/a.rs", "// W1.1 xW9.9 W7 W9.2")]);
         assert_eq!(
-            requirements(WIRE, &files),
+            requirements(("docs/wire.md", 'W'), WIRE, &files),
             ["a/tests/a.rs cites W9.2, which docs/wire.md does not have", "docs/wire.md W3.1: no code cites it"]
         );
     }

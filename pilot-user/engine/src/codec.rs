@@ -1,40 +1,47 @@
 //! Reading and writing the fields of frames and parameters, always by checked length (`docs/wire.md` W1.6).
 
 /// Largest varint (RFC 9000 §16).
-pub(crate) const MAX_VARINT: u64 = (1 << 62) - 1;
+pub const MAX_VARINT: u64 = (1 << 62) - 1;
 
 /// Takes fields off the front of a byte slice. `None`: the bytes end too early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Reads from the front of these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether everything was taken.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk::<N>()?;
         self.0 = tail;
         Some(*head)
     }
 
-    pub(crate) fn u8(&mut self) -> Option<u8> {
+    /// The next byte.
+    pub fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
 
-    pub(crate) fn u16(&mut self) -> Option<u16> {
+    /// The next two bytes, big-endian.
+    pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(crate) fn u32(&mut self) -> Option<u32> {
+    /// The next four bytes, big-endian.
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(crate) fn varint(&mut self) -> Option<u64> {
+    /// A varint (RFC 9000 §16).
+    pub fn varint(&mut self) -> Option<u64> {
         let (&first, rest) = self.0.split_first()?;
         // Most are of one byte.
         if first < 0x40 {
@@ -47,14 +54,15 @@ impl<'a> Reader<'a> {
         Some(value & (MAX_VARINT >> (8 * (8 - length))))
     }
 
-    pub(crate) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+    /// The next `length` bytes.
+    pub fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(length)?;
         self.0 = tail;
         Some(head)
     }
 
     /// Bytes behind a varint length.
-    pub(crate) fn counted(&mut self) -> Option<&'a [u8]> {
+    pub fn counted(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.varint()?).ok()?;
         self.bytes(length)
     }
@@ -64,7 +72,8 @@ impl<'a> Reader<'a> {
         Self(&self.0[..self.0.len().saturating_sub(later.0.len())])
     }
 
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
+    /// Everything that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 }
@@ -146,6 +155,16 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Appends a varint; nothing when the value is above [`MAX_VARINT`].
+pub fn put_varint(out: &mut Vec<u8>, value: u64) {
+    let mut buffer = [0; 8];
+    let mut writer = Writer::new(&mut buffer);
+    // A buffer of the largest varint's size has room.
+    let _ = writer.varint(value);
+    let length = writer.len();
+    out.extend_from_slice(&buffer[..length]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +196,9 @@ mod tests {
             let written = writer.len();
             prop_assert_eq!(written, varint_len(value));
             prop_assert_eq!(Reader::new(&buffer[..written]).varint(), Some(value));
+            let mut appended = vec![];
+            put_varint(&mut appended, value);
+            prop_assert_eq!(&appended, &buffer[..written]);
             prop_assert_eq!(Writer::new(&mut buffer[..written - 1]).varint(value), None);
         }
     }

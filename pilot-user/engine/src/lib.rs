@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
-mod codec;
+pub mod codec;
 mod config;
 mod connection;
 mod crypto;

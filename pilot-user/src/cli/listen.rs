@@ -1,6 +1,6 @@
-//! `pilot up` and `pilot listen`: a node with its services on pinned workers, until it is told to stop.
+//! `pilot up`, `pilot listen` and `pilot ctx serve`: a node with its services on pinned workers, until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::session::{self, NOTICES_MAX, Stop};
 use super::stats::{Tally, stats, summary};
-use super::{Failure, NodeArgs, Output};
+use super::{Failure, NodeArgs, Output, ctx};
 use crate::control::Datapath;
 use crate::node::{Node, Seat};
 use crate::recent_peers::RecentPeers;
@@ -20,18 +20,29 @@ use crate::worker::drivers::Pinned;
 /// How soon a signal or a change of datapath is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-pub(super) fn run(args: &NodeArgs, files: Option<PathBuf>, output: &Output) -> Result<(), Failure> {
+/// `contexts`: the file of those that the node holds.
+pub(super) fn run(
+    args: &NodeArgs,
+    files: Option<PathBuf>,
+    contexts: Option<&Path>,
+    output: &Output,
+) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
-    // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by.
-    let (config, node) = session::start(args, |place, workers| place % workers)?;
+    // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
+    // contexts has all, because all followers of one are served from one document.
+    let owner = |place, workers| if contexts.is_some() { 0 } else { place % workers };
+    let (config, node) = session::start(args, owner)?;
     let Node { control, peers, seats } = node;
     let (notices, from_workers) = crossbeam_channel::bounded(NOTICES_MAX);
     let (mut workers, mut listen) = (Vec::new(), config.listen);
     let mut recent = RecentPeers::read(&config.recent_peers);
     for (number, seat) in seats.into_iter().enumerate() {
-        let services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
+        let mut services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
             .with_context(|| format!("cannot receive files into {}", files.clone().unwrap_or_default().display()))
             .map_err(Failure::Failed)?;
+        if let Some(file) = contexts.filter(|_| number == 0) {
+            services = services.with_contexts(ctx::owner(file, &peers, seat.doorbell())?);
+        }
         let Seat { core, .. } = seat;
         let doorbell = seat.doorbell();
         let mut worker = seat.with(services);

@@ -1,5 +1,6 @@
 //! The `pilot` command: arguments, and what a command's end means.
 
+mod ctx;
 mod keygen;
 mod listen;
 mod output;
@@ -61,6 +62,9 @@ enum Command {
         #[arg(long, value_name = "MS", default_value_t = 1000)]
         interval: u64,
     },
+    /// Shared contexts: documents that peers follow by their changes.
+    #[command(subcommand)]
+    Ctx(ctx::CtxCommand),
     /// Send a file to a peer.
     Send {
         /// The file.
@@ -133,8 +137,9 @@ pub fn main() -> ExitCode {
     let output = Output::new(cli.json);
     let result = match cli.command {
         Command::Keygen { out } => keygen::run(&out, &output),
-        Command::Up(node) => listen::run(&node, None, &output),
-        Command::Listen { node, files } => listen::run(&node, Some(files), &output),
+        Command::Up(node) => listen::run(&node, None, None, &output),
+        Command::Listen { node, files } => listen::run(&node, Some(files), None, &output),
+        Command::Ctx(command) => ctx::run(command, &output),
         Command::Ping { peer, node, count, payload, interval } => {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
             ping::run(&node, &peer, wanted, &output)

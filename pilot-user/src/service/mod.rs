@@ -1,8 +1,10 @@
 //! What a node offers to its peers by itself, on well-known ports.
 
+pub mod contexts;
 pub mod disk;
 pub mod echo;
 pub mod files;
+pub mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, RefuseCode};
 
 use crate::link::doorbell::Doorbell;
 use crate::worker::Application;
+use contexts::ContextOwner;
 use disk::Disk;
 use echo::Echo;
 use files::{FileReceiver, ReceivedFile};
@@ -20,6 +23,8 @@ use files::{FileReceiver, ReceivedFile};
 pub const ECHO_PORT: u16 = 7;
 /// Port of the file service.
 pub const FILES_PORT: u16 = 1001;
+/// Port of shared contexts.
+pub const CONTEXTS_PORT: u16 = 1002;
 
 /// What happens on a node that its operator may want to see.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +60,7 @@ pub enum Notice {
 pub struct Services {
     echo: Echo,
     files: Option<FileReceiver>,
+    contexts: Option<ContextOwner>,
     notices: Sender<Notice>,
 }
 
@@ -72,7 +78,12 @@ impl Services {
     ) -> std::io::Result<Self> {
         let disk = files.map(|directory| Disk::start(directory, doorbell)).transpose()?;
         let files = disk.map(|disk| FileReceiver::new(disk, worker));
-        Ok(Self { echo: Echo::default(), files, notices })
+        Ok(Self { echo: Echo::default(), files, contexts: None, notices })
+    }
+
+    /// Serves contexts too; only on the worker that has all tunnels of the node.
+    pub fn with_contexts(self, contexts: ContextOwner) -> Self {
+        Self { contexts: Some(contexts), ..self }
     }
 
     fn notice(&self, notice: Notice) {
@@ -81,6 +92,10 @@ impl Services {
     }
 
     fn on_offered(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, port: u16) {
+        if let Some(contexts) = self.contexts.as_mut().filter(|_| port == CONTEXTS_PORT) {
+            contexts.accept(endpoint, now, connection);
+            return;
+        }
         let served = match port {
             ECHO_PORT => true,
             FILES_PORT => self.files.is_some(),
@@ -98,6 +113,9 @@ impl Services {
 
 impl Application for Services {
     fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        if let Some(contexts) = &mut self.contexts {
+            contexts.on_event(endpoint, now, &event);
+        }
         match event {
             Event::Offered { connection, port } => self.on_offered(endpoint, now, connection, port),
             Event::MessagesReadable { connection } | Event::MessagesWritable { connection } => {
@@ -135,7 +153,7 @@ impl Application for Services {
     }
 
     fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        let mut any = false;
+        let mut any = self.contexts.as_mut().is_some_and(|contexts| contexts.poll(endpoint, now));
         while let Some(files) = &mut self.files {
             let (did, file) = files.poll(endpoint, now);
             if let Some(file) = file {

@@ -1,9 +1,11 @@
-//! Two real nodes on a veth pair: life and death, loss, strangers, hostile datagrams, rights, configurations, files.
+//! Two real nodes on a veth pair: life and death, loss, strangers, hostile datagrams, rights, configurations, files,
+//! contexts.
 //!
 //! Every test makes its own namespaces, which needs root, and leaves nothing behind; without root it is skipped by name.
 //! What depends on time is measured and printed, and only bounded by several times what is promised.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
+mod contexts;
 mod files;
 mod flood;
 mod hostile;

@@ -91,6 +91,13 @@ impl Scene {
         self.start(node, arguments).end()
     }
 
+    /// Runs `pilot ARGUMENTS --json`, which needs no node, until it ends.
+    pub(crate) fn bare(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.command(End::A, &[], executable());
+        command.args(arguments).arg("--json");
+        Pilot::start(command, self.directory()).end()
+    }
+
     /// In an end's namespace, with its own /sys; killed when the test's thread ends, however it does (the setting
     /// survives the exec). Each of these words execs the next: the child's id is the program's.
     fn command(&self, end: End, rights: &[&str], program: &Path) -> Command {

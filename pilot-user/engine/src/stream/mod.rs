@@ -25,7 +25,7 @@ pub(crate) enum Direction {
 /// A stream's number within its connection: bit 0 is 0 for one that the connection's opener opened, bit 1 is 0 for a
 /// bidirectional one, the rest counts up (`docs/wire.md` §5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct StreamId(pub(crate) u64);
+pub struct StreamId(pub u64);
 
 impl StreamId {
     pub(crate) const fn new(index: u64, direction: Direction, by_opener: bool) -> Self {

@@ -1,0 +1,79 @@
+//! The last changes of a context, as they are sent, so that each is encoded once and a follower that was away is given no
+//! more than what it missed (C3.2).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::limits::{HISTORY_BYTES, HISTORY_ENTRIES};
+
+/// How much of the past an owner keeps of a context. The oldest changes go first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HistoryLimits {
+    /// Changes.
+    pub entries: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self { entries: HISTORY_ENTRIES, bytes: HISTORY_BYTES }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct History {
+    limits: HistoryLimits,
+    /// The version that the first entry led to.
+    first: u64,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The change.
+    pub(super) encoded: Arc<[u8]>,
+    /// What it touched of a JSON document, by [`super::pointer::touched`].
+    pub(super) touched: Vec<String>,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.encoded.len() + self.touched.iter().map(String::len).sum::<usize>()
+    }
+}
+
+impl History {
+    /// Of a context that is at `version`.
+    pub(super) fn new(limits: HistoryLimits, version: u64) -> Self {
+        Self { limits, first: version + 1, entries: VecDeque::new(), bytes: 0 }
+    }
+
+    /// The change to the next version.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+        while self.entries.len() > self.limits.entries || self.bytes > self.limits.bytes {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            self.bytes -= oldest.bytes();
+            self.first += 1;
+        }
+    }
+
+    /// Whether every change after `version` is there.
+    pub(super) fn reaches(&self, version: u64) -> bool {
+        version + 1 >= self.first
+    }
+
+    /// The first version whose change is there.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The changes to the versions after `version`.
+    pub(super) fn after(&self, version: u64) -> impl Iterator<Item = &Entry> {
+        let skipped = (version + 1).saturating_sub(self.first);
+        self.entries.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX))
+    }
+}

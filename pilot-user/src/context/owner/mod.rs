@@ -1,0 +1,374 @@
+//! The owner's end: its contexts, the connections of who follows and writes them, and what each of those is sent next.
+//!
+//! # Contract
+//!
+//! Input: [`Owner::connect`], [`Owner::disconnect`], [`Owner::handle`], [`Owner::handle_committed`]. Output:
+//! [`Owner::poll_ready`] names connections that may have something to be sent, [`Owner::poll_transmit`] gives the next
+//! message of one, and [`Owner::poll_commit`] what the disk is to keep. Nothing is queued for a follower but its place in the
+//! history: who is slow costs the others nothing (C3.5). Call `poll_commit` after `poll_transmit` has no more: it applies
+//! what was waiting, and between the two the documents are what was announced.
+
+mod context;
+mod following;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::change::Change;
+use super::document::Document;
+use super::history::HistoryLimits;
+use super::limits::{MAX_ANSWERS, MAX_FOLLOWINGS};
+use super::message::{Refusal, RefusalCode, Reply, Request, Stamp, Violation, Wanted};
+use context::{Context, Write};
+use following::Following;
+
+/// A connection of a client, as the owner numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkId(u64);
+
+/// Who may do what with a context, by the names of peers; `*` is every peer. Default deny (C2.4).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rights {
+    /// Who may follow it.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// Who may change it.
+    #[serde(default)]
+    pub write: Vec<String>,
+}
+
+/// A context to hold.
+#[derive(Debug)]
+pub struct Held {
+    /// The document as it is.
+    pub document: Document,
+    /// Its version; a number never used before for the incarnation of a new context.
+    pub stamp: Stamp,
+    /// Who may do what.
+    pub rights: Rights,
+    /// How much of the past to keep.
+    pub history: HistoryLimits,
+    /// The changes that led to the version, the last of them last, as far as they are still known.
+    pub past: Vec<Arc<[u8]>>,
+    /// Whether a version is announced only after [`Owner::handle_committed`].
+    pub durable: bool,
+}
+
+/// What the disk is to keep before it is announced: several changes at once (C5.1).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Commit {
+    /// The context.
+    pub name: String,
+    /// Its version before the changes.
+    pub before: Stamp,
+    /// The changes, each encoded.
+    pub changes: Vec<Arc<[u8]>>,
+    /// The document after them, when it is to be kept whole again.
+    pub document: Option<Vec<u8>>,
+    /// Changes that led to versions below this one are not needed any more.
+    pub keep_from: u64,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Owner {
+    contexts: Vec<Context>,
+    /// Places in `contexts`.
+    names: BTreeMap<String, usize>,
+    links: BTreeMap<LinkId, Link>,
+    next_link: u64,
+    /// Connections that may have something to be sent, each once.
+    ready: VecDeque<LinkId>,
+    /// Contexts of which something waits for the disk, which is idle; each once.
+    to_commit: VecDeque<usize>,
+}
+
+#[derive(Debug)]
+struct Link {
+    /// `None`: the owner's own process, which may do anything.
+    peer: Option<String>,
+    answers: VecDeque<Vec<u8>>,
+    followings: BTreeMap<u64, Following>,
+    /// Followings that may have something to be sent, each once, in turn.
+    ready: VecDeque<u64>,
+    is_ready: bool,
+}
+
+impl Owner {
+    /// Holds a context.
+    ///
+    /// # Errors
+    /// When there is one of this name, or the name is none.
+    pub fn hold(&mut self, name: &str, held: Held) -> Result<(), Refusal> {
+        if super::message::name(name.as_bytes()).is_none() {
+            let words = format!("name: given {name:?}, allowed: 1 to {} bytes", super::limits::MAX_NAME_BYTES);
+            return Err(Refusal::new(RefusalCode::Malformed, 0, words));
+        }
+        if self.names.contains_key(name) {
+            return Err(Refusal::new(RefusalCode::Conflict, 0, format!("there is a context `{name}` already")));
+        }
+        self.names.insert(name.to_owned(), self.contexts.len());
+        self.contexts.push(Context::new(name, held));
+        Ok(())
+    }
+
+    /// A document, and the version that was announced last, which it is as long as no commit is under way.
+    pub fn document(&self, name: &str) -> Option<(&Document, Stamp)> {
+        let context = &self.contexts[*self.names.get(name)?];
+        Some((&context.document, context.announced()))
+    }
+
+    /// A connection of this peer; `None`: of the owner's own process, which may do anything.
+    pub fn connect(&mut self, peer: Option<&str>) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let link = Link {
+            peer: peer.map(str::to_owned),
+            answers: VecDeque::new(),
+            followings: BTreeMap::new(),
+            ready: VecDeque::new(),
+            is_ready: false,
+        };
+        self.links.insert(id, link);
+        id
+    }
+
+    /// The connection is over.
+    pub fn disconnect(&mut self, link: LinkId) {
+        let Some(gone) = self.links.remove(&link) else { return };
+        for (number, following) in gone.followings {
+            self.contexts[following.context].followers.remove(&(link, number));
+        }
+    }
+
+    /// C2.6: whether more messages of this connection are wanted now. If not, its answers must leave first.
+    pub fn accepts(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|link| link.answers.len() < MAX_ANSWERS)
+    }
+
+    /// Handles a message of a client.
+    ///
+    /// # Errors
+    /// C2.2: the client broke the protocol; its connection is to be closed.
+    pub fn handle(&mut self, link: LinkId, message: &[u8]) -> Result<(), Violation> {
+        if !self.links.contains_key(&link) {
+            return Ok(());
+        }
+        match Request::decode(message)? {
+            Request::Follow { number, wanted } => self.on_follow(link, number, &wanted),
+            Request::Unfollow { number } => {
+                if let Some(ended) = self.links.get_mut(&link).and_then(|it| it.followings.remove(&number)) {
+                    self.contexts[ended.context].followers.remove(&(link, number));
+                }
+                Ok(())
+            }
+            Request::Have { number, messages } => {
+                let following = self.links.get_mut(&link).and_then(|it| it.followings.get_mut(&number));
+                // It may have been ended meanwhile.
+                let Some(following) = following else { return Ok(()) };
+                following.on_have(messages)?;
+                self.wake(link, number);
+                Ok(())
+            }
+            Request::Change { request, base, name, change } => {
+                if let Err(refusal) = self.on_change(link, request, base, name, change) {
+                    self.answer(link, &Reply::Refused { request, refusal });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A connection that may have something to be sent; each once until it has again.
+    pub fn poll_ready(&mut self) -> Option<LinkId> {
+        let id = self.ready.pop_front()?;
+        if let Some(link) = self.links.get_mut(&id) {
+            link.is_ready = false;
+        }
+        Some(id)
+    }
+
+    /// Puts the next message for a connection into `out`, in place of what is there. `false`: there is none now.
+    pub fn poll_transmit(&mut self, link: LinkId, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        let Some(link) = self.links.get_mut(&link) else { return false };
+        if let Some(answer) = link.answers.pop_front() {
+            *out = answer;
+            return true;
+        }
+        while let Some(number) = link.ready.pop_front() {
+            let Some(following) = link.followings.get_mut(&number) else { continue };
+            if following.next(number, &mut self.contexts[following.context], out) {
+                link.ready.push_back(number);
+                return true;
+            }
+            following.is_ready = false;
+        }
+        false
+    }
+
+    /// What the disk is to keep next. Until [`Owner::handle_committed`] there is nothing more of that context: what is
+    /// written meanwhile waits, and is committed together.
+    pub fn poll_commit(&mut self) -> Option<Commit> {
+        while let Some(at) = self.to_commit.pop_front() {
+            let (commit, refused) = self.contexts[at].begin_commit();
+            for (link, request, refusal) in refused {
+                self.answer(link, &Reply::Refused { request, refusal });
+            }
+            if commit.is_some() {
+                return commit;
+            }
+        }
+        None
+    }
+
+    /// The disk has what was asked of it last for this context: it is announced. C5.3: `Err`: it has not, and never will; who
+    /// follows is told, and the context is not to be had any more.
+    pub fn handle_committed(&mut self, name: &str, result: Result<(), String>) {
+        let Some(&at) = self.names.get(name) else { return };
+        let context = &mut self.contexts[at];
+        let writers = context.end_commit(result.is_ok());
+        match result {
+            Ok(()) => {
+                if !context.waiting.is_empty() {
+                    self.to_commit.push_back(at);
+                }
+                let incarnation = context.stamp.incarnation;
+                for (link, request, version) in writers {
+                    self.answer(link, &Reply::Done { request, stamp: Stamp { incarnation, version } });
+                }
+                self.wake_followers(at);
+            }
+            Err(why) => {
+                let refusal = context.fail(&why);
+                let followers = std::mem::take(&mut context.followers);
+                let waiting = std::mem::take(&mut context.waiting).into_iter().map(|write| (write.link, write.request));
+                let writers: Vec<_> =
+                    writers.into_iter().map(|(link, request, _)| (link, request)).chain(waiting).collect();
+                for (link, request) in writers {
+                    self.answer(link, &Reply::Refused { request, refusal: refusal.clone() });
+                }
+                for (link, number) in followers {
+                    if let Some(it) = self.links.get_mut(&link) {
+                        it.followings.remove(&number);
+                    }
+                    self.answer(link, &Reply::Ended { number, refusal: refusal.clone() });
+                }
+            }
+        }
+    }
+
+    fn on_follow(&mut self, link: LinkId, number: u64, wanted: &Wanted<'_>) -> Result<(), Violation> {
+        let Some(it) = self.links.get_mut(&link) else { return Ok(()) };
+        if it.followings.contains_key(&number) {
+            return Err(Violation("followed twice under one number"));
+        }
+        let followings = it.followings.len();
+        let found = self.find(link, wanted.name, |rights| &rights.read).and_then(|at| {
+            let version = self.contexts[at].announced().version;
+            if followings >= MAX_FOLLOWINGS {
+                let words = format!("a connection follows {MAX_FOLLOWINGS} contexts at most");
+                return Err(Refusal::new(RefusalCode::Busy, version, words));
+            }
+            self.contexts[at].can_follow(wanted).map(|()| at)
+        });
+        match found {
+            Err(refusal) => self.answer(link, &Reply::Ended { number, refusal }),
+            Ok(at) => {
+                let context = &mut self.contexts[at];
+                context.followers.insert((link, number));
+                let following = Following::new(at, wanted, context.announced());
+                if let Some(it) = self.links.get_mut(&link) {
+                    it.followings.insert(number, following);
+                }
+                self.wake(link, number);
+            }
+        }
+        Ok(())
+    }
+
+    /// C2.4: the place of a context that this connection may use so. Who may neither read nor write it is not told that it
+    /// exists.
+    fn find(&self, link: LinkId, name: &str, right: impl Fn(&Rights) -> &Vec<String>) -> Result<usize, Refusal> {
+        let unknown = || Refusal::new(RefusalCode::Unknown, 0, format!("there is no context `{name}` for this peer"));
+        let at = *self.names.get(name).ok_or_else(unknown)?;
+        let Context { rights, stamp, .. } = &self.contexts[at];
+        let peer = self.links.get(&link).map(|link| link.peer.as_deref());
+        let may = |who: &Vec<String>| match peer {
+            None => false,
+            Some(None) => true,
+            Some(Some(peer)) => who.iter().any(|name| name == "*" || name == peer),
+        };
+        if may(right(rights)) {
+            Ok(at)
+        } else if may(&rights.read) {
+            let words = format!("this peer may read `{name}` and not change it");
+            Err(Refusal::new(RefusalCode::NotAllowed, stamp.version, words))
+        } else if may(&rights.write) {
+            let words = format!("this peer may change `{name}` and not read it");
+            Err(Refusal::new(RefusalCode::NotAllowed, 0, words))
+        } else {
+            Err(unknown())
+        }
+    }
+
+    fn on_change(
+        &mut self,
+        link: LinkId,
+        request: u64,
+        base: Option<Stamp>,
+        name: &str,
+        change: &[u8],
+    ) -> Result<(), Refusal> {
+        let at = self.find(link, name, |rights| &rights.write)?;
+        let context = &mut self.contexts[at];
+        let change = Change::decode(change).map_err(|error| Refusal::of_change(&error, context.stamp.version))?;
+        // As it will be sent, which may be shorter than it came.
+        let encoded = change.encode().into();
+        let write = Write { link, request, base, change, encoded };
+        if context.durable {
+            if context.wait(write)? {
+                self.to_commit.push_back(at);
+            }
+            return Ok(());
+        }
+        let stamp = context.apply(&write)?;
+        self.answer(link, &Reply::Done { request, stamp });
+        self.wake_followers(at);
+        Ok(())
+    }
+
+    fn answer(&mut self, id: LinkId, reply: &Reply<'_>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let mut message = Vec::new();
+        reply.encode(&mut message);
+        link.answers.push_back(message);
+        self.make_ready(id);
+    }
+
+    fn wake_followers(&mut self, at: usize) {
+        let followers = std::mem::take(&mut self.contexts[at].followers);
+        followers.iter().for_each(|(link, number)| self.wake(*link, *number));
+        self.contexts[at].followers = followers;
+    }
+
+    fn wake(&mut self, id: LinkId, number: u64) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(following) = link.followings.get_mut(&number) else { return };
+        if !std::mem::replace(&mut following.is_ready, true) {
+            link.ready.push_back(number);
+        }
+        self.make_ready(id);
+    }
+
+    fn make_ready(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id)
+            && !std::mem::replace(&mut link.is_ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+}
