@@ -60,6 +60,8 @@ pub(crate) fn address(end: usize) -> SocketAddr {
 fn end(end: usize, plan: Plan, random: &mut Random) -> End {
     let overlay = |end: usize| OverlayAddress { network: 0, node: end as u32 };
     let mut config = Config::new(identity(end), overlay(end), random.bytes(), Duration::from_secs(1 << 30));
+    // So that there are old keys and handshakes to replay from: what the attacker does ends no tunnel.
+    config.rekey_after_packets = 100;
     config.max_datagram = DATAGRAM_BYTES as u16;
     let mut endpoint = Endpoint::new(config, random.bytes());
     let (key, other) = (identity(1 - end).public_key(), 1 - end);
