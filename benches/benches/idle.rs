@@ -15,8 +15,9 @@ const TUNNELS: u32 = 100_000;
 const REST: Duration = Duration::from_secs(100);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(100_000);
 
-/// From one tunnel to the next.
-const PAUSE: Duration = Duration::from_millis(1);
+/// From one tunnel to the next: so that most have come to rest before the last is made, as memory that was used once is not given
+/// back to the system.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The most that an idle tunnel may take.
 const BYTES_MAX: u64 = 3 << 10;
@@ -57,7 +58,8 @@ fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId>
     let mut message = Vec::new();
     let mut echoed = false;
     for round in 0..100 {
-        let now = now + Duration::from_micros(round);
+        // Long enough in all for acks that are owed.
+        let now = now + Duration::from_micros(50 * round);
         for from in [1, 0] {
             let mut datagram = [0; 1472];
             while let Some(sent) = ends[from].poll_transmit(now, &mut datagram) {
