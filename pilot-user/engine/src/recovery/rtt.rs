@@ -13,6 +13,8 @@ pub(crate) struct Rtt {
     pub(crate) var: Duration,
     /// Least of the last one to two [`MIN_RTT_WINDOW`]s, so that a longer route is noticed. `None` before the first sample.
     pub(crate) min: Option<Duration>,
+    /// What a round trip took on the other path, if there are two: the peer's acks may take either.
+    pub(crate) elsewhere: Duration,
     /// Least of the window that goes on, and when it began.
     recent: Duration,
     recent_since: Instant,
@@ -25,6 +27,7 @@ impl Default for Rtt {
             smoothed: INITIAL_RTT,
             var: INITIAL_RTT / 2,
             min: None,
+            elsewhere: Duration::ZERO,
             recent: Duration::MAX,
             recent_since: Instant::ORIGIN,
         }
@@ -38,7 +41,7 @@ impl Rtt {
         self.latest = latest;
         let Some(min) = self.min else {
             let (smoothed, var, min) = (latest, latest / 2, Some(latest));
-            *self = Self { latest, smoothed, var, min, recent: latest, recent_since: now };
+            *self = Self { latest, smoothed, var, min, elsewhere: self.elsewhere, recent: latest, recent_since: now };
             return latest;
         };
         self.recent = self.recent.min(latest);
@@ -66,7 +69,7 @@ impl Rtt {
 
     /// The probe time-out without backoff (W5.6).
     pub(crate) fn pto(&self, max_ack_delay: Duration) -> Duration {
-        self.smoothed + (self.var * 4).max(TIMER_GRANULARITY) + max_ack_delay
+        self.smoothed.max(self.elsewhere) + (self.var * 4).max(TIMER_GRANULARITY) + max_ack_delay
     }
 }
 

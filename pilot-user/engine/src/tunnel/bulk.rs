@@ -241,9 +241,12 @@ impl Paths {
         let (from, to) = if bulk { (&mut self.first, path) } else { (path, &mut self.first) };
         // The challenge came back by the same path; acks take the peer's, which this one may share with the path left.
         let known = recovery.rtt.smoothed;
+        // Of a path that does not answer it says nothing.
+        let elsewhere = if recovery.timeouts_in_a_row() == 0 { known } else { Duration::ZERO };
         from.parked = Some(Box::new(recovery.switch_path(to.parked.take().map(|parked| *parked))));
         to.mtu.forget_probe();
         take_round_trip(now, to, known, recovery);
+        recovery.rtt.elsewhere = elsewhere;
         recovery.set_datagram(to.mtu.current());
         self.bulk.is_sending = bulk;
         self.bulk.leaving = None;
