@@ -102,7 +102,7 @@ impl<'a> Ack<'a> {
 }
 
 /// See [`Ack::ranges`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ranges<'a> {
     next: (u64, u64),
     left: usize,
@@ -127,6 +127,15 @@ impl Iterator for Ranges<'_> {
 }
 
 impl ExactSizeIterator for Ranges<'_> {}
+
+/// By the ranges: a number can be written in more than one length.
+impl PartialEq for Ranges<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.clone().eq(other.clone())
+    }
+}
+
+impl Eq for Ranges<'_> {}
 
 /// A frame that cannot be: the code to close the tunnel with (W5.1).
 pub(crate) type FrameError = Code;

@@ -150,17 +150,17 @@ impl Pair {
     }
 
     /// Goes on for `time` over a path that loses nothing; `on_event` is told the events, by end. Returns how many datagrams
-    /// were sent.
-    pub(super) fn settle(&mut self, time: Duration, mut on_event: impl FnMut(&mut Self, usize, Event)) -> usize {
+    /// each sent.
+    pub(super) fn settle(&mut self, time: Duration, mut on_event: impl FnMut(&mut Self, usize, Event)) -> [usize; 2] {
         let until = self.now + time;
-        let mut all_sent = 0;
+        let mut all_sent = [0; 2];
         loop {
             let sent = [0, 1].map(|end| {
                 let datagrams: Vec<Sent> = std::iter::from_fn(|| self.send(end)).take(BURST_MAX).collect();
                 assert!(datagrams.len() < BURST_MAX, "node {end} sends without end");
                 datagrams
             });
-            all_sent += sent[0].len() + sent[1].len();
+            (0..2).for_each(|end| all_sent[end] += sent[end].len());
             let next = if sent.iter().all(Vec::is_empty) {
                 self.ends.iter_mut().filter_map(|end| end.endpoint.poll_timeout()).min().unwrap_or(until)
             } else {

@@ -74,10 +74,13 @@ pub(super) fn run(input: &[u8]) {
             accept(&mut pair, HONEST, event, &mut connections);
         }
     }
-    // Whatever it was told, it falls silent, but for keep-alives of both, once the other does.
+    // Whatever it was told, it falls silent, but for keep-alives of both, once the other does. The broken node does not, where it said
+    // that its session id is one that it does not have: then each of its probes has one answer.
     pair.settle(Duration::from_secs(100), |pair, end, event| accept(pair, end, event, &mut connections));
     let sent = pair.settle(Duration::from_secs(60), |pair, end, event| accept(pair, end, event, &mut connections));
-    assert!(sent <= QUIET_DATAGRAMS, "{sent} datagrams in a minute without anything to say");
+    let is_silent = sent[BROKEN] <= QUIET_DATAGRAMS / 2;
+    let allowed = if is_silent { QUIET_DATAGRAMS / 2 } else { sent[BROKEN] + QUIET_DATAGRAMS / 2 };
+    assert!(sent[HONEST] <= allowed, "{sent:?} datagrams in a minute without anything to say");
 }
 
 /// An application that accepts, and reads all there is.
