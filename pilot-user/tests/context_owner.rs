@@ -3,7 +3,8 @@
 
 use pilot_user::context::limits::{MAX_ANSWERS, WINDOW_MESSAGES};
 use pilot_user::context::{
-    Change, Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, LinkId, Notice, Owner, Rights, Stamp,
+    Change, Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, LinkId, Notice, Owner, RefusalCode, Rights,
+    Stamp,
 };
 
 const DELTA: u8 = 0x21;
@@ -234,5 +235,87 @@ fn a_change_reaches_every_follower() {
         let each = began.elapsed() / sent;
         println!("{followers} followers: {each:?} for each change and follower");
         assert_eq!(sent, 20 * followers);
+    }
+}
+
+/// C1.4: followers are told, and who waits for an answer; what the disk still says of it is of nothing, also when there is another
+/// of the name by then.
+#[test]
+fn a_deleted_context_is_told_and_gone() {
+    let mut scene = Scene::new(Kind::Log, "");
+    let mut follower = scene.follower(None, false);
+    scene.settle(&mut follower);
+    assert!(scene.owner.remove("c") && !scene.owner.remove("c"));
+    scene.settle(&mut follower);
+    let ended = std::iter::from_fn(|| follower.client.poll_notice()).last();
+    let Some(Notice::Ended { refusal, .. }) = ended else { unreachable!("{ended:?}") };
+    assert_eq!((refusal.code, refusal.words.as_str()), (RefusalCode::Unknown, "`c` was deleted by its owner"));
+    assert!(scene.owner.document("c").is_none());
+
+    let held = |incarnation: u64| Held {
+        document: Document::empty(Kind::Log),
+        stamp: Stamp { incarnation, version: 0 },
+        rights: Rights { read: vec!["*".into()], write: vec![] },
+        history: HistoryLimits::default(),
+        past: Vec::new(),
+        durable: true,
+    };
+    scene.owner.hold("c", held(2)).unwrap();
+    let (link, client) = &mut scene.local;
+    let mut message = vec![];
+    let ask = |owner: &mut Owner, client: &mut Client, message: &mut Vec<u8>| {
+        client.change("c", None, &Change::Append("x".into())).unwrap();
+        assert!(client.poll_transmit(message));
+        owner.handle(*link, message).unwrap();
+    };
+    // One that the disk is keeping, and one that waits for it.
+    ask(&mut scene.owner, client, &mut message);
+    assert_eq!(scene.owner.poll_commit().unwrap().before.incarnation, 2);
+    ask(&mut scene.owner, client, &mut message);
+    assert!(scene.owner.remove("c"));
+    for _ in 0..2 {
+        assert!(scene.owner.poll_transmit(*link, &mut message));
+        client.handle(&message).unwrap();
+        let notice = client.poll_notice();
+        assert!(
+            matches!(&notice, Some(Notice::Refused { refusal, .. }) if refusal.words.contains("deleted")),
+            "{notice:?}"
+        );
+    }
+    scene.owner.hold("c", held(3)).unwrap();
+    ask(&mut scene.owner, client, &mut message);
+    // It is the one before that failed.
+    scene.owner.handle_committed("c", Err("no space".into()));
+    assert_eq!(scene.owner.poll_commit().unwrap().before.incarnation, 3);
+    scene.owner.handle_committed("c", Ok(()));
+    assert_eq!(scene.owner.document("c").unwrap().1, Stamp { incarnation: 3, version: 1 });
+    assert!(scene.owner.poll_commit().is_none());
+}
+
+/// The places of connections and followings that are over are given to others, who hear nothing of what was for those before.
+#[test]
+fn who_comes_after_another_gets_its_own() {
+    let mut scene = Scene::new(Kind::Log, "");
+    let mut all: Vec<Follower> = (0..5).map(|_| scene.follower(None, false)).collect();
+    all.iter_mut().for_each(|follower| _ = scene.settle(follower));
+    for round in 0..20 {
+        let gone = all.swap_remove(round * 7 % 5);
+        scene.change(&Change::Append("x".into()));
+        scene.owner.disconnect(gone.link);
+        let mut new = scene.follower(None, false);
+        assert_ne!(new.link, gone.link);
+        assert_eq!(new.link.place(), gone.link.place());
+        assert!(scene.messages(&gone).is_empty() && !scene.owner.accepts(gone.link));
+        assert_eq!(scene.settle(&mut new), [SNAPSHOT], "round {round}");
+        all.push(new);
+        // One leaves by itself, and comes back.
+        let follower = &mut all[round % 4];
+        follower.client.unfollow(follower.follow);
+        scene.settle(follower);
+        follower.follow = follower.client.follow(Follow { name: "c".into(), ..Follow::default() }, None);
+        for follower in &mut all {
+            scene.settle(follower);
+            assert_eq!((follower.version(), follower.text()), (round as u64 + 1, "x".repeat(round + 1)));
+        }
     }
 }

@@ -143,6 +143,11 @@ fn no_document_outgrows_its_limits() {
     refused(&mut it, &Change::merge(br#"{"b":"0123456789"}"#).unwrap(), "16777216");
     let add = json!([{"op": "add", "path": "/b", "value": "0123456789"}]).to_string();
     refused(&mut it, &Change::patch(add.as_bytes()).unwrap(), "16777216");
+    // 1e9 is 1000000000.0 as it is sent.
+    let numbers = |count: usize| format!("[{}]", vec!["1e9"; count].join(","));
+    let it_fits = document(Kind::Json, &numbers(1_000_000));
+    assert_eq!(it_fits.bound(), 13 * 1_000_000 + 1);
+    assert_eq!(Document::decode(Kind::Json, numbers(1_500_000).as_bytes()), Err(ChangeError::TooLong));
     // What takes no more room is still taken.
     apply(&mut it, &Change::merge(br#"{"a":"short again"}"#).unwrap()).unwrap();
     assert_eq!(it.bound(), r#"{"a":"short again"}"#.len());

@@ -53,7 +53,7 @@ macro_rules! targets {
     )* };
 }
 
-targets!(datagram frames handshake peer engine xdp_link);
+targets!(datagram frames handshake peer engine xdp_link context);
 
 #[test]
 fn every_target_is_here_and_has_a_corpus() {
@@ -62,5 +62,8 @@ fn every_target_is_here_and_has_a_corpus() {
         entries(&folder).iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(folders, targets);
-    assert_eq!(targets, ["datagram", "frames", "handshake", "peer", "engine", "xdp_link"].map(String::from).into());
+    assert_eq!(
+        targets,
+        ["datagram", "frames", "handshake", "peer", "engine", "xdp_link", "context"].map(String::from).into()
+    );
 }

@@ -52,6 +52,33 @@ send)
     echo "{\"event\":\"send\",\"bytes\":100000,\"gbit_s\":1,\"sha256_ok\":true,\"retransmitted\":0,
 \"sha256\":\"$(sha256sum "$2" | cut -d' ' -f1)\"}" | tr -d '\n'
     echo ;;
+ctx)
+    case $2 in
+    create) echo '{"event":"context_created"}' ;;
+    serve)
+        echo "{\"event\":\"ready\",$datapath,\"listen\":\"-\"}"
+        trap exit TERM
+        while :; do sleep 0.01; done ;;
+    follow)
+        trap exit TERM
+        echo '{"event":"context","version":0}'
+        echo '{"event":"tokens","given_tokens":100,"given_bytes":500}'
+        version=0
+        while :; do
+            now=$(cat "$NODES/version" 2>/dev/null || echo 0)
+            while [ "$version" -lt "$now" ]; do
+                version=$((version + 1))
+                echo "{\"event\":\"change\",\"version\":$version}"
+                echo "{\"event\":\"tokens\",\"given_tokens\":$((100 + version * 2)),\"given_bytes\":$((500 + version * 3))}"
+            done
+            sleep 0.01
+        done ;;
+    patch)
+        version=$(($(cat "$NODES/version" 2>/dev/null || echo 0) + 1))
+        echo $version >"$NODES/version.new"
+        mv "$NODES/version.new" "$NODES/version"
+        echo "{\"event\":\"context_changed\",\"version\":$version}" ;;
+    esac ;;
 esac
 "#;
 
@@ -164,6 +191,13 @@ fn a_run_prints_its_object_and_fails_when_the_file_differs() {
         assert_eq!(object["engine"]["opened_from_udp"], 7);
         // The plain echo ran, as root between namespaces of its own.
         assert!(object["udp_echo"]["p50_us"].as_f64().unwrap() > 0.0);
+        // The document to two agents; then three contributions and five updates, each to the two that did not write it.
+        let context = &object["context"];
+        assert_eq!(context["hops"].as_array().unwrap().len(), 2 + 2 * (3 + 5), "{context}");
+        assert_eq!((context["messages"].as_u64(), context["tokens"].as_u64()), (Some(18), Some(2 * 100 + 16 * 2)));
+        assert_eq!(context["payload_bytes"], 2 * 500 + 16 * 3);
+        // Nothing but neighbours, in namespaces; over loopback, nothing is counted.
+        assert_eq!(context["wire_bytes"].is_u64(), geteuid().is_root(), "{context}");
         assert_eq!(left, Vec::<String>::new());
     }
 }

@@ -34,14 +34,16 @@ pub(super) fn run(
     let (config, node) = session::start(args, owner)?;
     let Node { control, peers, seats } = node;
     let (notices, from_workers) = crossbeam_channel::bounded(NOTICES_MAX);
-    let (mut workers, mut listen) = (Vec::new(), config.listen);
+    let (mut workers, mut listen, mut deletions) = (Vec::new(), config.listen, None);
     let mut recent = RecentPeers::read(&config.recent_peers);
     for (number, seat) in seats.into_iter().enumerate() {
         let mut services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
             .with_context(|| format!("cannot receive files into {}", files.clone().unwrap_or_default().display()))
             .map_err(Failure::Failed)?;
         if let Some(file) = contexts.filter(|_| number == 0) {
-            services = services.with_contexts(ctx::owner(file, &peers, seat.doorbell())?);
+            let (owner, looks) = ctx::owner(file, &peers, seat.doorbell())?;
+            services = services.with_contexts(owner);
+            deletions = Some(looks);
         }
         let Seat { core, .. } = seat;
         let doorbell = seat.doorbell();
@@ -78,6 +80,7 @@ pub(super) fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
+        deletions.iter_mut().for_each(ctx::Deletions::look);
         while let Some(datapath) = control.take_change() {
             if ready && datapath != latest {
                 print_datapath(&datapath, output);

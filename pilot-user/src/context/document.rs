@@ -94,7 +94,14 @@ impl Document {
             Kind::Text | Kind::Log => Content::Text(change::text(bytes)?),
             Kind::Bytes => Content::Bytes(bytes.to_vec()),
         };
-        Self { kind, content, bound: bytes.len() }.checked()
+        let mut document = Self { kind, content, bound: bytes.len() }.checked()?;
+        if kind == Kind::Json {
+            // Numbers may be longer as they are sent: 1e9 is 1000000000.0 there.
+            let mut encoded = Vec::with_capacity(bytes.len());
+            document.encode(&mut encoded);
+            document.bound = fits(encoded.len())?;
+        }
+        Ok(document)
     }
 
     /// The part of a JSON document at a pointer; null where there is nothing (C3.6).

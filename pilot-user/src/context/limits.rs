@@ -21,6 +21,10 @@ pub const MAX_ANSWERS: usize = 64;
 /// Changes that a follower has not yet applied, as far as its owner knows (C3.5): the queue of a slow one. Lower: a follower
 /// far away waits for its own answers. Higher: a slow one that wants the latest value gets more that is older.
 pub const WINDOW_MESSAGES: u64 = 64;
+/// Connections that are given what there is for them in one pass of the worker; as many datagrams as it sends in one, so that
+/// each leaves while what was touched for it is in the cache. Lower: more passes for one change. Higher: ten thousand followers of
+/// one context hold up everything else that the worker does, for tens of milliseconds.
+pub const FAN_OUT: usize = 64;
 /// Changes after which a follower says how many it has applied: half of [`WINDOW_MESSAGES`], so that the owner never waits
 /// for a follower that is not slow.
 pub const HAVE_AFTER_MESSAGES: u64 = WINDOW_MESSAGES / 2;

@@ -21,6 +21,8 @@ pub struct Given {
 pub struct Conversation {
     /// Tokens given, of documents and changes.
     pub given_tokens: u64,
+    /// Bytes of that text.
+    pub given_bytes: u64,
     /// Tokens that it would have been given with the whole document each time.
     pub resent_tokens: u64,
 }
@@ -28,25 +30,23 @@ pub struct Conversation {
 impl Conversation {
     /// The whole document: the beginning, or after [`super::Notice::Whole`]. Nothing of a document of bytes.
     pub fn render(&mut self, replica: &Replica) -> Given {
-        let given = Given::new(render(&replica.document));
-        self.given_tokens += given.tokens;
+        let given = self.give(render(&replica.document));
         self.resent_tokens += given.tokens;
         given
     }
 
     /// A change, after which the document is what `replica` is: one line of JSON that names version and operation.
     pub fn delta(&mut self, change: &Change, replica: &Replica) -> Given {
-        let given = Given::new(format!("{} {}", replica.stamp.version, change.to_json()));
-        self.given_tokens += given.tokens;
+        let given = self.give(format!("{} {}", replica.stamp.version, change.to_json()));
         self.resent_tokens += count(&render(&replica.document));
         given
     }
-}
 
-impl Given {
-    fn new(text: String) -> Self {
+    fn give(&mut self, text: String) -> Given {
         let tokens = count(&text);
-        Self { text, tokens }
+        self.given_tokens += tokens;
+        self.given_bytes += text.len() as u64;
+        Given { text, tokens }
     }
 }
 
@@ -93,6 +93,7 @@ mod tests {
         let delta = conversation.delta(&change, &replica);
         assert_eq!(delta.text, r#"1 {"merge":{"anomalies":48}}"#);
         assert_eq!(conversation.given_tokens, whole.tokens + delta.tokens);
+        assert_eq!(conversation.given_bytes, (whole.text.len() + delta.text.len()) as u64);
         assert_eq!(conversation.resent_tokens, 2 * whole.tokens, "48 is as many tokens as 47");
         assert!(delta.tokens < 20, "{delta:?}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use redb::{ReadableDatabase as _, TableDefinition};
+use redb::{ReadableDatabase as _, TableDefinition, WriteTransaction};
 
 use crate::context::{Change, Commit, Document, Kind, Stamp};
 use crate::link::doorbell::Doorbell;
@@ -53,6 +53,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether another process has the database, which one at a time can.
+    pub fn is_open_elsewhere(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if matches!(**source, redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
 /// The database, before contexts are served from it.
 pub struct Database {
     database: redb::Database,
@@ -60,7 +67,7 @@ pub struct Database {
 }
 
 /// A context as it was kept.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// Its last version.
     pub stamp: Stamp,
@@ -83,12 +90,13 @@ impl Database {
         Ok(made)
     }
 
-    /// C5.2: a context as it was announced last; `None`: it is not there.
+    /// C5.2: a context as it was announced last; `None`: it is not there, or has another incarnation than is wanted (C1.4).
     ///
     /// # Errors
     /// When it is not what it should be.
-    pub fn load(&self, name: &str, kind: Kind) -> Result<Option<Kept>, Error> {
+    pub fn load(&self, name: &str, kind: Kind, wanted: Option<u64>) -> Result<Option<Kept>, Error> {
         let read = self.read(name).map_err(|error| self.failed(error))?;
+        let read = read.filter(|(incarnation, ..)| wanted.is_none_or(|wanted| wanted == *incarnation));
         let Some((incarnation, code, (whole_version, whole), changes)) = read else { return Ok(None) };
         let damaged = |why: String| Error::Damaged { file: self.file.clone(), name: name.to_owned(), why };
         let kept = Kind::from_code(code).ok_or_else(|| damaged(format!("kind {code} is unknown")))?;
@@ -112,7 +120,7 @@ impl Database {
         Ok(Some(Kept { stamp: Stamp { incarnation, version }, document, past }))
     }
 
-    /// A new context at version 0.
+    /// A new context at version 0, in place of whatever was kept under its name.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -121,11 +129,20 @@ impl Database {
             let mut whole = Vec::with_capacity(document.bound());
             document.encode(&mut whole);
             let transaction = self.database.begin_write()?;
+            forget(&transaction, name)?;
             transaction.open_table(CONTEXTS)?.insert(name, (incarnation, document.kind() as u8))?;
             transaction.open_table(WHOLES)?.insert(name, (0, whole.as_slice()))?;
             Ok(transaction.commit()?)
         };
         begin().map_err(|error| self.failed(error))
+    }
+
+    /// C1.4: nothing of a context is kept any more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn forget(&self, name: &str) -> Result<(), Error> {
+        self.carry_out(&[Job::Forget(name.to_owned())]).map_err(|error| self.failed(error))
     }
 
     fn make_tables(&self) -> Result<(), redb::Error> {
@@ -153,23 +170,12 @@ impl Database {
     }
 
     /// C5.1: all of it or nothing, on the disk when this returns.
-    fn keep(&self, commits: &[Commit]) -> Result<(), redb::Error> {
+    fn carry_out(&self, jobs: &[Job]) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
-        {
-            let (mut wholes, mut changes) = (transaction.open_table(WHOLES)?, transaction.open_table(CHANGES)?);
-            for commit in commits {
-                let name = commit.name.as_str();
-                let mut version = commit.before.version;
-                for change in &commit.changes {
-                    version += 1;
-                    changes.insert((name, version), &**change)?;
-                }
-                if let Some(document) = &commit.document {
-                    wholes.insert(name, (version, document.as_slice()))?;
-                }
-                for old in changes.extract_from_if((name, 0)..(name, commit.keep_from), |_, _| true)? {
-                    old?;
-                }
+        for job in jobs {
+            match job {
+                Job::Keep(commit) => keep(&transaction, commit)?,
+                Job::Forget(name) => forget(&transaction, name)?,
             }
         }
         Ok(transaction.commit()?)
@@ -178,6 +184,38 @@ impl Database {
     fn failed(&self, source: redb::Error) -> Error {
         Error::Database { file: self.file.clone(), source: Box::new(source) }
     }
+}
+
+fn keep(transaction: &WriteTransaction, commit: &Commit) -> Result<(), redb::Error> {
+    let (mut wholes, mut changes) = (transaction.open_table(WHOLES)?, transaction.open_table(CHANGES)?);
+    let name = commit.name.as_str();
+    let mut version = commit.before.version;
+    for change in &commit.changes {
+        version += 1;
+        changes.insert((name, version), &**change)?;
+    }
+    if let Some(document) = &commit.document {
+        wholes.insert(name, (version, document.as_slice()))?;
+    }
+    for old in changes.extract_from_if((name, 0)..(name, commit.keep_from), |_, _| true)? {
+        old?;
+    }
+    Ok(())
+}
+
+fn forget(transaction: &WriteTransaction, name: &str) -> Result<(), redb::Error> {
+    transaction.open_table(CONTEXTS)?.remove(name)?;
+    transaction.open_table(WHOLES)?.remove(name)?;
+    for change in transaction.open_table(CHANGES)?.extract_from_if((name, 0)..=(name, u64::MAX), |_, _| true)? {
+        change?;
+    }
+    Ok(())
+}
+
+/// What the thread is asked for, in this order.
+enum Job {
+    Keep(Commit),
+    Forget(String),
 }
 
 /// What became of a commit.
@@ -191,7 +229,7 @@ pub struct Outcome {
 
 /// The worker's end of the store's thread.
 pub struct Store {
-    commits: Option<Sender<Commit>>,
+    jobs: Option<Sender<Job>>,
     outcomes: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
 }
@@ -202,27 +240,42 @@ impl Store {
     /// # Errors
     /// When it cannot be started.
     pub fn start(database: Database, contexts: usize, doorbell: Doorbell) -> std::io::Result<Self> {
-        // A context has one commit at a time: there is always room, and nobody waits for it.
-        let (commits, from_worker) = bounded::<Commit>(contexts.max(1));
+        // A context has one commit at a time, and is forgotten once: there is always room, and nobody waits for it.
+        let (jobs, from_worker) = bounded::<Job>(2 * contexts.max(1));
         let (to_worker, outcomes) = bounded(contexts.max(1));
         let thread = std::thread::Builder::new().name("pilot-store".into()).spawn(move || {
             while let Ok(first) = from_worker.recv() {
-                let batch: Vec<Commit> = std::iter::once(first).chain(from_worker.try_iter()).collect();
-                let result = database.keep(&batch).map_err(|error| error.to_string());
-                for Commit { name, .. } in batch {
-                    // The worker is gone: so is the reason to write.
-                    let Ok(()) = to_worker.send(Outcome { name, result: result.clone() }) else { return };
+                let batch: Vec<Job> = std::iter::once(first).chain(from_worker.try_iter()).collect();
+                let result = database.carry_out(&batch).map_err(|error| error.to_string());
+                for job in batch {
+                    match (job, &result) {
+                        (Job::Keep(Commit { name, .. }), _) => {
+                            // The worker is gone: so is the reason to write.
+                            let Ok(()) = to_worker.send(Outcome { name, result: result.clone() }) else { return };
+                        }
+                        (Job::Forget(_), Ok(())) => {}
+                        (Job::Forget(name), Err(why)) => tracing::warn!(name, why, "a deleted context is still kept"),
+                    }
                 }
                 doorbell.ring();
             }
         })?;
-        Ok(Self { commits: Some(commits), outcomes, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), outcomes, thread: Some(thread) })
     }
 
     /// Hands over a commit.
     pub fn keep(&self, commit: Commit) {
+        self.ask(Job::Keep(commit));
+    }
+
+    /// Has a context forgotten.
+    pub fn forget(&self, name: &str) {
+        self.ask(Job::Forget(name.to_owned()));
+    }
+
+    fn ask(&self, job: Job) {
         // The thread ends only with this.
-        let _ = self.commits.as_ref().map(|commits| commits.send(commit));
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 
     /// The next outcome.
@@ -233,7 +286,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.commits = None;
+        self.jobs = None;
         self.outcomes.iter().for_each(drop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -268,7 +321,7 @@ mod tests {
     fn what_was_kept_is_there_again() {
         let file = scratch("again");
         let database = Database::open(&file).unwrap();
-        assert!(database.load("log", Kind::Log).unwrap().is_none());
+        assert!(database.load("log", Kind::Log, None).unwrap().is_none());
         database.begin("log", 7, &Document::empty(Kind::Log)).unwrap();
         // A name that begins with another's is another.
         database.begin("log2", 8, &Document::empty(Kind::Log)).unwrap();
@@ -283,15 +336,41 @@ mod tests {
         drop(store);
 
         let database = Database::open(&file).unwrap();
-        let kept = database.load("log", Kind::Log).unwrap().unwrap();
+        let kept = database.load("log", Kind::Log, None).unwrap().unwrap();
         assert_eq!((kept.stamp, text(&kept).as_str()), (Stamp { incarnation: 7, version: 5 }, "abcde"));
         let past: Vec<_> = kept.past.iter().map(|change| Change::decode(change).unwrap()).collect();
         assert_eq!(past, [Change::Append(b"d".to_vec()), Change::Append(b"e".to_vec())]);
-        assert_eq!(text(&database.load("log2", Kind::Log).unwrap().unwrap()), "");
-        let error = database.load("log", Kind::Text).unwrap_err().to_string();
+        assert_eq!(text(&database.load("log2", Kind::Log, None).unwrap().unwrap()), "");
+        let error = database.load("log", Kind::Text, None).unwrap_err().to_string();
         assert!(error.contains("`log`") && error.contains("log document") && error.contains("text"), "{error}");
         let error = Database::open(&file).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("again"), "two processes: {error}");
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    /// C1.4: what is kept of others stays, and a later context of the name begins anew.
+    #[test]
+    fn what_is_forgotten_is_gone() {
+        let file = scratch("forgotten");
+        let database = Database::open(&file).unwrap();
+        for name in ["log", "log2"] {
+            database.begin(name, 7, &Document::empty(Kind::Log)).unwrap();
+        }
+        let store = Store::start(database, 2, Doorbell::new().unwrap()).unwrap();
+        store.keep(commit(0, &["a", "b"], 1));
+        store.forget("log");
+        drop(store);
+        let database = Database::open(&file).unwrap();
+        assert_eq!(database.load("log", Kind::Log, None).unwrap(), None);
+        assert!(database.load("log2", Kind::Log, None).unwrap().is_some());
+        database.begin("log", 8, &Document::empty(Kind::Log)).unwrap();
+        let kept = database.load("log", Kind::Log, None).unwrap().unwrap();
+        assert_eq!((kept.stamp, text(&kept).as_str()), (Stamp { incarnation: 8, version: 0 }, ""));
+        assert_eq!(database.load("log", Kind::Log, Some(8)).unwrap(), Some(kept.clone()));
+        assert_eq!(database.load("log", Kind::Log, Some(9)).unwrap(), None, "created again meanwhile");
+        assert!(kept.past.is_empty(), "no change of the one before");
+        database.forget("log2").unwrap();
+        assert_eq!(database.load("log2", Kind::Log, None).unwrap(), None);
         std::fs::remove_file(&file).unwrap();
     }
 
@@ -300,8 +379,8 @@ mod tests {
         let file = scratch("gap");
         let database = Database::open(&file).unwrap();
         database.begin("log", 7, &Document::empty(Kind::Log)).unwrap();
-        database.keep(&[commit(0, &["a", "b", "c"], 3)]).unwrap();
-        let error = database.load("log", Kind::Log).unwrap_err().to_string();
+        database.carry_out(&[Job::Keep(commit(0, &["a", "b", "c"], 3))]).unwrap();
+        let error = database.load("log", Kind::Log, None).unwrap_err().to_string();
         assert!(error.contains("`log` is damaged") && error.contains("0 and 3"), "{error}");
         std::fs::remove_file(&file).unwrap();
     }

@@ -3,6 +3,7 @@
 //!
 //! A target takes any bytes, and fails by panicking. The same bytes do the same on every run.
 
+mod context;
 mod datagram;
 mod engine;
 mod frames;
@@ -15,13 +16,14 @@ mod xdp_link;
 pub type Run = fn(&[u8]);
 
 /// The targets, by name.
-pub const TARGETS: [(&str, Run); 6] = [
+pub const TARGETS: [(&str, Run); 7] = [
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("handshake", handshake::run),
     ("peer", peer::run),
     ("engine", engine::run),
     ("xdp_link", xdp_link::run),
+    ("context", context::run),
 ];
 
 /// Runs a target on an input.

@@ -107,3 +107,43 @@ fn a_durable_context_survives_kill_9() {
     scene.run(&second, &["ctx", "serve", "contexts.toml"]).failure(1, &["contexts.redb"]);
     assert_eq!(serve.end_by(Signal::SIGTERM).code, Some(0));
 }
+
+/// context.md C1.4: deleted while it is served, and while it is not; created again, it is another.
+#[test]
+fn a_deleted_context_is_gone_and_another_may_come() {
+    let Some(scene) = Scene::new("contexts::a_deleted_context_is_gone_and_another_may_come") else { return };
+    let a = scene.node("a", End::A).udp().peer("b", Some(End::B.listen())).write();
+    let c = scene.node("c", End::A).udp().listen("10.77.0.1:4343").peer("b", Some(End::B.listen())).write();
+    let b = scene.node("b", End::B).udp().peer("a", None).peer("c", None).write();
+    let log = ["log", "--kind", "log", "--durable", "--read", "*", "--write", "a"];
+    let append = || scene.run(&a, &["ctx", "patch", "log", "b", "--append", "x"]).success("context_changed").clone();
+    let delete = |name: &str| scene.bare(&["ctx", "delete", "contexts.toml", name]);
+    create(&scene, &["stays", "--kind", "log", "--read", "*"]).success("context_created");
+    create(&scene, &log).success("context_created");
+    let mut serve = scene.start(&b, &["ctx", "serve", "contexts.toml"]);
+    serve.wait_for("ready");
+    let first = append();
+    let mut follow = scene.start(&c, &["ctx", "follow", "log", "b"]);
+    follow.wait_for("context");
+    delete("none").failure(2, &["context `none`", "stays, log"]);
+    delete("log").success("context_deleted");
+    follow.end().failure(1, &["`log` was deleted by its owner"]);
+    scene.run(&a, &["ctx", "show", "log", "b"]).failure(1, &["no context `log`"]);
+    assert_eq!(show(&scene, &a, "stays")["version"], 0);
+    assert_eq!(serve.end_by(Signal::SIGTERM).code, Some(0));
+
+    create(&scene, &log).success("context_created");
+    let mut incarnations = vec![first["stamp"].as_str().unwrap()[..16].to_owned()];
+    // The second one is deleted while nobody serves it.
+    for _ in 0..2 {
+        let mut serve = scene.start(&b, &["ctx", "serve", "contexts.toml"]);
+        serve.wait_for("ready");
+        assert_eq!(show(&scene, &a, "log")["document"], "");
+        let stamp = append()["stamp"].as_str().unwrap()[..16].to_owned();
+        assert!(!incarnations.contains(&stamp), "{stamp}: {incarnations:?}");
+        incarnations.push(stamp);
+        assert_eq!(serve.end_by(Signal::SIGTERM).code, Some(0));
+        delete("log").success("context_deleted");
+        create(&scene, &log).success("context_created");
+    }
+}

@@ -1,13 +1,15 @@
-//! `cargo xtask run`: two nodes, one tunnel, deltas and a file over it, and what happened.
+//! `cargo xtask run`: two nodes, one tunnel, deltas and a file over it, then three agents and a document, and what happened.
 //!
 //! ```text
-//!   keys and configurations ─► b: pilot listen ─► a: pilot ping ─► a: pilot send ─► b ends ─► plain UDP echo ─► report
+//!   keys and configurations ─► b: pilot listen ─► a: pilot ping ─► a: pilot send ─► b ends ─► plain UDP echo
+//!                                                                                  ─► agents ─► report
 //! ```
 //!
 //! Everything is owned by values on this stack: however the story ends, dropping them ends the children first, then
 //! deletes the namespaces and the directory.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -17,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
+mod agents;
 mod file;
 mod pilot;
 mod progress;
@@ -137,60 +140,92 @@ fn play(args: &Args, choice: Choice, pilot: &Path, say: &Say) -> Result<(Report,
     };
     let echo = udp_echo(directory.path(), echo_ends, args.count)?;
     let datapath_b = datapath.context("node b never said how it moves datagrams")?;
-    Ok((Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo }.into(), failures))
+    say.line("Three agents write a document together.");
+    let agents_ends = match choice {
+        Choice::Auto => scene::star(agents::AGENTS)?,
+        Choice::Udp => scene::loopback()?,
+    };
+    let context = agents::play(pilot, directory.path(), &agents_ends)?;
+    Ok((Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo, context }.into(), failures))
 }
 
 /// Makes both identities and both configurations: a knows where b is, b learns where a is.
 fn configure(choice: Choice, pilot: &Path, directory: &Path, ends: &[End; 2]) -> Result<()> {
     let names = ["a", "b"];
-    let mut keys = Vec::new();
-    for name in names {
-        let out = directory.join(format!("{name}.key"));
-        let output = process::command(&pilot.to_string_lossy())
-            .args(["keygen", "--json", "--out"])
-            .arg(&out)
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("running {}", pilot.display()))?;
-        if !output.status.success() {
-            bail!("pilot keygen: {}", output.status);
-        }
-        let key: Key = serde_json::from_slice(&output.stdout).context("reading what pilot keygen said")?;
-        keys.push(key.public_key);
-    }
+    let keys = names.map(|name| keygen(pilot, directory, name));
+    let [a, b] = keys;
+    let keys = [a?, b?];
     for (own, peer) in [(0, 1), (1, 0)] {
         let end = &ends[own];
-        let interface = end.interface.as_ref().map_or(String::new(), |name| format!("interface = \"{name}\"\n"));
-        let endpoint = if own == 0 { format!("endpoint = \"{}\"\n", ends[peer].address) } else { String::new() };
-        let text = format!(
+        let config = NodeConfig {
+            name: names[own],
+            number: own + 1,
+            end,
+            listen: end.address,
+            is_udp: choice == Choice::Udp,
+            peers: vec![(names[peer], peer + 1, &keys[peer], (own == 0).then(|| ends[peer].address))],
+        };
+        config.write(directory)?;
+    }
+    Ok(())
+}
+
+/// Makes a node's identity; its public key.
+fn keygen(pilot: &Path, directory: &Path, name: &str) -> Result<String> {
+    let out = directory.join(format!("{name}.key"));
+    let output = process::command(&pilot.to_string_lossy())
+        .args(["keygen", "--json", "--out"])
+        .arg(&out)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("running {}", pilot.display()))?;
+    if !output.status.success() {
+        bail!("pilot keygen: {}", output.status);
+    }
+    let key: Key = serde_json::from_slice(&output.stdout).context("reading what pilot keygen said")?;
+    Ok(key.public_key)
+}
+
+/// A node's configuration.
+struct NodeConfig<'a> {
+    name: &'a str,
+    /// Of its overlay address.
+    number: usize,
+    end: &'a End,
+    listen: SocketAddr,
+    /// Over UDP, and on whichever device; else what it chooses, on its end's.
+    is_udp: bool,
+    /// Name, number, public key, and where it is, if that is known.
+    peers: Vec<(&'a str, usize, &'a str, Option<SocketAddr>)>,
+}
+
+impl NodeConfig<'_> {
+    fn write(&self, directory: &Path) -> Result<()> {
+        let Self { name, number, end, listen, is_udp, peers } = self;
+        let interface = end.interface.as_ref().filter(|_| !is_udp);
+        let interface = interface.map_or(String::new(), |device| format!("interface = \"{device}\"\n"));
+        let mut text = format!(
             "identity = \"{name}.key\"\n\
-             address = \"0:0000.0000.000{number}\"\n\
+             address = \"0:0000.0000.{number:04x}\"\n\
              {interface}\
              listen = \"{listen}\"\n\
              datapath = \"{datapath}\"\n\
              queues = [0]\n\
              cores = [{core}]\n\
-             allow_from = [\"{allow_from}\"]\n\
-             \n\
-             [[peers]]\n\
-             name = \"{peer_name}\"\n\
-             address = \"0:0000.0000.000{peer_number}\"\n\
-             key = \"{key}\"\n\
-             {endpoint}",
-            name = names[own],
-            number = own + 1,
-            listen = end.address,
-            datapath = if choice == Choice::Auto { "auto" } else { "udp" },
+             allow_from = [\"{allow_from}\"]\n",
+            datapath = if *is_udp { "udp" } else { "auto" },
             core = end.core,
             allow_from = end.allow_from(),
-            peer_name = names[peer],
-            peer_number = peer + 1,
-            key = keys[peer],
         );
-        let path = directory.join(format!("{}.toml", names[own]));
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        for (peer, number, key, at) in peers {
+            let endpoint = at.map_or(String::new(), |at| format!("endpoint = \"{at}\"\n"));
+            text += &format!(
+                "\n[[peers]]\nname = \"{peer}\"\naddress = \"0:0000.0000.{number:04x}\"\nkey = \"{key}\"\n{endpoint}"
+            );
+        }
+        let path = directory.join(format!("{name}.toml"));
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
-    Ok(())
 }
 
 /// What node b has said so far.

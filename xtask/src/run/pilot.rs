@@ -82,7 +82,7 @@ pub(crate) struct Sent {
     pub(crate) retransmitted: u64,
 }
 
-/// A line of `pilot listen`, `pilot ping` or `pilot send`.
+/// A line of `pilot listen`, `ping`, `send` or `ctx`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Line {
@@ -96,6 +96,14 @@ pub(crate) enum Line {
     File { path: std::path::PathBuf },
     /// The node's counters, at its end.
     Stats { xdp: Option<Xdp>, engine: Engine },
+    /// A shared document came whole.
+    Context { version: u64 },
+    /// It changed.
+    Change { version: u64 },
+    /// What a model was given of it so far.
+    Tokens { given_tokens: u64, given_bytes: u64 },
+    /// A change to it was made.
+    ContextChanged { version: u64 },
     /// So many messages, or bytes, are done.
     Progress { done: u64 },
     /// The final object of `pilot ping`.
@@ -152,6 +160,14 @@ mod tests {
         let line = r#"{"event":"sending","peer":"b","bulk":true,"why":"data queues"}"#;
         let Line::Sending(sending) = Line::parse(line).unwrap() else { panic!("not a change of path") };
         assert_eq!(sending, Sending { bulk: true, why: "data queues".to_owned() });
+    }
+
+    #[test]
+    fn lines_about_contexts_are_read() {
+        let changed = r#"{"event":"context_changed","name":"x","version":3,"stamp":"00:3"}"#;
+        assert!(matches!(Line::parse(changed).unwrap(), Line::ContextChanged { version: 3 }));
+        let tokens = r#"{"event":"tokens","given_tokens":5,"given_bytes":20,"resent_tokens":9}"#;
+        assert!(matches!(Line::parse(tokens).unwrap(), Line::Tokens { given_tokens: 5, given_bytes: 20 }));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::agents::Shared;
 use super::pilot::{Datapath, Engine, Ping, Sending, Sent, Xdp};
 use crate::udp_echo::RoundTrips;
 
@@ -21,6 +22,7 @@ pub(crate) struct Report {
     xdp: Xdp,
     engine: Engine,
     udp_echo: Echo,
+    context: Shared,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,11 +68,12 @@ pub(crate) struct Findings {
     pub(crate) xdp: Option<Xdp>,
     pub(crate) engine: Engine,
     pub(crate) echo: RoundTrips,
+    pub(crate) context: Shared,
 }
 
 impl From<Findings> for Report {
     fn from(found: Findings) -> Self {
-        let Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo } = found;
+        let Findings { datapath_b, ping, sent, paths, sha256, xdp, engine, echo, context } = found;
         // Traffic went through AF_XDP only if it did at both ends; otherwise the end that explains why not counts.
         let datapath = if datapath_b.kind == "xdp" { ping.datapath } else { datapath_b };
         Self {
@@ -97,6 +100,7 @@ impl From<Findings> for Report {
             xdp: xdp.unwrap_or_default(),
             engine,
             udp_echo: Echo { p50_us: echo.p50_us, p99_us: echo.p99_us },
+            context,
         }
     }
 }
@@ -104,8 +108,8 @@ impl From<Findings> for Report {
 impl Report {
     /// What did not go as it must, a sentence each; empty when all is well.
     pub(crate) fn failures(&self, asked_count: u64, asked_bytes: u64) -> Vec<String> {
-        let Self { datapath, delta, bulk, engine, .. } = self;
-        let mut failures = Vec::new();
+        let Self { datapath, delta, bulk, engine, context, .. } = self;
+        let mut failures = context.failures();
         if delta.lost > 0 || delta.count != asked_count {
             failures.push(format!(
                 "{} of {asked_count} deltas were sent, {} of them never answered",
@@ -134,7 +138,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { datapath, aead, handshake_us, delta, bulk, xdp, engine, udp_echo } = self;
+        let Self { datapath, aead, handshake_us, delta, bulk, xdp, engine, udp_echo, context } = self;
         let words: Vec<&str> = [Some(datapath.kind.as_str()), datapath.mode.as_deref(), datapath.attach.as_deref()]
             .into_iter()
             .flatten()
@@ -182,7 +186,7 @@ impl fmt::Display for Report {
                 thousands(xdp.dropped)
             )?;
         }
-        write!(
+        writeln!(
             f,
             "engine at b {} datagrams opened of {} that AF_XDP delivered, {} of {} that the bulk port did, {} opened from the \
              first UDP port",
@@ -191,7 +195,8 @@ impl fmt::Display for Report {
             thousands(engine.opened_from_bulk),
             thousands(engine.rx_bulk),
             thousands(engine.opened_from_udp)
-        )
+        )?;
+        write!(f, "{context}")
     }
 }
 
@@ -238,6 +243,7 @@ mod tests {
             xdp: Some(Xdp { redirected: 10, passed: 1, dropped: 0 }),
             engine: Engine { opened_from_xdp: 10, opened_from_udp: 0, opened_from_bulk: 0, rx_ring: 10, rx_bulk: 0 },
             echo: RoundTrips { count: 1000, p50_us: 7.0, p99_us: 9.0 },
+            context: Shared::of(vec![]),
         }
     }
 
@@ -295,6 +301,8 @@ mod tests {
                 "xdp": {"redirected": 10, "passed": 1, "dropped": 0},
                 "engine": {"opened_from_xdp": 10, "opened_from_udp": 0, "opened_from_bulk": 0},
                 "udp_echo": {"p50_us": 7.0, "p99_us": 9.0},
+                "context": {"hops": [], "messages": 0, "payload_bytes": 0, "wire_bytes": 0, "tokens": 0, "content_tokens": 0,
+                    "tokens_per_content_token": 0.0},
             })
         );
     }

@@ -4,6 +4,8 @@
 //!   namespace pilot-run-PID-a            namespace pilot-run-PID-b
 //!   veth-a 10.77.0.1/24  ◄────────────►  veth-b 10.77.0.2/24         MTU 1500
 //! ```
+//!
+//! and for three, one in the middle with a veth pair to each of the others.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,12 +24,12 @@ use crate::process::{command, tied};
 const PREFIX: &str = "pilot-run-";
 /// Where iproute2 keeps named namespaces.
 const NETNS_DIR: &str = "/run/netns";
-/// The UDP port of both nodes where each has an address of its own.
+/// The UDP port of a node where it has an address of its own; the first of several there.
 const PORT: u16 = 4242;
 /// Bytes: Ethernet's, which every network has.
 const MTU: &str = "1500";
 
-/// One of the two places where a process runs.
+/// A place where processes run.
 #[derive(Debug)]
 pub(crate) struct End {
     namespace: Option<Namespace>,
@@ -40,6 +42,24 @@ pub(crate) struct End {
 }
 
 impl End {
+    fn in_namespace(name: &str, last: u8, core: usize) -> Result<Self> {
+        Ok(Self {
+            namespace: Some(Namespace::new(format!("{PREFIX}{}-{name}", process::id()))?),
+            interface: Some(format!("veth-{name}")),
+            address: SocketAddr::from((Ipv4Addr::new(10, 77, 0, last), PORT)),
+            core,
+        })
+    }
+
+    fn netns(&self) -> &str {
+        self.namespace.as_ref().map_or("", |namespace| &namespace.0)
+    }
+
+    fn add_address(&self, device: &str, prefix: u8) -> Result<()> {
+        ip(&["-n", self.netns(), "address", "add", &format!("{}/{prefix}", self.address.ip()), "dev", device])?;
+        Ok(())
+    }
+
     /// The command that runs `program` here, ending with us.
     pub(crate) fn command(&self, program: &Path) -> Result<Command> {
         let mut words: Vec<String> = Vec::new();
@@ -54,6 +74,15 @@ impl End {
         Ok(command)
     }
 
+    /// Bytes that went over the device so far, both ways, with Ethernet's headers; `None`: the place has none of its own.
+    pub(crate) fn wire_bytes(&self) -> Result<Option<u64>> {
+        let Some(interface) = &self.interface else { return Ok(None) };
+        let shown = ip(&["-n", self.netns(), "-j", "-s", "link", "show", "dev", interface])?;
+        let shown: serde_json::Value = serde_json::from_str(&shown).context("reading what ip says of a device")?;
+        let bytes = |way: &str| shown[0]["stats64"][way]["bytes"].as_u64().context("ip says no byte counts");
+        Ok(Some(bytes("rx")? + bytes("tx")?))
+    }
+
     /// The prefix of the addresses that may talk to this end.
     pub(crate) fn allow_from(&self) -> &'static str {
         if self.namespace.is_some() { "10.77.0.0/24" } else { "127.0.0.0/8" }
@@ -62,41 +91,74 @@ impl End {
 
 /// Two ends joined by a veth pair, each in a namespace of its own. Needs root and iproute2.
 pub(crate) fn veth_pair(names: [&str; 2]) -> Result<[End; 2]> {
-    let [core_a, core_b] = two_cores()?;
-    let [a, b] = names.map(|name| (name, format!("veth-{name}")));
-    let end = |(name, interface): &(&str, String), core, last: u8| -> Result<End> {
-        Ok(End {
-            namespace: Some(Namespace::new(format!("{PREFIX}{}-{name}", process::id()))?),
-            interface: Some(interface.clone()),
-            address: SocketAddr::from((Ipv4Addr::new(10, 77, 0, last), PORT)),
-            core,
-        })
-    };
-    let ends = [end(&a, core_a, 1)?, end(&b, core_b, 2)?];
-    let [netns_a, netns_b] = ends.each_ref().map(|end| end.namespace.as_ref().map_or("", |namespace| &namespace.0));
-    // Made inside the namespaces, so that no device of this name is ever seen, or clashes, outside.
-    ip(&[
-        "link", "add", &a.1, "mtu", MTU, "netns", netns_a, "type", "veth", "peer", "name", &b.1, "mtu", MTU, "netns",
-    ]
-    .into_iter()
-    .chain([netns_b])
-    .collect::<Vec<_>>())?;
-    for (end, netns, interface) in [(&ends[0], netns_a, &a.1), (&ends[1], netns_b, &b.1)] {
-        ip(&["-n", netns, "address", "add", &format!("{}/24", end.address.ip()), "dev", interface])?;
-        ip(&["-n", netns, "link", "set", "lo", "up"])?;
-        ip(&["-n", netns, "link", "set", interface, "up"])?;
-    }
+    let cores = two_cores()?;
+    let ends = [End::in_namespace(names[0], 1, cores[0])?, End::in_namespace(names[1], 2, cores[1])?];
+    let [a, b] = names.map(|name| format!("veth-{name}"));
+    join((&ends[0], &a), (&ends[1], &b))?;
+    ends[0].add_address(&a, 24)?;
+    ends[1].add_address(&b, 24)?;
     Ok(ends)
 }
 
-/// Two ends on the loopback device, told apart by their ports. Needs nothing.
-pub(crate) fn loopback() -> Result<[End; 2]> {
+/// An end in the middle, which has no device of its own, and two that are joined to it and to nobody else by a veth pair each.
+pub(crate) fn star(names: [&str; 3]) -> Result<[End; 3]> {
+    let [core_middle, core] = two_cores()?;
+    let mut middle = End::in_namespace(names[0], 1, core_middle)?;
+    middle.interface = None;
+    let outer = [End::in_namespace(names[1], 2, core)?, End::in_namespace(names[2], 3, core)?];
+    for (end, name) in outer.iter().zip(&names[1..]) {
+        let (there, here) = (format!("to-{name}"), format!("veth-{name}"));
+        join((&middle, &there), (end, &here))?;
+        middle.add_address(&there, 32)?;
+        end.add_address(&here, 24)?;
+        ip(&["-n", middle.netns(), "route", "add", &end.address.ip().to_string(), "dev", &there])?;
+    }
+    let [b, c] = outer;
+    Ok([middle, b, c])
+}
+
+/// A veth pair. Made inside the namespaces, so that no device of this name is ever seen, or clashes, outside.
+fn join(a: (&End, &str), b: (&End, &str)) -> Result<()> {
+    let [netns_a, netns_b] = [a.0.netns(), b.0.netns()];
+    ip(&[
+        "link", "add", a.1, "mtu", MTU, "netns", netns_a, "type", "veth", "peer", "name", b.1, "mtu", MTU, "netns",
+        netns_b,
+    ])?;
+    for (end, device) in [a, b] {
+        ip(&["-n", end.netns(), "link", "set", "lo", "up"])?;
+        ip(&["-n", end.netns(), "link", "set", device, "up"])?;
+    }
+    Ok(())
+}
+
+/// Ends on the loopback device, told apart by their ports. Needs nothing.
+pub(crate) fn loopback<const N: usize>() -> Result<[End; N]> {
     let cores = two_cores()?;
-    // Both sockets are open at once, so the ports differ; the window until the nodes bind them is accepted.
-    let sockets = [UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?];
-    let [a, b] = sockets.each_ref().map(UdpSocket::local_addr);
-    let end = |address, core| End { namespace: None, interface: None, address, core };
-    Ok([end(a?, cores[0]), end(b?, cores[1])])
+    let ports = free_ports(N)?;
+    Ok(std::array::from_fn(|at| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at]));
+        End { namespace: None, interface: None, address, core: cores[at.min(1)] }
+    }))
+}
+
+/// An address for each of several processes, of which some are at the same end.
+pub(crate) fn addresses(ends: &[&End]) -> Result<Vec<SocketAddr>> {
+    let free = free_ports(ends.len())?;
+    let address = |at: usize| {
+        let mut address = ends[at].address;
+        // In a namespace of ours, nobody else has a port.
+        let port = if ends[at].namespace.is_some() { PORT + at as u16 } else { free[at] };
+        address.set_port(port);
+        address
+    };
+    Ok((0..ends.len()).map(address).collect())
+}
+
+/// Ports of the loopback device that differ: all are open at once. The window until the nodes bind them is accepted.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let sockets = (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
+    let sockets = sockets.collect::<std::io::Result<Vec<_>>>()?;
+    Ok(sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect::<std::io::Result<_>>()?)
 }
 
 /// A network namespace of ours, deleted on drop. A device in it goes with it, and with the device its peer.
@@ -179,7 +241,8 @@ fn two_cores() -> Result<[usize; 2]> {
     Ok([first, cores.next().unwrap_or(first)])
 }
 
-fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<()> {
+/// Runs `ip`; what it said.
+fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
     let words = || arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
     let output = match command("ip").args(arguments).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -193,7 +256,7 @@ fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<()> {
     if !output.status.success() {
         bail!("`ip {}`: {}", words(), String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

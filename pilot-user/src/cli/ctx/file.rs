@@ -2,8 +2,10 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
+use crossbeam_channel::{Sender, bounded};
 use pilot_engine::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,7 +30,7 @@ struct File {
 }
 
 /// One context.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
     pub(super) name: String,
@@ -38,6 +40,10 @@ pub(super) struct Entry {
     /// The document that it begins with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) from: Option<PathBuf>,
+    /// Of a durable one, in hexadecimal: drawn when it was created, so that one that is created again after it was deleted is
+    /// another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) incarnation: Option<String>,
     #[serde(default)]
     pub(super) read: Vec<String>,
     #[serde(default)]
@@ -45,7 +51,7 @@ pub(super) struct Entry {
 }
 
 /// Adds a context to a file, whose other text stays as it is.
-pub(super) fn create(path: &Path, entry: Entry, output: &Output) -> Result<(), Failure> {
+pub(super) fn create(path: &Path, mut entry: Entry, output: &Output) -> Result<(), Failure> {
     let there = if path.exists() { read(path)? } else { File::default() };
     if there.contexts.iter().any(|other| other.name == entry.name) {
         return Err(Failure::Usage(anyhow!("{}: there is a context `{}` already", path.display(), entry.name)));
@@ -53,6 +59,9 @@ pub(super) fn create(path: &Path, entry: Entry, output: &Output) -> Result<(), F
     first_document(&entry, Path::new("")).map_err(Failure::Usage)?;
     // Held once, as it will be, to see whether the name is one.
     hold_all(&mut Owner::default(), vec![(&entry, new_held(&entry, Document::empty(entry.kind), 0))])?;
+    if entry.durable {
+        entry.incarnation = Some(format!("{:016x}", incarnation().map_err(Failure::Failed)?));
+    }
     let one = File { store: None, contexts: vec![entry] };
     let written = toml::to_string(&one).map_err(Failure::failed)?;
     let mut options = std::fs::OpenOptions::new();
@@ -64,13 +73,93 @@ pub(super) fn create(path: &Path, entry: Entry, output: &Output) -> Result<(), F
     Ok(())
 }
 
+/// C1.4: takes a context out of a file, whose other text stays as it is, and out of the store, unless a node has that open: which
+/// does so itself, as soon as it sees the file ([`Deletions::look`]).
+pub(super) fn delete(path: &Path, name: &str, output: &Output) -> Result<(), Failure> {
+    let before = read(path)?;
+    let shown = path.display();
+    let Some(place) = before.contexts.iter().position(|entry| entry.name == name) else {
+        let there = before.contexts.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Failure::Usage(anyhow!("{shown}: given context `{name}`, there are: {there}")));
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).map_err(Failure::Usage)?;
+    let after = without(&text, place);
+    let mut wanted = before.contexts;
+    let gone = wanted.remove(place);
+    if !toml::from_str(&after).is_ok_and(|File { contexts, .. }| contexts == wanted) {
+        return Err(Failure::Usage(anyhow!(
+            "{shown}: `{name}` is not written as `pilot ctx create` does; take it out by hand"
+        )));
+    }
+    let part = path.with_extension("part");
+    let written = std::fs::write(&part, after).and_then(|()| std::fs::rename(&part, path));
+    written.with_context(|| format!("cannot write {shown}")).map_err(Failure::Failed)?;
+    if gone.durable {
+        match Database::open(&store(path, before.store)) {
+            Ok(database) => database.forget(name).map_err(Failure::failed)?,
+            Err(error) if error.is_open_elsewhere() => {}
+            Err(error) => return Err(Failure::failed(error)),
+        }
+    }
+    let event = json!({"event": "context_deleted", "name": name, "file": path});
+    output.event(&event, || Some(format!("{shown}: no context `{name}` any more")));
+    Ok(())
+}
+
+/// The text of a file without its entry at a place: from its heading to the last line before the next that is no comment.
+fn without(text: &str, place: usize) -> String {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let heading = |line: &&str| line.trim_start().starts_with('[');
+    let entries = lines.iter().enumerate().filter(|(_, line)| line.trim() == "[[contexts]]").map(|(at, _)| at);
+    let Some(begin) = entries.clone().nth(place) else { return text.to_owned() };
+    let next = lines.iter().skip(begin + 1).position(heading).map_or(lines.len(), |more| begin + 1 + more);
+    let is_of_it = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let end = begin + lines[begin..next].iter().rposition(is_of_it).map_or(1, |last| last + 1);
+    [&lines[..begin], &lines[end..]].concat().concat()
+}
+
+fn store(path: &Path, named: Option<PathBuf>) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(named.unwrap_or_else(|| STORE.into()))
+}
+
+/// What a node that serves the contexts of a file has to delete, because they are not in it any more.
+pub(in super::super) struct Deletions {
+    path: PathBuf,
+    modified: Option<SystemTime>,
+    names: Vec<String>,
+    to_worker: Sender<String>,
+    doorbell: Doorbell,
+}
+
+impl Deletions {
+    /// Looks at the file, if it is another than it was. One that cannot be read is being written, or is left alone until it can.
+    pub(in super::super) fn look(&mut self) {
+        let modified = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
+        if modified == self.modified {
+            return;
+        }
+        let Ok(File { contexts, .. }) = read(&self.path) else { return };
+        self.modified = modified;
+        let there: Vec<&str> = contexts.iter().map(|entry| entry.name.as_str()).collect();
+        for gone in self.names.extract_if(.., |name| !there.contains(&name.as_str())) {
+            // The worker is gone only with the whole node.
+            let _ = self.to_worker.send(gone);
+            self.doorbell.ring();
+        }
+    }
+}
+
 /// The contexts of a file, as a service: durable ones as they were announced last, the others anew.
-pub(super) fn hold(path: &Path, peers: &[(String, PeerId)], doorbell: Doorbell) -> Result<ContextOwner, Failure> {
-    let File { store, contexts } = read(path)?;
+pub(super) fn hold(
+    path: &Path,
+    peers: &[(String, PeerId)],
+    doorbell: Doorbell,
+) -> Result<(ContextOwner, Deletions), Failure> {
+    let modified = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let File { store: named, contexts } = read(path)?;
     let beside = path.parent().unwrap_or(Path::new(""));
     let database = if contexts.iter().any(|entry| entry.durable) {
-        let file = beside.join(store.unwrap_or_else(|| STORE.into()));
-        Some(Database::open(&file).map_err(Failure::failed)?)
+        Some(Database::open(&store(path, named)).map_err(Failure::failed)?)
     } else {
         None
     };
@@ -86,15 +175,18 @@ pub(super) fn hold(path: &Path, peers: &[(String, PeerId)], doorbell: Doorbell) 
             let why = anyhow!("contexts.{}: given peer `{unknown}`, configured: {configured}", entry.name);
             return Err(Failure::Usage(why));
         }
+        let created = entry.incarnation()?;
         let kept = match &database {
-            Some(database) if entry.durable => database.load(&entry.name, entry.kind).map_err(Failure::failed)?,
+            Some(database) if entry.durable => {
+                database.load(&entry.name, entry.kind, created).map_err(Failure::failed)?
+            }
             _ => None,
         };
         let it = match kept {
             Some(Kept { stamp, document, past }) => Held { stamp, past, ..new_held(entry, document, 0) },
             None => {
                 let document = first_document(entry, beside).map_err(Failure::Usage)?;
-                let incarnation = incarnation().map_err(Failure::Failed)?;
+                let incarnation = created.map_or_else(incarnation, Ok).map_err(Failure::Failed)?;
                 if let Some(database) = database.as_ref().filter(|_| entry.durable) {
                     database.begin(&entry.name, incarnation, &document).map_err(Failure::failed)?;
                 }
@@ -105,9 +197,25 @@ pub(super) fn hold(path: &Path, peers: &[(String, PeerId)], doorbell: Doorbell) 
     }
     let mut owner = Owner::default();
     hold_all(&mut owner, held)?;
-    let start = |database| Store::start(database, contexts.len(), doorbell);
+    let start = |database| Store::start(database, contexts.len(), doorbell.clone());
     let store = database.map(start).transpose().context("cannot start the store's thread").map_err(Failure::Failed)?;
-    Ok(ContextOwner::new(owner, store, peers))
+    let (to_worker, deletions) = bounded(contexts.len());
+    let names = contexts.into_iter().map(|entry| entry.name).collect();
+    let owner = ContextOwner::new(owner, store, peers).with_deletions(deletions);
+    Ok((owner, Deletions { path: path.to_owned(), modified, names, to_worker, doorbell }))
+}
+
+impl Entry {
+    fn incarnation(&self) -> Result<Option<u64>, Failure> {
+        let Some(text) = &self.incarnation else { return Ok(None) };
+        let wrong = |_| {
+            Failure::Usage(anyhow!(
+                "contexts.{}.incarnation: given {text:?}, allowed: 16 hexadecimal digits",
+                self.name
+            ))
+        };
+        u64::from_str_radix(text, 16).map(Some).map_err(wrong)
+    }
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -147,4 +255,26 @@ fn incarnation() -> anyhow::Result<u64> {
         bail!("the operating system gave no random bytes");
     }
     Ok(u64::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_taken_out_and_the_rest_stays() {
+        let entry = |name: &str| format!("[[contexts]]\nname = \"{name}\"\nkind = \"log\"\n");
+        let text = format!("# head\nstore = \"s\"\n\n{}\n# of b\n{}\n{}", entry("a"), entry("b"), entry("c"));
+        let names = |text: &str| {
+            let File { contexts, .. } = toml::from_str(text).unwrap();
+            contexts.into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(&text), "a b c");
+        for (place, left) in ["b c", "a c", "a b"].into_iter().enumerate() {
+            let after = without(&text, place);
+            assert_eq!(names(&after), left);
+            assert!(after.starts_with("# head\nstore = \"s\"\n") && after.contains("# of b\n"), "{after}");
+        }
+        assert_eq!(without("contexts = []", 0), "contexts = []");
+    }
 }

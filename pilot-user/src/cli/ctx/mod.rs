@@ -5,6 +5,8 @@ mod changes;
 mod file;
 mod remote;
 
+pub(super) use file::Deletions;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -40,6 +42,13 @@ pub(super) enum CtxCommand {
         /// Keep it on the disk: no version is announced before it is there.
         #[arg(long)]
         durable: bool,
+    },
+    /// Take a context out of a file. A node that serves the file deletes it at once, and tells who follows it.
+    Delete {
+        /// The file.
+        file: PathBuf,
+        /// The context's name.
+        name: String,
     },
     /// Run a node that holds the contexts of a file, until it is told to stop.
     Serve {
@@ -132,9 +141,10 @@ impl From<KindChoice> for Kind {
 pub(super) fn run(command: CtxCommand, output: &Output) -> Result<(), Failure> {
     match command {
         CtxCommand::Create { file, name, kind, from, read, write, durable } => {
-            let entry = file::Entry { name, kind: kind.into(), durable, from, read, write };
+            let entry = file::Entry { name, kind: kind.into(), durable, from, incarnation: None, read, write };
             file::create(&file, entry, output)
         }
+        CtxCommand::Delete { file, name } => file::delete(&file, &name, output),
         CtxCommand::Serve { file, node } => listen::run(&node, None, Some(&file), output),
         CtxCommand::Set { target, to } => remote::change(&target, to.condition()?, to.change()?, output),
         CtxCommand::Patch { target, by } => remote::change(&target, by.condition()?, by.change()?, output),
@@ -150,7 +160,11 @@ pub(super) fn run(command: CtxCommand, output: &Output) -> Result<(), Failure> {
     }
 }
 
-/// The service that holds the contexts of a file.
-pub(super) fn owner(file: &Path, peers: &[(String, PeerId)], doorbell: Doorbell) -> Result<ContextOwner, Failure> {
+/// The service that holds the contexts of a file, and what is to look at that now and then.
+pub(super) fn owner(
+    file: &Path,
+    peers: &[(String, PeerId)],
+    doorbell: Doorbell,
+) -> Result<(ContextOwner, Deletions), Failure> {
     file::hold(file, peers, doorbell)
 }

@@ -98,8 +98,10 @@ pub(super) fn follow(
             }
             _ => return Ok(false),
         }
-        if let Some(Conversation { given_tokens, resent_tokens }) = conversation {
-            let event = json!({"event": "tokens", "given_tokens": given_tokens, "resent_tokens": resent_tokens});
+        if let Some(Conversation { given_tokens, given_bytes, resent_tokens }) = conversation {
+            let event = json!({
+                "event": "tokens", "given_tokens": given_tokens, "given_bytes": given_bytes, "resent_tokens": resent_tokens,
+            });
             output.event(&event, || {
                 Some(format!("{given_tokens} tokens given; {resent_tokens} with the whole each time"))
             });

@@ -1,6 +1,6 @@
 //! One context at its owner: the document, its versions, and what is made of them once for all followers.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Commit, Held, LinkId, Rights};
@@ -24,7 +24,8 @@ pub(super) struct Context {
     announced: u64,
     pub(super) history: History,
     pub(super) rights: Rights,
-    pub(super) followers: BTreeSet<(LinkId, u64)>,
+    /// Places among the owner's followings.
+    pub(super) followers: Vec<usize>,
     pub(super) durable: bool,
     /// Why it cannot be had any more.
     failed: Option<Refusal>,
@@ -35,15 +36,31 @@ pub(super) struct Context {
     /// The disk has the whole document of this version, or of a later one and the changes in between.
     kept_whole: u64,
     /// Of the document as it is.
-    made: Vec<(Made, Option<Arc<[u8]>>)>,
+    made: Vec<Made>,
+}
+
+/// Who uses a context.
+pub(super) struct Users {
+    /// Places among the owner's followings.
+    pub(super) followers: Vec<usize>,
+    /// Who waits for the answer to which request.
+    pub(super) writers: Vec<(LinkId, u64)>,
+}
+
+/// What was made of the part at `filter`.
+#[derive(Debug)]
+struct Made {
+    what: What,
+    filter: Box<str>,
+    bytes: Option<Arc<[u8]>>,
 }
 
 /// What is asked for of the document as it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Made {
-    Whole { filter: String },
-    Hash { filter: String },
-    Values { filter: String, since: u64 },
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Whole,
+    Hash,
+    Values { since: u64 },
 }
 
 /// A change that somebody asks for.
@@ -71,7 +88,7 @@ impl Context {
             announced: stamp.version,
             history: kept,
             rights,
-            followers: BTreeSet::new(),
+            followers: Vec::new(),
             durable,
             failed: None,
             waiting: VecDeque::new(),
@@ -187,6 +204,17 @@ impl Context {
         writers
     }
 
+    pub(super) fn is_committing(&self) -> bool {
+        self.committing.is_some()
+    }
+
+    /// Takes all who use it: who follows, and who waits for an answer, beside these writers of the commit that is over.
+    pub(super) fn take_users(&mut self, committed: Vec<(LinkId, u64, u64)>) -> Users {
+        let committed = committed.into_iter().map(|(link, request, _)| (link, request));
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|write| (write.link, write.request));
+        Users { followers: std::mem::take(&mut self.followers), writers: committed.chain(waiting).collect() }
+    }
+
     pub(super) fn fail(&mut self, why: &str) -> Refusal {
         let words = format!("`{}` cannot be kept: {why}", self.name);
         let refusal = Refusal::new(RefusalCode::Storage, 0, words);
@@ -196,7 +224,7 @@ impl Context {
 
     /// The part at `filter` as it is sent whole.
     pub(super) fn whole(&mut self, filter: &str) -> Arc<[u8]> {
-        let made = self.make(Made::Whole { filter: filter.to_owned() }, |it| {
+        let made = self.make(What::Whole, filter, |it| {
             let mut whole = Vec::with_capacity(it.document.bound());
             if filter.is_empty() {
                 it.document.encode(&mut whole)
@@ -210,7 +238,7 @@ impl Context {
 
     /// The hash of the part at `filter`.
     pub(super) fn hash(&mut self, filter: &str) -> [u8; 8] {
-        let made = self.make(Made::Hash { filter: filter.to_owned() }, |it| {
+        let made = self.make(What::Hash, filter, |it| {
             let hash = if filter.is_empty() { it.document.hash() } else { it.document.part(filter).hash() };
             Some(Arc::from(hash))
         });
@@ -220,22 +248,27 @@ impl Context {
     /// The change that brings the part at `filter` from a version in the history to what it is (C3.6); `None`: nothing in
     /// the part was touched.
     pub(super) fn values(&mut self, filter: &str, since: u64) -> Option<Arc<[u8]>> {
-        self.make(Made::Values { filter: filter.to_owned(), since }, |it| {
+        self.make(What::Values { since }, filter, |it| {
             let touched = it.history.after(since).flat_map(|entry| &entry.touched).map(String::as_str);
             let values = pointer::values(it.document.as_json()?, filter, touched)?;
             Some(Change::Values(values).encode().into())
         })
     }
 
-    fn make(&mut self, wanted: Made, make: impl FnOnce(&mut Self) -> Option<Arc<[u8]>>) -> Option<Arc<[u8]>> {
-        if let Some((_, made)) = self.made.iter().find(|(made, _)| *made == wanted) {
-            return made.clone();
+    fn make(
+        &mut self,
+        what: What,
+        filter: &str,
+        make: impl FnOnce(&mut Self) -> Option<Arc<[u8]>>,
+    ) -> Option<Arc<[u8]>> {
+        if let Some(made) = self.made.iter().find(|made| made.what == what && *made.filter == *filter) {
+            return made.bytes.clone();
         }
-        let made = make(self);
+        let bytes = make(self);
         if self.made.len() == MADE_KEPT {
             self.made.remove(0);
         }
-        self.made.push((wanted, made.clone()));
-        made
+        self.made.push(Made { what, filter: filter.into(), bytes: bytes.clone() });
+        bytes
     }
 }

@@ -1,102 +1,128 @@
 //! One follower of one context: what it has, and what it is sent next.
 
+use super::LinkId;
 use super::context::Context;
 use crate::context::document::Kind;
 use crate::context::limits::{CHECK_EVERY_VERSIONS, WINDOW_MESSAGES};
 use crate::context::message::{Reply, Stamp, Violation, Wanted};
 
+/// One of many: an owner of ten thousand followers goes through theirs at each change, in the order of memory. It is one line of a
+/// cache, and what only some need lies elsewhere.
 #[derive(Debug)]
 pub(super) struct Following {
-    /// Its place among the owner's.
-    pub(super) context: usize,
-    /// The part that is wanted; "": all.
-    filter: String,
-    /// Rather the latest values than every change (C3.7).
-    latest: bool,
-    /// The follower has, or will have when all that was sent arrived, this version. `None`: it must be given the document.
-    version: Option<u64>,
-    /// What was changed up to here touched nothing that it wants.
-    seen: u64,
-    /// SNAPSHOTs and DELTAs sent, and of those the ones that it said it has applied.
+    /// Whose it is, and how that names it.
+    pub(super) link: LinkId,
+    pub(super) number: u64,
+    /// Its context's place among the owner's, and its own among the followers of that.
+    pub(super) context: u32,
+    pub(super) position: u32,
+    /// The follower has, or will have when all that was sent arrived, this version; if it has the document.
+    version: u64,
+    /// SNAPSHOTs and DELTAs sent.
     sent: u64,
-    had: u64,
-    /// C3.4: the document that was sent must be applied before anything else is.
-    holds: bool,
     /// The version from which on it is told the hash.
     check_at: u64,
-    /// Whether it is queued.
-    pub(super) is_ready: bool,
+    /// `None`: all of the document is wanted, and every change.
+    wish: Option<Box<Wish>>,
+    /// How many of `sent` it has not yet said to have applied: [`WINDOW_MESSAGES`], and a SNAPSHOT.
+    unapplied: u8,
+    /// It need not be given the document first.
+    has_document: bool,
+    /// C3.4: the document that was sent must be applied before anything else is.
+    holds: bool,
+    /// Whether it is in its link's queue.
+    pub(super) is_queued: bool,
+}
+
+const _: () = assert!(size_of::<Following>() <= 64);
+const _: () = assert!(WINDOW_MESSAGES < u8::MAX as u64);
+
+/// What only some followers want.
+#[derive(Debug)]
+struct Wish {
+    /// C3.6: the part of a JSON document; "": all.
+    filter: Box<str>,
+    /// Rather the latest values than every change (C3.7).
+    latest: bool,
+    /// What was changed up to here touched nothing of the part.
+    seen: u64,
 }
 
 impl Following {
-    pub(super) fn new(context: usize, wanted: &Wanted<'_>, announced: Stamp) -> Self {
+    pub(super) fn new((link, number): (LinkId, u64), context: usize, wanted: &Wanted<'_>, announced: Stamp) -> Self {
         // C3.2: what it has is of use if it is of this life of the context.
         let known = |have: &Stamp| have.incarnation == announced.incarnation && have.version <= announced.version;
         let version = wanted.have.filter(known).map(|have| have.version);
+        let filter = wanted.filter.unwrap_or_default();
+        let wish = || Wish { filter: filter.into(), latest: wanted.latest, seen: version.unwrap_or(0) };
         Self {
-            context,
-            filter: wanted.filter.unwrap_or_default().to_owned(),
-            latest: wanted.latest,
-            version,
-            seen: version.unwrap_or(0),
+            link,
+            number,
+            context: context as u32,
+            position: 0,
+            version: version.unwrap_or(0),
             sent: 0,
-            had: 0,
-            holds: false,
             // C3.8: what it kept meanwhile is checked as soon as it is up to date.
             check_at: 0,
-            is_ready: false,
+            wish: (wanted.latest || !filter.is_empty()).then(|| Box::new(wish())),
+            unapplied: 0,
+            has_document: version.is_some(),
+            holds: false,
+            is_queued: false,
         }
     }
 
     /// C3.5: the follower has applied so many messages in all.
     pub(super) fn on_have(&mut self, messages: u64) -> Result<(), Violation> {
-        if messages < self.had || messages > self.sent {
-            return Err(Violation("more messages applied than were sent, or fewer than before"));
-        }
-        self.had = messages;
-        self.holds &= self.had < self.sent;
+        let unapplied = self.sent.checked_sub(messages).and_then(|unapplied| u8::try_from(unapplied).ok());
+        let unapplied = unapplied.filter(|unapplied| *unapplied <= self.unapplied);
+        self.unapplied = unapplied.ok_or(Violation("more messages applied than were sent, or fewer than before"))?;
+        self.holds &= self.unapplied > 0;
         Ok(())
     }
 
     /// Puts the next message into `out`; `false`: there is none now.
-    pub(super) fn next(&mut self, number: u64, context: &mut Context, out: &mut Vec<u8>) -> bool {
+    pub(super) fn next(&mut self, context: &mut Context, out: &mut Vec<u8>) -> bool {
         if self.holds {
             return false;
         }
-        let announced = context.announced();
-        let Some(version) = self.version.filter(|_| context.history.reaches(self.seen)) else {
-            return self.whole(number, context, out);
-        };
-        if self.seen < announced.version {
-            if self.sent - self.had >= WINDOW_MESSAGES {
+        let (announced, seen) = (context.announced(), self.seen());
+        if !self.has_document || !context.history.reaches(seen) {
+            return self.whole(context, out);
+        }
+        if seen < announced.version {
+            if u64::from(self.unapplied) >= WINDOW_MESSAGES {
                 return false;
             }
-            let behind = announced.version - self.seen;
+            let behind = announced.version - seen;
             let is_json = context.document.kind() == Kind::Json;
-            if !self.filter.is_empty() || (self.latest && is_json && behind > 1) {
-                return self.values(number, version, context, out);
+            let wants_latest = behind > 1 && self.wish.as_ref().is_some_and(|wish| wish.latest);
+            if !self.filter().is_empty() || (wants_latest && is_json) {
+                return self.values(context, out);
             }
-            let missed = || context.history.after(self.seen).take(behind as usize).map(|entry| entry.encoded.len());
-            if self.latest && behind > 1 && missed().sum::<usize>() > context.document.bound() {
-                return self.whole(number, context, out);
+            let missed = || context.history.after(seen).take(behind as usize).map(|entry| entry.encoded.len());
+            if wants_latest && missed().sum::<usize>() > context.document.bound() {
+                return self.whole(context, out);
             }
             // C2.3: as short as it can be. The history reaches: the change is there.
-            let Some(entry) = context.history.after(self.seen).next() else { return false };
-            let low_version = (version + 1) as u16;
-            Reply::Delta { number, span: 1, low_version, change: &entry.encoded }.encode(out);
-            self.on_sent(version + 1);
+            let Some(entry) = context.history.after(seen).next() else { return false };
+            let low_version = (seen + 1) as u16;
+            Reply::Delta { number: self.number, span: 1, low_version, change: &entry.encoded }.encode(out);
+            self.on_sent(seen + 1);
             return true;
         }
-        self.check(number, context, out)
+        self.check(context, out)
     }
 
     /// C3.1: the document. Only what was announced: while a commit is under way, that is not to be had.
-    fn whole(&mut self, number: u64, context: &mut Context, out: &mut Vec<u8>) -> bool {
+    fn whole(&mut self, context: &mut Context, out: &mut Vec<u8>) -> bool {
         if !context.is_quiet() {
             return false;
         }
         let (stamp, kind) = (context.stamp, context.document.kind());
-        Reply::Snapshot { number, stamp, kind, document: &context.whole(&self.filter) }.encode(out);
+        let document = &context.whole(self.filter());
+        Reply::Snapshot { number: self.number, stamp, kind, document }.encode(out);
+        self.has_document = true;
         self.on_sent(stamp.version);
         self.holds = true;
         self.check_at = stamp.version + CHECK_EVERY_VERSIONS;
@@ -104,20 +130,23 @@ impl Following {
     }
 
     /// C3.6, C3.7: one change to what the wanted part is now.
-    fn values(&mut self, number: u64, version: u64, context: &mut Context, out: &mut Vec<u8>) -> bool {
+    fn values(&mut self, context: &mut Context, out: &mut Vec<u8>) -> bool {
         if !context.is_quiet() {
             return false;
         }
         let to = context.stamp.version;
-        match context.values(&self.filter, self.seen) {
+        match context.values(self.filter(), self.seen()) {
             None => {
-                self.seen = to;
-                self.check(number, context, out)
+                if let Some(wish) = &mut self.wish {
+                    wish.seen = to;
+                }
+                self.check(context, out)
             }
             // As long as the whole: then rather that.
-            Some(change) if change.len() > context.document.bound() => self.whole(number, context, out),
+            Some(change) if change.len() > context.document.bound() => self.whole(context, out),
             Some(change) => {
-                Reply::Delta { number, span: to - version, low_version: to as u16, change: &change }.encode(out);
+                let (number, span) = (self.number, to - self.version);
+                Reply::Delta { number, span, low_version: to as u16, change: &change }.encode(out);
                 self.on_sent(to);
                 true
             }
@@ -125,20 +154,32 @@ impl Following {
     }
 
     /// C3.8: the hash, when it is time and the follower will have the document that it is of.
-    fn check(&mut self, number: u64, context: &mut Context, out: &mut Vec<u8>) -> bool {
+    fn check(&mut self, context: &mut Context, out: &mut Vec<u8>) -> bool {
         let version = context.announced().version;
         if version < self.check_at || !context.is_quiet() {
             return false;
         }
-        Reply::Check { number, version, hash: context.hash(&self.filter) }.encode(out);
-        self.version = Some(version);
+        Reply::Check { number: self.number, version, hash: context.hash(self.filter()) }.encode(out);
+        self.version = version;
         self.check_at = version + CHECK_EVERY_VERSIONS;
         true
     }
 
     fn on_sent(&mut self, version: u64) {
-        self.version = Some(version);
-        self.seen = version;
+        self.version = version;
+        if let Some(wish) = &mut self.wish {
+            wish.seen = version;
+        }
         self.sent += 1;
+        self.unapplied = self.unapplied.saturating_add(1);
+    }
+
+    fn filter(&self) -> &str {
+        self.wish.as_ref().map_or("", |wish| &wish.filter)
+    }
+
+    /// Up to here it has what it wants.
+    fn seen(&self) -> u64 {
+        self.wish.as_ref().map_or(self.version, |wish| wish.seen)
     }
 }

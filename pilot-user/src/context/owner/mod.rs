@@ -15,18 +15,32 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use slab::Slab;
+use smallvec::SmallVec;
 
 use super::change::Change;
 use super::document::Document;
 use super::history::HistoryLimits;
 use super::limits::{MAX_ANSWERS, MAX_FOLLOWINGS};
 use super::message::{Refusal, RefusalCode, Reply, Request, Stamp, Violation, Wanted};
-use context::{Context, Write};
+use context::{Context, Users, Write};
 use following::Following;
 
-/// A connection of a client, as the owner numbers it.
+/// A connection of a client, as the owner numbers it. No two are equal while a message of the first may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct LinkId(u64);
+pub struct LinkId {
+    /// Its place among those that there are, which another may have after it.
+    place: u32,
+    /// How many there were before it.
+    number: u32,
+}
+
+impl LinkId {
+    /// Its place among the connections that there are: small, so that who has something of its own for each can keep it in a list.
+    pub fn place(self) -> usize {
+        self.place as usize
+    }
+}
 
 /// Who may do what with a context, by the names of peers; `*` is every peer. Default deny (C2.4).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -75,26 +89,41 @@ pub struct Commit {
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Owner {
-    contexts: Vec<Context>,
+    contexts: Slab<Context>,
     /// Places in `contexts`.
     names: BTreeMap<String, usize>,
-    links: BTreeMap<LinkId, Link>,
-    next_link: u64,
+    /// By [`LinkId::place`].
+    links: Slab<Link>,
+    next_link: u32,
+    followings: Slab<Following>,
     /// Connections that may have something to be sent, each once.
     ready: VecDeque<LinkId>,
     /// Contexts of which something waits for the disk, which is idle; each once.
     to_commit: VecDeque<usize>,
+    /// Contexts that were removed while the disk kept something of them, of which it has yet to say so: the oldest first.
+    removed: Vec<String>,
 }
 
 #[derive(Debug)]
 struct Link {
+    id: LinkId,
     /// `None`: the owner's own process, which may do anything.
     peer: Option<String>,
     answers: VecDeque<Vec<u8>>,
-    followings: BTreeMap<u64, Following>,
-    /// Followings that may have something to be sent, each once, in turn.
-    ready: VecDeque<u64>,
+    /// Places among the owner's followings, by their numbers.
+    followings: BTreeMap<u64, usize>,
+    /// Followings that may have something to be sent, each once, in turn. Most connections have one, and it lies here.
+    queue: SmallVec<[usize; 2]>,
+    /// Whether it is among those that are ready. If not, and there is something to be sent, it has no room.
     is_ready: bool,
+}
+
+impl Link {
+    /// Whether it is to be named as ready before it is given something to send.
+    fn becomes_ready(&mut self) -> bool {
+        let is_idle = self.answers.is_empty() && self.queue.is_empty();
+        is_idle && !std::mem::replace(&mut self.is_ready, true)
+    }
 }
 
 impl Owner {
@@ -110,9 +139,23 @@ impl Owner {
         if self.names.contains_key(name) {
             return Err(Refusal::new(RefusalCode::Conflict, 0, format!("there is a context `{name}` already")));
         }
-        self.names.insert(name.to_owned(), self.contexts.len());
-        self.contexts.push(Context::new(name, held));
+        let at = self.contexts.insert(Context::new(name, held));
+        self.names.insert(name.to_owned(), at);
         Ok(())
+    }
+
+    /// C1.4: holds a context no more. Who follows it is told, and who waits for an answer is refused. Whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let Some(at) = self.names.remove(name) else { return false };
+        let mut context = self.contexts.remove(at);
+        self.to_commit.retain(|other| *other != at);
+        if context.is_committing() {
+            self.removed.push(name.to_owned());
+        }
+        let refusal = Refusal::new(RefusalCode::Unknown, 0, format!("`{name}` was deleted by its owner"));
+        let writers = context.end_commit(false);
+        self.refuse(context.take_users(writers), &refusal);
+        true
     }
 
     /// A document, and the version that was announced last, which it is as long as no commit is under way.
@@ -123,30 +166,25 @@ impl Owner {
 
     /// A connection of this peer; `None`: of the owner's own process, which may do anything.
     pub fn connect(&mut self, peer: Option<&str>) -> LinkId {
-        let id = LinkId(self.next_link);
-        self.next_link += 1;
-        let link = Link {
-            peer: peer.map(str::to_owned),
-            answers: VecDeque::new(),
-            followings: BTreeMap::new(),
-            ready: VecDeque::new(),
-            is_ready: false,
-        };
-        self.links.insert(id, link);
+        let entry = self.links.vacant_entry();
+        let id = LinkId { place: entry.key() as u32, number: self.next_link };
+        self.next_link = self.next_link.wrapping_add(1);
+        let (peer, answers) = (peer.map(str::to_owned), VecDeque::new());
+        entry.insert(Link { id, peer, answers, followings: BTreeMap::new(), queue: SmallVec::new(), is_ready: false });
         id
     }
 
     /// The connection is over.
-    pub fn disconnect(&mut self, link: LinkId) {
-        let Some(gone) = self.links.remove(&link) else { return };
-        for (number, following) in gone.followings {
-            self.contexts[following.context].followers.remove(&(link, number));
+    pub fn disconnect(&mut self, id: LinkId) {
+        if self.link(id).is_some() {
+            let gone = self.links.remove(id.place());
+            gone.followings.into_values().for_each(|following| self.forget(following));
         }
     }
 
     /// C2.6: whether more messages of this connection are wanted now. If not, its answers must leave first.
     pub fn accepts(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|link| link.answers.len() < MAX_ANSWERS)
+        self.link(link).is_some_and(|link| link.answers.len() < MAX_ANSWERS)
     }
 
     /// Handles a message of a client.
@@ -154,23 +192,21 @@ impl Owner {
     /// # Errors
     /// C2.2: the client broke the protocol; its connection is to be closed.
     pub fn handle(&mut self, link: LinkId, message: &[u8]) -> Result<(), Violation> {
-        if !self.links.contains_key(&link) {
-            return Ok(());
-        }
+        let Some(it) = self.link_mut(link) else { return Ok(()) };
         match Request::decode(message)? {
             Request::Follow { number, wanted } => self.on_follow(link, number, &wanted),
             Request::Unfollow { number } => {
-                if let Some(ended) = self.links.get_mut(&link).and_then(|it| it.followings.remove(&number)) {
-                    self.contexts[ended.context].followers.remove(&(link, number));
+                if let Some(ended) = it.followings.remove(&number) {
+                    it.queue.retain(|queued| *queued != ended);
+                    self.forget(ended);
                 }
                 Ok(())
             }
             Request::Have { number, messages } => {
-                let following = self.links.get_mut(&link).and_then(|it| it.followings.get_mut(&number));
                 // It may have been ended meanwhile.
-                let Some(following) = following else { return Ok(()) };
-                following.on_have(messages)?;
-                self.wake(link, number);
+                let Some(at) = it.followings.get(&number).copied() else { return Ok(()) };
+                self.followings[at].on_have(messages)?;
+                self.wake(at);
                 Ok(())
             }
             Request::Change { request, base, name, change } => {
@@ -182,30 +218,36 @@ impl Owner {
         }
     }
 
-    /// A connection that may have something to be sent; each once until it has again.
+    /// A connection that may have something to be sent. It is named again when it has something after it had nothing: what is
+    /// left of a connection that has no room now is to be asked for when there is room.
     pub fn poll_ready(&mut self) -> Option<LinkId> {
-        let id = self.ready.pop_front()?;
-        if let Some(link) = self.links.get_mut(&id) {
-            link.is_ready = false;
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(link) = self.link_mut(id) {
+                link.is_ready = false;
+                return Some(id);
+            }
         }
-        Some(id)
+        None
     }
 
     /// Puts the next message for a connection into `out`, in place of what is there. `false`: there is none now.
-    pub fn poll_transmit(&mut self, link: LinkId, out: &mut Vec<u8>) -> bool {
+    pub fn poll_transmit(&mut self, id: LinkId, out: &mut Vec<u8>) -> bool {
         out.clear();
-        let Some(link) = self.links.get_mut(&link) else { return false };
+        let Some(link) = self.links.get_mut(id.place()).filter(|link| link.id == id) else { return false };
         if let Some(answer) = link.answers.pop_front() {
             *out = answer;
             return true;
         }
-        while let Some(number) = link.ready.pop_front() {
-            let Some(following) = link.followings.get_mut(&number) else { continue };
-            if following.next(number, &mut self.contexts[following.context], out) {
-                link.ready.push_back(number);
+        while let Some(&at) = link.queue.first() {
+            let following = &mut self.followings[at];
+            let any = following.next(&mut self.contexts[following.context as usize], out);
+            if any {
+                // The others before its next.
+                link.queue.rotate_left(1);
                 return true;
             }
-            following.is_ready = false;
+            following.is_queued = false;
+            link.queue.remove(0);
         }
         false
     }
@@ -228,6 +270,10 @@ impl Owner {
     /// The disk has what was asked of it last for this context: it is announced. C5.3: `Err`: it has not, and never will; who
     /// follows is told, and the context is not to be had any more.
     pub fn handle_committed(&mut self, name: &str, result: Result<(), String>) {
+        if let Some(at) = self.removed.iter().position(|removed| removed == name) {
+            self.removed.remove(at);
+            return;
+        }
         let Some(&at) = self.names.get(name) else { return };
         let context = &mut self.contexts[at];
         let writers = context.end_commit(result.is_ok());
@@ -244,25 +290,14 @@ impl Owner {
             }
             Err(why) => {
                 let refusal = context.fail(&why);
-                let followers = std::mem::take(&mut context.followers);
-                let waiting = std::mem::take(&mut context.waiting).into_iter().map(|write| (write.link, write.request));
-                let writers: Vec<_> =
-                    writers.into_iter().map(|(link, request, _)| (link, request)).chain(waiting).collect();
-                for (link, request) in writers {
-                    self.answer(link, &Reply::Refused { request, refusal: refusal.clone() });
-                }
-                for (link, number) in followers {
-                    if let Some(it) = self.links.get_mut(&link) {
-                        it.followings.remove(&number);
-                    }
-                    self.answer(link, &Reply::Ended { number, refusal: refusal.clone() });
-                }
+                let users = context.take_users(writers);
+                self.refuse(users, &refusal);
             }
         }
     }
 
     fn on_follow(&mut self, link: LinkId, number: u64, wanted: &Wanted<'_>) -> Result<(), Violation> {
-        let Some(it) = self.links.get_mut(&link) else { return Ok(()) };
+        let Some(it) = self.link_mut(link) else { return Ok(()) };
         if it.followings.contains_key(&number) {
             return Err(Violation("followed twice under one number"));
         }
@@ -278,13 +313,15 @@ impl Owner {
         match found {
             Err(refusal) => self.answer(link, &Reply::Ended { number, refusal }),
             Ok(at) => {
-                let context = &mut self.contexts[at];
-                context.followers.insert((link, number));
-                let following = Following::new(at, wanted, context.announced());
-                if let Some(it) = self.links.get_mut(&link) {
-                    it.followings.insert(number, following);
+                let (announced, position) = (self.contexts[at].announced(), self.contexts[at].followers.len() as u32);
+                let mut following = Following::new((link, number), at, wanted, announced);
+                following.position = position;
+                let place = self.followings.insert(following);
+                self.contexts[at].followers.push(place);
+                if let Some(it) = self.link_mut(link) {
+                    it.followings.insert(number, place);
                 }
-                self.wake(link, number);
+                self.wake(place);
             }
         }
         Ok(())
@@ -296,7 +333,7 @@ impl Owner {
         let unknown = || Refusal::new(RefusalCode::Unknown, 0, format!("there is no context `{name}` for this peer"));
         let at = *self.names.get(name).ok_or_else(unknown)?;
         let Context { rights, stamp, .. } = &self.contexts[at];
-        let peer = self.links.get(&link).map(|link| link.peer.as_deref());
+        let peer = self.link(link).map(|link| link.peer.as_deref());
         let may = |who: &Vec<String>| match peer {
             None => false,
             Some(None) => true,
@@ -342,33 +379,62 @@ impl Owner {
     }
 
     fn answer(&mut self, id: LinkId, reply: &Reply<'_>) {
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(id.place()).filter(|link| link.id == id) else { return };
         let mut message = Vec::new();
         reply.encode(&mut message);
+        if link.becomes_ready() {
+            self.ready.push_back(id);
+        }
         link.answers.push_back(message);
-        self.make_ready(id);
     }
 
     fn wake_followers(&mut self, at: usize) {
         let followers = std::mem::take(&mut self.contexts[at].followers);
-        followers.iter().for_each(|(link, number)| self.wake(*link, *number));
+        followers.iter().for_each(|following| self.wake(*following));
         self.contexts[at].followers = followers;
     }
 
-    fn wake(&mut self, id: LinkId, number: u64) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(following) = link.followings.get_mut(&number) else { return };
-        if !std::mem::replace(&mut following.is_ready, true) {
-            link.ready.push_back(number);
+    fn wake(&mut self, at: usize) {
+        let following = &mut self.followings[at];
+        if std::mem::replace(&mut following.is_queued, true) {
+            return;
         }
-        self.make_ready(id);
+        let link = &mut self.links[following.link.place()];
+        if link.becomes_ready() {
+            self.ready.push_back(following.link);
+        }
+        link.queue.push(at);
     }
 
-    fn make_ready(&mut self, id: LinkId) {
-        if let Some(link) = self.links.get_mut(&id)
-            && !std::mem::replace(&mut link.is_ready, true)
-        {
-            self.ready.push_back(id);
+    /// Tells all who used a context that it is over.
+    fn refuse(&mut self, Users { followers, writers }: Users, refusal: &Refusal) {
+        for (link, request) in writers {
+            self.answer(link, &Reply::Refused { request, refusal: refusal.clone() });
         }
+        for at in followers {
+            let Following { link, number, .. } = self.followings.remove(at);
+            let it = &mut self.links[link.place()];
+            it.followings.remove(&number);
+            it.queue.retain(|queued| *queued != at);
+            self.answer(link, &Reply::Ended { number, refusal: refusal.clone() });
+        }
+    }
+
+    /// A following is over, which is none of its link's any more. The last of the context's followers takes its position.
+    fn forget(&mut self, at: usize) {
+        let Following { context, position, .. } = self.followings.remove(at);
+        let followers = &mut self.contexts[context as usize].followers;
+        followers.swap_remove(position as usize);
+        if let Some(moved) = followers.get(position as usize) {
+            self.followings[*moved].position = position;
+        }
+    }
+
+    fn link(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(id.place()).filter(|link| link.id == id)
+    }
+
+    fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(id.place()).filter(|link| link.id == id)
     }
 }

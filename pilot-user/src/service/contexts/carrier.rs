@@ -42,9 +42,20 @@ impl Carrier {
         self.begun.insert(stream);
     }
 
-    /// Takes a message to send, which leaves an empty buffer; only after [`Carrier::flush`] said that there is room.
-    pub(super) fn put(&mut self, message: &mut Vec<u8>) {
+    /// Sends a message; only after [`Carrier::flush`] said that there is room. Whether there is room for more. What did not
+    /// leave at once is held, and leaves an empty buffer; what did is the usual, and allocates nothing.
+    pub(super) fn send(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        connection: ConnectionHandle,
+        message: &mut Vec<u8>,
+    ) -> bool {
+        if message.len() <= MAX_MESSAGE_BYTES && endpoint.send_message(now, connection, message).is_ok() {
+            return true;
+        }
         self.outgoing = Some(Outgoing { message: std::mem::take(message), stream: None, placed: false, taken: 0 });
+        self.flush(endpoint, now, connection)
     }
 
     /// Sends what is held. Whether there is room for more.

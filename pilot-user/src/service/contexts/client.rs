@@ -92,8 +92,9 @@ impl ContextClient {
     /// Sends what the client has to say.
     pub fn flush(&mut self, endpoint: &mut Endpoint, now: Instant) {
         let Some(connection) = self.connection else { return };
-        while self.carrier.flush(endpoint, now, connection) && self.client.poll_transmit(&mut self.buffer) {
-            self.carrier.put(&mut self.buffer);
+        let mut room = self.carrier.flush(endpoint, now, connection);
+        while room && self.client.poll_transmit(&mut self.buffer) {
+            room = self.carrier.send(endpoint, now, connection, &mut self.buffer);
         }
     }
 

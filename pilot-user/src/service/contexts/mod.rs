@@ -9,9 +9,11 @@ pub use client::ContextClient;
 
 use std::collections::BTreeMap;
 
+use crossbeam_channel::Receiver;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId};
 
 use super::store::{Outcome, Store};
+use crate::context::limits::FAN_OUT;
 use crate::context::{LinkId, Owner, Violation};
 use carrier::Carrier;
 
@@ -24,17 +26,42 @@ pub struct ContextOwner {
     /// Where durable contexts are kept.
     store: Option<Store>,
     names: BTreeMap<PeerId, String>,
-    connections: BTreeMap<ConnectionHandle, (LinkId, Carrier)>,
-    links: BTreeMap<LinkId, ConnectionHandle>,
+    connections: BTreeMap<ConnectionHandle, LinkId>,
+    /// By [`LinkId::place`]: what a change goes through for each of its followers.
+    links: Vec<Option<Linked>>,
+    /// Names of contexts that are to be deleted.
+    deletions: Option<Receiver<String>>,
     buffer: Vec<u8>,
+}
+
+/// An accepted connection.
+struct Linked {
+    id: LinkId,
+    connection: ConnectionHandle,
+    carrier: Carrier,
 }
 
 impl ContextOwner {
     /// Serves what `owner` holds to these peers. Without a store, none of it may be durable.
     pub fn new(owner: Owner, store: Option<Store>, peers: &[(String, PeerId)]) -> Self {
         let names = peers.iter().map(|(name, id)| (*id, name.clone())).collect();
-        let (connections, links) = (BTreeMap::new(), BTreeMap::new());
-        Self { owner, store, names, connections, links, buffer: Vec::new() }
+        let (connections, links) = (BTreeMap::new(), Vec::new());
+        Self { owner, store, names, connections, links, deletions: None, buffer: Vec::new() }
+    }
+
+    /// Deletes the contexts whose names come here ([`ContextOwner::delete`]); whoever sends them rings the worker's doorbell.
+    pub fn with_deletions(self, deletions: Receiver<String>) -> Self {
+        Self { deletions: Some(deletions), ..self }
+    }
+
+    /// C1.4: deletes a context: who follows it is told, and the store forgets it. Whether there was one.
+    pub fn delete(&mut self, endpoint: &mut Endpoint, now: Instant, name: &str) -> bool {
+        let was_there = self.owner.remove(name);
+        if let Some(store) = self.store.as_ref().filter(|_| was_there) {
+            store.forget(name);
+        }
+        self.transmit(endpoint, now);
+        was_there
     }
 
     /// Takes a connection for the port.
@@ -43,9 +70,13 @@ impl ContextOwner {
         let _ = endpoint.accept(now, connection);
         // A peer without a name has the rights of nobody: no name is empty.
         let name = self.names.get(&connection.peer()).map_or("", String::as_str);
-        let link = self.owner.connect(Some(name));
-        self.connections.insert(connection, (link, Carrier::default()));
-        self.links.insert(link, connection);
+        let id = self.owner.connect(Some(name));
+        self.connections.insert(connection, id);
+        let place = id.place();
+        if self.links.len() <= place {
+            self.links.resize_with(place + 1, || None);
+        }
+        self.links[place] = Some(Linked { id, connection, carrier: Carrier::default() });
     }
 
     /// Handles an event, if it is about a connection that was accepted.
@@ -53,15 +84,17 @@ impl ContextOwner {
         match *event {
             Event::MessagesReadable { connection } | Event::MessagesWritable { connection } => {
                 self.serve(endpoint, now, connection);
+                self.transmit(endpoint, now);
             }
             Event::StreamReadable { connection, stream }
             | Event::StreamReset { connection, stream, .. }
             | Event::StreamWritable { connection, stream }
             | Event::StreamStopped { connection, stream, .. } => {
-                if let Some((_, carrier)) = self.connections.get_mut(&connection) {
-                    carrier.on_stream(stream);
+                if let Some(linked) = self.linked(connection) {
+                    linked.carrier.on_stream(stream);
                 }
                 self.serve(endpoint, now, connection);
+                self.transmit(endpoint, now);
             }
             Event::Closed { connection, .. } => self.forget(connection),
             _ => {}
@@ -83,8 +116,13 @@ impl ContextOwner {
             self.owner.handle_committed(&name, result);
             any = true;
         }
+        while let Some(name) = self.deletions.as_ref().and_then(|deletions| deletions.try_recv().ok()) {
+            any |= self.delete(endpoint, now, &name);
+        }
         // Before what waited is applied: now the documents are what was announced.
-        self.transmit(endpoint, now);
+        if self.transmit(endpoint, now) {
+            return true;
+        }
         while let Some(commit) = self.owner.poll_commit() {
             any = true;
             match &self.store {
@@ -92,21 +130,19 @@ impl ContextOwner {
                 None => self.owner.handle_committed(&commit.name, Err("no store is configured".into())),
             }
         }
-        self.transmit(endpoint, now);
-        any
+        self.transmit(endpoint, now) || any
     }
 
     /// Takes what a connection has sent, as long as its answers leave.
     fn serve(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle) {
         loop {
-            self.pump(endpoint, now, connection);
-            let Some((link, carrier)) = self.connections.get_mut(&connection) else { return };
-            if !self.owner.accepts(*link) {
-                return;
-            }
-            let handled = match carrier.receive(endpoint, now, connection, &mut self.buffer) {
+            let Some(linked) = self.linked(connection) else { return };
+            let id = linked.id;
+            self.pump(endpoint, now, id);
+            let Some(Some(linked)) = self.links.get_mut(id.place()).filter(|_| self.owner.accepts(id)) else { return };
+            let handled = match linked.carrier.receive(endpoint, now, connection, &mut self.buffer) {
                 Ok(false) => return,
-                Ok(true) => self.owner.handle(*link, &self.buffer),
+                Ok(true) => self.owner.handle(id, &self.buffer),
                 Err(violation) => Err(violation),
             };
             if let Err(Violation(why)) = handled {
@@ -114,30 +150,35 @@ impl ContextOwner {
                 endpoint.close(now, connection, VIOLATION, why);
                 return;
             }
-            self.transmit(endpoint, now);
         }
     }
 
-    fn transmit(&mut self, endpoint: &mut Endpoint, now: Instant) {
-        while let Some(link) = self.owner.poll_ready() {
-            if let Some(connection) = self.links.get(&link) {
-                self.pump(endpoint, now, *connection);
-            }
+    /// Sends what there is for [`FAN_OUT`] connections. Whether there may be more of them.
+    fn transmit(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        for _ in 0..FAN_OUT {
+            let Some(id) = self.owner.poll_ready() else { return false };
+            self.pump(endpoint, now, id);
         }
+        true
     }
 
     /// Sends what there is for a connection, until there is no room.
-    fn pump(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle) {
-        let Some((link, carrier)) = self.connections.get_mut(&connection) else { return };
-        while carrier.flush(endpoint, now, connection) && self.owner.poll_transmit(*link, &mut self.buffer) {
-            carrier.put(&mut self.buffer);
+    fn pump(&mut self, endpoint: &mut Endpoint, now: Instant, id: LinkId) {
+        let Some(Some(Linked { connection, carrier, .. })) = self.links.get_mut(id.place()) else { return };
+        let mut room = carrier.flush(endpoint, now, *connection);
+        while room && self.owner.poll_transmit(id, &mut self.buffer) {
+            room = carrier.send(endpoint, now, *connection, &mut self.buffer);
         }
     }
 
+    fn linked(&mut self, connection: ConnectionHandle) -> Option<&mut Linked> {
+        self.links.get_mut(self.connections.get(&connection)?.place())?.as_mut()
+    }
+
     fn forget(&mut self, connection: ConnectionHandle) {
-        if let Some((link, _)) = self.connections.remove(&connection) {
-            self.links.remove(&link);
-            self.owner.disconnect(link);
+        if let Some(id) = self.connections.remove(&connection) {
+            self.links[id.place()] = None;
+            self.owner.disconnect(id);
         }
     }
 }
