@@ -122,7 +122,7 @@ impl Tunnel {
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
         let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch), &path);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
-        let (cookie, is_repeat) = take_cookie(&mut self.cookie, ctx.now);
+        let (cookie, is_repeat) = take_cookie(self.cookie.as_deref_mut(), ctx.now);
         let macs = (&self.mac1, cookie);
         match Initiation::begin(identity, key, macs, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {

@@ -179,7 +179,7 @@ pub(crate) struct Tunnel {
     next_try: Option<Instant>,
     /// Initiations go on although the peer is heard, for a new key.
     is_rekeying: bool,
-    cookie: Option<Held>,
+    cookie: Option<Box<Held>>,
     /// What the peer says that it speaks, when that is not our version.
     spoken: Option<Versions>,
     answer: Option<Box<Answer>>,

@@ -16,6 +16,7 @@ impl Tunnel {
         if let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) {
             transport.is_resting = true;
             transport.recovery.rest();
+            transport.acks.rest();
             transport.replay.rest();
             session.keys.rest();
             self.table.rest();
