@@ -199,17 +199,22 @@ impl Slots {
 
     /// When [`Slots::retire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.previous.as_ref().map(|(_, until)| *until)
+        self.previous.as_ref().map(|previous| previous.until)
     }
 
     /// Wipes the previous key when it has served.
     pub(crate) fn retire(&mut self, now: Instant) {
-        self.previous.take_if(|(_, until)| *until <= now);
+        self.previous.take_if(|previous| previous.until <= now);
     }
 }
 
 #[cfg(test)]
 impl Slots {
+    /// Whether any key takes the room of an expanded one.
+    pub(crate) fn are_expanded_for_test(&mut self) -> bool {
+        self.all().any(|keys| keys.is_expanded_for_test())
+    }
+
     /// As if the current key had sealed so many packets.
     pub(crate) fn set_sealed_for_test(&mut self, packets: u64) {
         self.current.keys.set_sealed_for_test(packets);

@@ -55,7 +55,13 @@ impl Tunnel {
             return Err(DropReason::Replay);
         }
         let opened = session.keys.open(header.epoch, number, datagram, scratch);
-        let (length, slot) = opened.ok_or(DropReason::Authentication)?;
+        let Some((length, slot)) = opened else {
+            // What anybody can forge does not wake a tunnel: its keys were expanded for this packet alone.
+            if transport.is_some_and(|transport| transport.is_resting) {
+                session.keys.rest();
+            }
+            return Err(DropReason::Authentication);
+        };
         ctx.stats.opened += 1;
         if is_fresh {
             self.confirm_fresh(ctx);

@@ -23,3 +23,12 @@ impl Tunnel {
         }
     }
 }
+
+#[cfg(test)]
+impl Tunnel {
+    /// Whether nothing is held that the next packet makes anew.
+    pub(crate) fn is_at_rest_for_test(&mut self) -> bool {
+        let keys_rest = self.session.as_mut().is_some_and(|session| !session.keys.are_expanded_for_test());
+        keys_rest && self.transport.as_ref().is_some_and(|transport| transport.is_resting)
+    }
+}
