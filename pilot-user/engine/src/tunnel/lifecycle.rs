@@ -154,7 +154,9 @@ impl Tunnel {
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
             if !self.is_rekeying {
                 // That the peer is there is news, though: ours goes out again at once.
-                self.last_path.get_or_insert(path);
+                if self.last_path.is_none() {
+                    self.set_last_path(path, ctx.addresses);
+                }
                 self.next_try = Some(ctx.now);
             }
             // Authentic, and so no drop to whoever brought it.
@@ -271,7 +273,7 @@ impl Tunnel {
         self.is_rekeying = false;
         self.waiting_since = None;
         self.spoken = None;
-        self.last_path = Some(path);
+        self.set_last_path(path, ctx.addresses);
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session, agreed: &Agreed) {

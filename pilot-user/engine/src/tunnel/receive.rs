@@ -228,7 +228,9 @@ impl Tunnel {
     fn on_path_response(&mut self, ctx: &mut Context<'_>, data: PathData) {
         let Some(transport) = &mut self.transport else { return };
         if transport.paths.on_response(ctx.now, data, &mut transport.recovery) {
-            self.last_path = transport.paths.last_proven();
+            if let Some(path) = transport.paths.last_proven() {
+                self.set_last_path(path, ctx.addresses);
+            }
             // The old id was seen at both places (RFC 9000 §9.5).
             self.replace_session_id(ctx);
         }
