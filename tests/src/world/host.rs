@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use pilot_common::wire::{Header, PacketType};
 use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
+use pilot_engine::identity::{Identity, PublicKey};
 use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId, TunnelStats};
 use pilot_user::link::Link as _;
 use pilot_user::worker::handoff::Handoff;
@@ -177,6 +177,11 @@ impl<A: Attachment> Host<A> {
         self.refused
     }
 
+    /// What the others know it by.
+    pub fn public_key(&self) -> PublicKey {
+        identity(self.place.index).public_key()
+    }
+
     /// What is special about it.
     pub fn setup(&self) -> &HostSetup {
         &self.setup
@@ -223,7 +228,9 @@ impl<A: Attachment> Host<A> {
             let header = Header::parse(packet.datagram()).expect("an engine sends what is right");
             match header.packet_type {
                 PacketType::Data => self.numbers.on_sent(header),
-                _ => self.handshakes_written += 1,
+                PacketType::Initiation | PacketType::Response => self.handshakes_written += 1,
+                // Made without Diffie-Hellman; what they answer is charged as a drop.
+                _ => {}
             }
         }
         let before = self.work;
