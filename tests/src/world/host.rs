@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use pilot_common::wire::{Header, PacketType};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::{Identity, PublicKey};
-use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId, TunnelStats};
+use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
 use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Opened, turn};
@@ -154,14 +154,6 @@ impl<A: Attachment> Host<A> {
     /// The first other host, to this one's engine.
     pub fn peer(&self) -> PeerId {
         self.peers.iter().flatten().copied().next().expect("a host is never alone")
-    }
-
-    /// What its tunnels counted: those that are over, and those that are.
-    pub fn tunnel_totals(&self) -> TunnelStats {
-        let mut totals = self.endpoint.stats().ended.clone();
-        let now = self.peers.iter().flatten().filter_map(|peer| self.endpoint.tunnel_stats(*peer));
-        now.for_each(|stats| totals.count(&stats));
-        totals
     }
 
     /// What the paths from it did.

@@ -350,6 +350,13 @@ impl Endpoint {
         self.tunnels.get(peer.0 as usize)?.stats()
     }
 
+    /// What tunnels counted, those that are over included; what there is of them at one time means nothing here.
+    pub fn tunnel_totals(&self) -> TunnelStats {
+        let mut totals = self.stats.ended.clone();
+        self.tunnels.iter().filter_map(Tunnel::stats).for_each(|stats| totals.count(&stats));
+        totals
+    }
+
     /// The AEAD of the tunnel to a peer.
     pub fn aead(&self, peer: PeerId) -> Option<Aead> {
         self.tunnels.get(peer.0 as usize)?.aead()
