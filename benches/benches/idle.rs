@@ -69,6 +69,7 @@ fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId>
             }
         }
         for (at, end) in ends.iter_mut().enumerate() {
+            end.poll_timeout();
             end.handle_timeout(now);
             while let Some(event) = end.poll_event() {
                 match event {
@@ -98,6 +99,7 @@ fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId>
 
 fn settle(node: &mut Endpoint, now: Instant) {
     let mut datagram = [0; 1472];
+    node.poll_timeout();
     node.handle_timeout(now);
     while node.poll_transmit(now, &mut datagram).is_some() {}
     while node.poll_event().is_some() {}

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pilot_common::address::Prefix;
 use pilot_common::maps::{MAX_ALLOW_FROM, MAX_QUEUES};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::PublicKey;
+use pilot_engine::limits::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE_PER_SECOND, REKEY_AFTER_TIME};
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a network device, in bytes (IFNAMSIZ less the final zero).
@@ -16,6 +18,9 @@ const INTERFACE_NAME_MAX: usize = 15;
 /// Queues of one node, each with a worker that should have a core. Between every two workers there are two rings of 280 KiB:
 /// 66 MiB for as many as this. Lower: large machines cannot use their devices. Higher: the memory grows with the square.
 const QUEUES_MAX: usize = 16;
+
+/// Initiations a second: about what reading nothing else takes of a core (see [`HANDSHAKES_PER_SECOND`]). Higher: no limit at all.
+const HANDSHAKES_PER_SECOND_MAX: u32 = 3000;
 
 /// Why a configuration cannot be used: which field, what was given, what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +112,12 @@ pub struct Config {
     pub bulk_port: Option<u16>,
     /// The core of each queue's worker; empty: wherever the scheduler puts them.
     pub cores: Vec<usize>,
+    /// Initiations a second that a worker reads from anywhere; of more, only with a cookie. With 0, always.
+    pub handshakes_per_second: u32,
+    /// Initiations a second, with a cookie, that a worker under load reads from one source.
+    pub handshakes_per_source_per_second: u32,
+    /// Age at which a key under which data flowed is replaced.
+    pub rekey_after: Duration,
     /// Who may send to us; empty: everyone.
     pub allow_from: Vec<Prefix>,
     /// The peers that are known without a directory.
@@ -146,6 +157,9 @@ struct File {
     bulk_port: Option<u16>,
     #[serde(default)]
     cores: Vec<usize>,
+    handshakes_per_second: Option<u32>,
+    handshakes_per_source_per_second: Option<u32>,
+    rekey_after_s: Option<u64>,
     #[serde(default)]
     allow_from: Vec<String>,
     #[serde(default)]
@@ -193,12 +207,18 @@ impl Config {
             bulk: file.bulk,
             bulk_port: file.bulk_port,
             cores: file.cores,
+            handshakes_per_second: file.handshakes_per_second.unwrap_or(HANDSHAKES_PER_SECOND),
+            handshakes_per_source_per_second: file
+                .handshakes_per_source_per_second
+                .unwrap_or(HANDSHAKES_PER_SOURCE_PER_SECOND),
+            rekey_after: file.rekey_after_s.map_or(REKEY_AFTER_TIME, Duration::from_secs),
             allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
             peers: file.peers.into_iter().map(Peer::parse).collect::<Result<_, _>>()?,
         };
         config.check_device()?;
         config.check_workers()?;
         config.check_bulk()?;
+        config.check_handshakes()?;
         config.check_peers()?;
         Ok(config)
     }
@@ -253,6 +273,26 @@ impl Config {
         }
         if port == 0 || port == self.listen.port() {
             return refuse("bulk_port", port, format!("a port other than {}", self.listen.port()));
+        }
+        Ok(())
+    }
+
+    fn check_handshakes(&self) -> Result<(), Error> {
+        let (all, of_source) = (self.handshakes_per_second, self.handshakes_per_source_per_second);
+        if all > HANDSHAKES_PER_SECOND_MAX {
+            return refuse(
+                "handshakes_per_second",
+                all,
+                format!("0 (always by cookie) to {HANDSHAKES_PER_SECOND_MAX}"),
+            );
+        }
+        if !(1..=HANDSHAKES_PER_SECOND_MAX).contains(&of_source) {
+            return refuse("handshakes_per_source_per_second", of_source, format!("1 to {HANDSHAKES_PER_SECOND_MAX}"));
+        }
+        // The engine takes tenths of seconds, for tests; here no fabric has a use for them.
+        let (given, most) = (self.rekey_after.as_secs(), REKEY_AFTER_TIME.as_secs());
+        if !(1..=most).contains(&given) {
+            return refuse("rekey_after_s", given, format!("1 to {most} seconds"));
         }
         Ok(())
     }
@@ -423,6 +463,21 @@ key = "{c}"
             (("[0]", "[3, 0, 3]"), ["`queues`", "[3, 0, 3]", "each queue once"]),
             (("[0]", "[0, 1]"), ["`cores`", "[1]", "2 cores"]),
             (("datapath = \"auto\"", "bulk = \"yes\""), ["yes", "auto", "always"]),
+            (
+                ("[1]", "[1]\nhandshakes_per_second = 3001"),
+                ["`handshakes_per_second`", "given 3001", "0 (always by cookie) to 3000"],
+            ),
+            (("[1]", "[1]\nhandshakes_per_second = -1"), ["handshakes_per_second", "-1", "u32"]),
+            (
+                ("[1]", "[1]\nhandshakes_per_source_per_second = 0"),
+                ["`handshakes_per_source_per_second`", "given 0", "1 to 3000"],
+            ),
+            (
+                ("[1]", "[1]\nhandshakes_per_source_per_second = 3001"),
+                ["`handshakes_per_source_per_second`", "given 3001", "1 to 3000"],
+            ),
+            (("[1]", "[1]\nrekey_after_s = 0"), ["`rekey_after_s`", "given 0", "1 to 120 seconds"]),
+            (("[1]", "[1]\nrekey_after_s = 121"), ["`rekey_after_s`", "given 121", "1 to 120 seconds"]),
             (("datapath = \"auto\"", "bulk_port = 4242"), ["`bulk_port`", "4242", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 0"), ["`bulk_port`", "given 0", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 65536"), ["bulk_port", "65536", "u16"]),
@@ -459,6 +514,17 @@ key = "{c}"
     fn several_queues_have_a_core_each() {
         let config = check(&[("[0]", "[2, 0, 1]"), ("[1]", "[1, 0, 3]")]).unwrap();
         assert_eq!((config.queues, config.cores), (vec![2, 0, 1], vec![1, 0, 3]), "in their order");
+    }
+
+    #[test]
+    fn handshakes_and_keys_are_as_given() {
+        let config = check(&[]).unwrap();
+        let of = |config: &Config| {
+            (config.handshakes_per_second, config.handshakes_per_source_per_second, config.rekey_after)
+        };
+        assert_eq!(of(&config), (250, 50, Duration::from_secs(120)), "the engine's own");
+        let given = "[1]\nhandshakes_per_second = 0\nhandshakes_per_source_per_second = 7\nrekey_after_s = 1";
+        assert_eq!(of(&check(&[("[1]", given)]).unwrap()), (0, 7, Duration::from_secs(1)));
     }
 
     #[test]

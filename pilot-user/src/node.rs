@@ -91,6 +91,9 @@ impl Node {
             let mut engine = pilot_engine::Config::new(identity, config.address, boot_id, unix_time);
             engine.worker = worker as u8;
             engine.aeads = aeads;
+            engine.handshakes_per_second = config.handshakes_per_second;
+            engine.handshakes_per_source_per_second = config.handshakes_per_source_per_second;
+            engine.rekey_after = config.rekey_after;
             engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
             engine.bulk_port = link.bulk_port();
             engine.bulk = bulk.into();

@@ -30,7 +30,7 @@ impl Fired {
 
     /// What happened in one host's process.
     pub fn of_process<A: crate::link::Attachment>(host: &Host<A>) -> Self {
-        let (stats, tunnels, setup) = (host.endpoint.stats(), host.tunnel_totals(), host.setup());
+        let (stats, tunnels, setup) = (host.endpoint.stats(), host.endpoint.tunnel_totals(), host.setup());
         let closed = |reason| host.oracle.closed().iter().filter(|closed| **closed == reason).count() as u64;
         let dropped = |reasons: &[DropReason]| reasons.iter().map(|reason| stats.dropped(*reason)).sum();
         Self(vec![
@@ -39,7 +39,6 @@ impl Fired {
             ("arrived at a busy host", host.waited()),
             ("receiver had no room", host.refused()),
             ("handshake", stats.handshakes),
-            ("handshake resumed", host.oracle.tunnels().iter().filter(|resumed| **resumed).count() as u64),
             ("rekey", tunnels.rekeys),
             ("stateless reset sent", stats.resets_sent),
             ("stateless reset believed", stats.resets_received),

@@ -76,6 +76,11 @@ impl RangeSet {
         (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 
+    /// Gives room back that nothing needs.
+    pub(crate) fn rest(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

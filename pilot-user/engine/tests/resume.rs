@@ -9,6 +9,7 @@ use pilot_engine::limits::MAX_RESETS_PER_SECOND;
 use pilot_engine::{
     CloseReason, ConnectionHandle, DropReason, Ecn, Event, OperationError, PeerConfig, Read, Received, StreamId,
 };
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -251,11 +252,19 @@ fn only_the_peers_token_ends_a_tunnel() {
             }
         }
     }
-    // Whoever asks from elsewhere gets another one.
+    // Who asks from another peer's address gets another one, and a stranger none.
+    let other = PeerConfig {
+        key: common::identity(3).public_key(),
+        address: Default::default(),
+        endpoint: Some("10.9.9.9:1".parse().unwrap()),
+    };
+    it.pair.ends[1].endpoint.add_peer(other);
     let (elsewhere, local) = ("10.9.9.9:4242".parse().unwrap(), it.pair.ends[1].address);
     it.pair.ends[1].endpoint.handle_datagram(it.pair.now, elsewhere, local, Ecn::NotEct, &data);
     let length = it.pair.ends[1].endpoint.poll_transmit(it.pair.now, &mut buffer).unwrap().len;
     assert_eq!(it.pair.deliver(0, &buffer[..length]), Received::Dropped(DropReason::Reset));
+    it.pair.ends[1].endpoint.handle_datagram(it.pair.now, "10.9.9.10:4242".parse().unwrap(), local, Ecn::NotEct, &data);
+    assert!(it.pair.ends[1].endpoint.poll_transmit(it.pair.now, &mut buffer).is_none());
     assert!(it.pair.ends[0].endpoint.is_up(it.pair.ends[0].peer));
 
     assert_eq!(it.pair.deliver(0, &reset), Received::Handshake);
@@ -292,4 +301,44 @@ fn resets_are_few_small_and_not_answered() {
     let data = [&[1 << 5 | 4 << 2, 9][..], &[1; 24]].concat();
     pair.deliver(1, &data);
     assert!(pair.ends[1].endpoint.poll_transmit(pair.now, &mut buffer).is_none());
+}
+
+/// wire.md W4.9: resets go where a peer is by configuration, where it was before the restart, and where it was met; a stranger
+/// does not learn that anybody is there.
+#[test]
+fn strangers_get_no_reset() {
+    let data = [&[1 << 5 | 4 << 2, 0, 0, 0, 1][..], &[1; 30]].concat();
+    let (local, [configured, remembered, met, stranger]) = (common::address(2), [1, 2, 3, 4].map(|n| [10, 1, 1, n]));
+    let resets_to = |end: &mut End, now| {
+        let sources = [configured, remembered, met, stranger].map(|ip| SocketAddr::from((ip, 999)));
+        sources.map(|source| {
+            end.endpoint.handle_datagram(now, source, local, Ecn::NotEct, &data);
+            let sent = end.endpoint.poll_transmit(now, &mut [0; 1472]);
+            assert!(sent.is_none_or(|sent| sent.destination == source && sent.len == 25));
+            sent.is_some()
+        })
+    };
+    let mut pair = Pair::new();
+    let now = pair.now;
+    let end = &mut pair.ends[1];
+    assert_eq!(resets_to(end, now), [false; 4]);
+    let peer = |n, endpoint: Option<[u8; 4]>| PeerConfig {
+        key: common::identity(n).public_key(),
+        address: Default::default(),
+        endpoint: endpoint.map(|ip| SocketAddr::from((ip, 4242))),
+    };
+    let known = end.endpoint.add_peer(peer(1, Some(configured)));
+    assert_eq!(resets_to(end, now), [true, false, false, false]);
+    end.endpoint.remember_address(known, SocketAddr::from((remembered, 4242)));
+    assert_eq!(resets_to(end, now), [true, true, false, false]);
+    // It calls from another place, and is there from then on.
+    pair.ends[0].address = SocketAddr::from((met, 4242));
+    pair.connected();
+    pair.run(SECOND);
+    let now = pair.now;
+    assert_eq!(resets_to(&mut pair.ends[1], now), [true, false, true, false]);
+    // By another configuration, on which the lanes agree.
+    pair.ends[1].endpoint.add_lane(known, 1);
+    pair.ends[1].endpoint.add_peer(peer(1, None));
+    assert_eq!(resets_to(&mut pair.ends[1], now), [false, false, true, false]);
 }

@@ -22,6 +22,8 @@ pub(super) struct Tally {
     link: PairCounters,
     handoff: handoff::Counters,
     handshakes: u64,
+    rekeys: u64,
+    resumptions: u64,
     resets_sent: u64,
     data: [u64; 2],
     dropped: Vec<u64>,
@@ -29,12 +31,14 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn of<A>(worker: &Worker<PairLink, A>) -> Self {
-        let engine = worker.endpoint.stats();
+        let (engine, tunnels) = (worker.endpoint.stats(), worker.endpoint.tunnel_totals());
         Self {
             opened: worker.opened,
             link: worker.link.counters(),
             handoff: worker.handoff.counters(),
             handshakes: engine.handshakes,
+            rekeys: tunnels.rekeys,
+            resumptions: tunnels.resumptions,
             resets_sent: engine.resets_sent,
             data: [engine.opened, engine.sealed],
             dropped: DropReason::ALL.iter().map(|(reason, _)| engine.dropped(*reason)).collect(),
@@ -64,6 +68,7 @@ pub(super) fn stats(tallies: &[Tally], config: &Config, control: &Control) -> Va
         .enumerate()
         .map(|(at, (_, name))| ((*name).to_owned(), sum(&|tally| tally.dropped[at]).into()))
         .collect();
+    let refusals = refusals(|reason| sum(&|tally| tally.dropped[reason as usize]));
     let link = tallies.iter().fold(PairCounters::default(), |sum, tally| add(sum, tally.link));
     let detours: Vec<String> =
         tallies.iter().zip(&config.queues).filter_map(|(tally, queue)| tally.detour(*queue)).collect();
@@ -101,6 +106,8 @@ pub(super) fn stats(tallies: &[Tally], config: &Config, control: &Control) -> Va
             "rx_socket": link.udp.received,
             "rx_bulk": link.bulk.received,
             "handshakes": sum(&|tally| tally.handshakes),
+            "rekeys": sum(&|tally| tally.rekeys),
+            "resumptions": sum(&|tally| tally.resumptions),
             "resets_sent": sum(&|tally| tally.resets_sent),
             "opened": sum(&|tally| tally.data[0]),
             "sealed": sum(&|tally| tally.data[1]),
@@ -108,9 +115,32 @@ pub(super) fn stats(tallies: &[Tally], config: &Config, control: &Control) -> Va
         },
         "link": link,
         "handoff": tallies.iter().fold(handoff::Counters::default(), |sum, tally| sum + tally.handoff),
+        "refusals": refusals,
         "detours": detours,
         "workers": workers,
     })
+}
+
+/// Handshakes that came to nothing for a reason that somebody can mend, in words.
+fn refusals(dropped: impl Fn(DropReason) -> u64) -> Vec<String> {
+    [
+        (
+            DropReason::UnknownPeer,
+            "of nodes that are no peers, or for a lane that was not added: who should be a peer belongs in the configuration",
+        ),
+        (DropReason::Certificate, "with a key that its identity does not certify, or not any more: that node needs new keys"),
+        (DropReason::NoCommonAead, "of peers that use no AEAD that this node uses: compare their `--aead` with ours"),
+        (
+            DropReason::StaleTimestamp,
+            "no newer than one before: replays, or a peer whose clock was set back and has to catch up",
+        ),
+        (DropReason::NoCookie, "under load and without a cookie, answered with one: see `handshakes_per_second`"),
+        (DropReason::SourceLimit, "of sources that had their share: see `handshakes_per_source_per_second`"),
+    ]
+    .into_iter()
+    .filter(|(reason, _)| dropped(*reason) > 0)
+    .map(|(reason, why)| format!("refused {} handshakes {why}", dropped(reason)))
+    .collect()
 }
 
 fn add(one: PairCounters, other: PairCounters) -> PairCounters {
@@ -139,8 +169,11 @@ pub(super) fn summary(stats: &Value) -> String {
             stats["handoff"]["taken_over"], stats["handoff"]["dropped"]
         );
     }
-    for detour in stats["detours"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        words = format!("{words}\n{detour}");
+    words += &format!(", {} handshakes, {} of them for a new key", engine["handshakes"], engine["rekeys"]);
+    for list in ["refusals", "detours"] {
+        for line in stats[list].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            words = format!("{words}\n{line}");
+        }
     }
     words
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use pilot_common::wire::{Header, PacketType};
 use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
-use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId, TunnelStats};
+use pilot_engine::identity::{Identity, PublicKey};
+use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
 use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Opened, turn};
@@ -156,14 +156,6 @@ impl<A: Attachment> Host<A> {
         self.peers.iter().flatten().copied().next().expect("a host is never alone")
     }
 
-    /// What its tunnels counted: those that are over, and those that are.
-    pub fn tunnel_totals(&self) -> TunnelStats {
-        let mut totals = self.endpoint.stats().ended.clone();
-        let now = self.peers.iter().flatten().filter_map(|peer| self.endpoint.tunnel_stats(*peer));
-        now.for_each(|stats| totals.count(&stats));
-        totals
-    }
-
     /// What the paths from it did.
     pub fn netem(&self) -> Counters {
         let mut all = Counters::default();
@@ -175,6 +167,11 @@ impl<A: Attachment> Host<A> {
     /// want of room.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// What the others know it by.
+    pub fn public_key(&self) -> PublicKey {
+        identity(self.place.index).public_key()
     }
 
     /// What is special about it.
@@ -223,7 +220,9 @@ impl<A: Attachment> Host<A> {
             let header = Header::parse(packet.datagram()).expect("an engine sends what is right");
             match header.packet_type {
                 PacketType::Data => self.numbers.on_sent(header),
-                _ => self.handshakes_written += 1,
+                PacketType::Initiation | PacketType::Response => self.handshakes_written += 1,
+                // Made without Diffie-Hellman; what they answer is charged as a drop.
+                _ => {}
             }
         }
         let before = self.work;

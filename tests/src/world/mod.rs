@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pilot_common::wire::PacketType;
-use pilot_engine::Instant;
+use pilot_engine::{Ecn, Instant};
 
 use crate::link::{Attachment, Packet, Place};
 use crate::logs::Watch;
@@ -226,6 +226,12 @@ impl<A: Attachment> World<A> {
             let packet = Packet { source, destination, ecn, head: head.clone(), bytes };
             self.in_flight.push(Reverse((arrival, self.sent, packet)));
         });
+    }
+
+    /// Somebody sends a bare datagram to a host's address, saying to be at `source`; it arrives at once.
+    pub fn forge(&mut self, source: SocketAddr, to: usize, bytes: Vec<u8>) {
+        let destination = self.hosts[to].place.address;
+        self.deliver(Packet { source, destination, ecn: Ecn::NotEct, head: Vec::new(), bytes });
     }
 
     /// Brings a packet to the host it is for; one that is for nobody goes nowhere.

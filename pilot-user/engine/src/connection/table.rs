@@ -116,6 +116,9 @@ impl Table {
 
     /// Gives room back that nothing needs now.
     pub(crate) fn rest(&mut self) {
+        self.slots.shrink_to_fit();
+        self.free.shrink_to_fit();
+        self.peer_opened.rest();
         self.by_wire_id.shrink_to_fit();
         self.with.iter_mut().for_each(VecDeque::shrink_to_fit);
         self.control.shrink_to_fit();

@@ -177,6 +177,10 @@ impl KeyPair {
 
 #[cfg(test)]
 impl KeyPair {
+    pub(crate) fn is_expanded_for_test(&self) -> bool {
+        self.expanded.is_some()
+    }
+
     /// As if it had sealed so many packets.
     pub(crate) fn set_sealed_for_test(&mut self, packets: u64) {
         self.sealed_packets = packets;

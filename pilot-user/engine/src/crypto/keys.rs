@@ -9,13 +9,18 @@ use super::aead::{KeyPair, SealError};
 use crate::limits::REJECT_AFTER_TIME;
 use crate::time::Instant;
 
-/// See the module's head.
+/// See the module's head. All but the current key are boxed: most tunnels have no other, for most of the time.
 pub(crate) struct Slots {
     current: Key,
-    /// Opens what is late, until then.
-    previous: Option<(Key, Instant)>,
+    /// Opens what is late.
+    previous: Option<Box<Previous>>,
     /// Agreed as the responder; of the epoch after the current one.
-    next: Option<KeyPair>,
+    next: Option<Box<KeyPair>>,
+}
+
+struct Previous {
+    key: Key,
+    until: Instant,
 }
 
 struct Key {
@@ -78,11 +83,11 @@ impl Slots {
         let next_bits = epoch_bits(self.next_epoch());
         let (keys, slot) = if self.current.has_bits(bits) {
             (&mut self.current.keys, Slot::Current)
-        } else if let Some(next) = self.next.as_mut().filter(|_| next_bits == bits) {
+        } else if let Some(next) = self.next.as_deref_mut().filter(|_| next_bits == bits) {
             (next, Slot::Next)
         } else {
-            let (previous, _) = self.previous.as_mut().filter(|(previous, _)| previous.has_bits(bits))?;
-            (&mut previous.keys, Slot::Previous)
+            let previous = self.previous.as_mut().filter(|previous| previous.key.has_bits(bits))?;
+            (&mut previous.key.keys, Slot::Previous)
         };
         keys.open(number, packet, frames).map(|length| (length, slot))
     }
@@ -91,9 +96,9 @@ impl Slots {
     /// `linger` at most.
     pub(crate) fn on_confirmed(&mut self, now: Instant, linger: Duration) {
         if !std::mem::replace(&mut self.current.is_confirmed, true)
-            && let Some((_, until)) = &mut self.previous
+            && let Some(previous) = &mut self.previous
         {
-            *until = (*until).min(now + linger);
+            previous.until = previous.until.min(now + linger);
         }
     }
 
@@ -104,8 +109,12 @@ impl Slots {
 
     /// Nothing is sealed or opened for now.
     pub(crate) fn rest(&mut self) {
-        let previous = self.previous.as_mut().map(|(previous, _)| &mut previous.keys);
-        [Some(&mut self.current.keys), previous, self.next.as_mut()].into_iter().flatten().for_each(KeyPair::rest);
+        self.all().for_each(KeyPair::rest);
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut KeyPair> {
+        let previous = self.previous.as_mut().map(|previous| &mut previous.key.keys);
+        [Some(&mut self.current.keys), previous, self.next.as_deref_mut()].into_iter().flatten()
     }
 
     // Changing keys
@@ -118,14 +127,14 @@ impl Slots {
     /// The responder has a new key, which it seals with when the peer has (W3.9). One that it had before and that the peer
     /// never used is given up: the peer asked anew.
     pub(crate) fn offer(&mut self, keys: KeyPair) {
-        self.next = Some(keys);
+        self.next = Some(Box::new(keys));
     }
 
     /// The next key becomes the current one, if there is one: the peer has proven to have it.
     pub(crate) fn confirm(&mut self, now: Instant, linger: Duration) {
         if let Some(keys) = self.next.take() {
             let epoch = self.next_epoch();
-            self.replace(Key::new(epoch, keys, now), now);
+            self.replace(Key::new(epoch, *keys, now), now);
             self.on_confirmed(now, linger);
         }
     }
@@ -141,7 +150,7 @@ impl Slots {
         {
             // It can only say so when it has this one, and seals with it.
             let epoch = self.next_epoch();
-            self.replace(Key::new(epoch, keys, now), now);
+            self.replace(Key::new(epoch, *keys, now), now);
         }
         self.next = None;
         let new = Key::new(epoch, keys, now);
@@ -156,7 +165,7 @@ impl Slots {
 
     fn replace(&mut self, new: Key, now: Instant) {
         let old = std::mem::replace(&mut self.current, new);
-        self.previous = Some((old, now + REJECT_AFTER_TIME));
+        self.previous = Some(Box::new(Previous { key: old, until: now + REJECT_AFTER_TIME }));
     }
 
     // What the limits of the current key are measured against (W4.6, W4.7)
@@ -190,17 +199,22 @@ impl Slots {
 
     /// When [`Slots::retire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.previous.as_ref().map(|(_, until)| *until)
+        self.previous.as_ref().map(|previous| previous.until)
     }
 
     /// Wipes the previous key when it has served.
     pub(crate) fn retire(&mut self, now: Instant) {
-        self.previous.take_if(|(_, until)| *until <= now);
+        self.previous.take_if(|previous| previous.until <= now);
     }
 }
 
 #[cfg(test)]
 impl Slots {
+    /// Whether any key takes the room of an expanded one.
+    pub(crate) fn are_expanded_for_test(&mut self) -> bool {
+        self.all().any(|keys| keys.is_expanded_for_test())
+    }
+
     /// As if the current key had sealed so many packets.
     pub(crate) fn set_sealed_for_test(&mut self, packets: u64) {
         self.current.keys.set_sealed_for_test(packets);

@@ -22,7 +22,7 @@ impl Endpoint {
     pub fn add_peer(&mut self, peer: PeerConfig) -> PeerId {
         for lane in 1..MAX_LANES {
             if let Some(id) = self.peers.get(&(peer.key.identity, lane)) {
-                self.tunnels[id.0 as usize].config = peer;
+                self.configure(*id, peer);
             }
         }
         self.add(peer, 0)
@@ -43,15 +43,22 @@ impl Endpoint {
 
     fn add(&mut self, peer: PeerConfig, lane: u8) -> PeerId {
         let id = *self.peers.entry((peer.key.identity, lane)).or_insert(PeerId(self.tunnels.len() as u32));
-        if let Some(tunnel) = self.tunnels.get_mut(id.0 as usize) {
-            tunnel.config = peer;
+        if (id.0 as usize) < self.tunnels.len() {
+            self.configure(id, peer);
             return id;
         }
+        self.addresses.replace(None, peer.endpoint);
         self.tunnels.push(Tunnel::new(id, lane, peer));
         self.is_ready.push(false);
         self.owners.push(self.config.worker);
         self.is_stale.push(false);
         id
+    }
+
+    fn configure(&mut self, id: PeerId, peer: PeerConfig) {
+        let config = &mut self.tunnels[id.0 as usize].config;
+        self.addresses.replace(config.endpoint, peer.endpoint);
+        *config = peer;
     }
 
     /// Opens a connection to a peer's port. It can be written to at once; what is written leaves when the peer has accepted,
@@ -82,11 +89,11 @@ impl Endpoint {
         self.tunnels.get(peer.0 as usize)?.last_address()
     }
 
-    /// Says where [`Endpoint::last_address`] of an earlier process was: initiations go there, too. Nothing when the peer was met
-    /// since.
+    /// Says where [`Endpoint::last_address`] of an earlier process was: initiations go there, too, and resets (W4.9). Nothing when
+    /// the peer was met since.
     pub fn remember_address(&mut self, peer: PeerId, address: SocketAddr) {
         if let Some(tunnel) = self.tunnels.get_mut(peer.0 as usize) {
-            tunnel.remember_address(address);
+            tunnel.remember_address(address, &mut self.addresses);
         }
     }
 
@@ -341,6 +348,13 @@ impl Endpoint {
     /// The tunnel to a peer as it is now; `None` when there is none.
     pub fn tunnel_stats(&self, peer: PeerId) -> Option<TunnelStats> {
         self.tunnels.get(peer.0 as usize)?.stats()
+    }
+
+    /// What tunnels counted, those that are over included; what there is of them at one time means nothing here.
+    pub fn tunnel_totals(&self) -> TunnelStats {
+        let mut totals = self.stats.ended.clone();
+        self.tunnels.iter().filter_map(Tunnel::stats).for_each(|stats| totals.count(&stats));
+        totals
     }
 
     /// The AEAD of the tunnel to a peer.

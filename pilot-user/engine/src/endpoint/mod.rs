@@ -15,6 +15,7 @@
 //! breaks nothing. Where a link looks up session ids before the endpoint does, `poll_effect` tells which there are: it is called
 //! until `None` after each `poll_transmit`, before the datagram leaves. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
 
+pub(crate) mod addresses;
 mod admission;
 mod api;
 mod replies;
@@ -38,6 +39,7 @@ use crate::time::Instant;
 use crate::tunnel::transmit::Sent;
 use crate::tunnel::{Context, Path, Sessions, Tunnel};
 use crate::version;
+use addresses::PeerAddresses;
 use admission::{Admission, Rate, Verdict};
 use replies::Replies;
 use timers::Timers;
@@ -60,6 +62,7 @@ pub struct Endpoint {
     /// By identity and lane.
     peers: HashMap<([u8; 32], u8), PeerId>,
     sessions: Sessions,
+    addresses: PeerAddresses,
     events: VecDeque<Event>,
     /// Tunnels that may have something to send, each once, in turn.
     ready: VecDeque<PeerId>,
@@ -123,6 +126,7 @@ impl Endpoint {
             tunnels: Vec::new(),
             peers: HashMap::new(),
             sessions: Sessions::default(),
+            addresses: PeerAddresses::default(),
             events: VecDeque::new(),
             ready: VecDeque::new(),
             is_ready: Vec::new(),
@@ -204,11 +208,12 @@ impl Endpoint {
         }
     }
 
-    /// W4.9. Only for ids that this worker gave: of the others it does not know whether they are in use. A reset is shorter than
-    /// any data packet, and answered by none.
+    /// W4.9. Only for ids that this worker gave: of the others it does not know whether they are in use. Only where a peer may
+    /// be: a stranger does not learn that there is a node. A reset is shorter than any data packet, and answered by none.
     fn owe_reset(&mut self, now: Instant, path: Path, session_id: u32) {
         let is_ours = session_id >> 24 == u32::from(self.config.worker);
-        if is_ours && self.replies.has_room() && self.reset_rate.try_take(now, MAX_RESETS_PER_SECOND) {
+        let may_be_peer = is_ours && self.addresses.contains(path.remote.ip());
+        if may_be_peer && self.replies.has_room() && self.reset_rate.try_take(now, MAX_RESETS_PER_SECOND) {
             self.replies.push(path, &self.reset_key.token(session_id, path.remote.ip()).to_datagram(session_id));
             self.stats.resets_sent += 1;
         }
@@ -353,6 +358,7 @@ impl Endpoint {
             reset_key: &self.reset_key,
             events: &mut self.events,
             sessions: &mut self.sessions,
+            addresses: &mut self.addresses,
             rng: &mut self.rng,
             stats: &mut self.stats,
         };

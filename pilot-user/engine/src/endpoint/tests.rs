@@ -15,6 +15,7 @@ use crate::stream::recv::Read;
 use std::time::Duration;
 
 mod flood;
+mod rest;
 
 const NOW: Instant = Instant::from_nanos(1_000_000);
 
@@ -61,14 +62,18 @@ impl Pair {
 
     /// Delivers until both are silent.
     fn exchange(&mut self) {
+        self.exchange_at(NOW);
+    }
+
+    fn exchange_at(&mut self, now: Instant) {
         let mut buffer = [0; 1500];
         loop {
             let mut any = false;
             for from in 0..2 {
-                while let Some(transmit) = self.ends[from].poll_transmit(NOW, &mut buffer) {
+                while let Some(transmit) = self.ends[from].poll_transmit(now, &mut buffer) {
                     any = true;
                     let (source, datagram) = (address(from), &buffer[..transmit.len]);
-                    self.ends[1 - from].handle_datagram(NOW, source, address(1 - from), Ecn::NotEct, datagram);
+                    self.ends[1 - from].handle_datagram(now, source, address(1 - from), Ecn::NotEct, datagram);
                 }
             }
             if !any {

@@ -65,6 +65,11 @@ impl Acks {
         }
     }
 
+    /// Gives room back that nothing needs.
+    pub(crate) fn rest(&mut self) {
+        self.received.rest();
+    }
+
     /// When an ACK is due, if one is owed.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due

@@ -29,7 +29,7 @@ impl Tunnel {
         let cookie = cookie::open(&self.config.key.static_key, attempt.initiation.mac1(), reply);
         let cookie = cookie.ok_or(DropReason::HandshakeDecrypt)?;
         let unused = !attempt.is_repeat;
-        self.cookie = Some(Held { cookie, until: ctx.now + COOKIE_LIFETIME, unused });
+        self.cookie = Some(Box::new(Held { cookie, until: ctx.now + COOKIE_LIFETIME, unused }));
         if unused {
             // The same try again: to the same address, and with the same wait after it.
             self.tries = self.tries.saturating_sub(1);
@@ -53,7 +53,7 @@ impl Tunnel {
 }
 
 /// The cookie to send along at `now`, and whether that is what the initiation is sent for.
-pub(super) fn take_cookie(held: &mut Option<Held>, now: Instant) -> (Option<&Cookie>, bool) {
+pub(super) fn take_cookie(held: Option<&mut Held>, now: Instant) -> (Option<&Cookie>, bool) {
     match held {
         Some(held) if held.until > now => (Some(&held.cookie), std::mem::take(&mut held.unused)),
         _ => (None, false),

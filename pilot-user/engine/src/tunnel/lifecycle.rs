@@ -122,7 +122,7 @@ impl Tunnel {
         let timestamp = u64::try_from(ctx.unix_time().as_nanos()).unwrap_or(u64::MAX);
         let parameters = self.parameters(ctx, session_id, ctx.config.aeads, Some(timestamp), (resume, epoch), &path);
         let (identity, key) = (&ctx.config.identity, &self.config.key);
-        let (cookie, is_repeat) = take_cookie(&mut self.cookie, ctx.now);
+        let (cookie, is_repeat) = take_cookie(self.cookie.as_deref_mut(), ctx.now);
         let macs = (&self.mac1, cookie);
         match Initiation::begin(identity, key, macs, &parameters, ctx.rng.fork(), datagram) {
             Some(initiation) => {
@@ -154,7 +154,9 @@ impl Tunnel {
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {
             if !self.is_rekeying {
                 // That the peer is there is news, though: ours goes out again at once.
-                self.last_path.get_or_insert(path);
+                if self.last_path.is_none() {
+                    self.set_last_path(path, ctx.addresses);
+                }
                 self.next_try = Some(ctx.now);
             }
             // Authentic, and so no drop to whoever brought it.
@@ -271,7 +273,7 @@ impl Tunnel {
         self.is_rekeying = false;
         self.waiting_since = None;
         self.spoken = None;
-        self.last_path = Some(path);
+        self.set_last_path(path, ctx.addresses);
     }
 
     fn start_transport(&mut self, ctx: &mut Context<'_>, session: &Session, agreed: &Agreed) {

@@ -38,6 +38,7 @@ use crate::crypto::parameters::Parameters;
 use crate::crypto::replay::ReplayWindow;
 use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
+use crate::endpoint::addresses::PeerAddresses;
 use crate::error::CloseReason;
 use crate::event::{Event, PeerId};
 use crate::flow::Pace;
@@ -64,6 +65,7 @@ pub(crate) struct Context<'a> {
     pub(crate) reset_key: &'a ResetKey,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) sessions: &'a mut Sessions,
+    pub(crate) addresses: &'a mut PeerAddresses,
     pub(crate) rng: &'a mut SeededRng,
     pub(crate) stats: &'a mut Stats,
 }
@@ -179,7 +181,7 @@ pub(crate) struct Tunnel {
     next_try: Option<Instant>,
     /// Initiations go on although the peer is heard, for a new key.
     is_rekeying: bool,
-    cookie: Option<Held>,
+    cookie: Option<Box<Held>>,
     /// What the peer says that it speaks, when that is not our version.
     spoken: Option<Versions>,
     answer: Option<Box<Answer>>,
@@ -231,8 +233,15 @@ impl Tunnel {
         self.last_path.map(|path| path.remote)
     }
 
-    pub(crate) fn remember_address(&mut self, remote: SocketAddr) {
-        self.last_path.get_or_insert(Path { remote, local: None });
+    pub(crate) fn remember_address(&mut self, remote: SocketAddr, addresses: &mut PeerAddresses) {
+        if self.last_path.is_none() {
+            self.set_last_path(Path { remote, local: None }, addresses);
+        }
+    }
+
+    fn set_last_path(&mut self, path: Path, addresses: &mut PeerAddresses) {
+        addresses.replace(self.last_address(), Some(path.remote));
+        self.last_path = Some(path);
     }
 
     /// What the application's reading is measured against.

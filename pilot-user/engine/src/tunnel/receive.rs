@@ -55,7 +55,13 @@ impl Tunnel {
             return Err(DropReason::Replay);
         }
         let opened = session.keys.open(header.epoch, number, datagram, scratch);
-        let (length, slot) = opened.ok_or(DropReason::Authentication)?;
+        let Some((length, slot)) = opened else {
+            // What anybody can forge does not wake a tunnel: its keys were expanded for this packet alone.
+            if transport.is_some_and(|transport| transport.is_resting) {
+                session.keys.rest();
+            }
+            return Err(DropReason::Authentication);
+        };
         ctx.stats.opened += 1;
         if is_fresh {
             self.confirm_fresh(ctx);
@@ -222,7 +228,9 @@ impl Tunnel {
     fn on_path_response(&mut self, ctx: &mut Context<'_>, data: PathData) {
         let Some(transport) = &mut self.transport else { return };
         if transport.paths.on_response(ctx.now, data, &mut transport.recovery) {
-            self.last_path = transport.paths.last_proven();
+            if let Some(path) = transport.paths.last_proven() {
+                self.set_last_path(path, ctx.addresses);
+            }
             // The old id was seen at both places (RFC 9000 §9.5).
             self.replace_session_id(ctx);
         }

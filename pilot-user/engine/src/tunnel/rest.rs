@@ -16,9 +16,19 @@ impl Tunnel {
         if let (Some(transport), Some(session)) = (&mut self.transport, &mut self.session) {
             transport.is_resting = true;
             transport.recovery.rest();
+            transport.acks.rest();
             transport.replay.rest();
             session.keys.rest();
             self.table.rest();
         }
+    }
+}
+
+#[cfg(test)]
+impl Tunnel {
+    /// Whether nothing is held that the next packet makes anew.
+    pub(crate) fn is_at_rest_for_test(&mut self) -> bool {
+        let keys_rest = self.session.as_mut().is_some_and(|session| !session.keys.are_expanded_for_test());
+        keys_rest && self.transport.as_ref().is_some_and(|transport| transport.is_resting)
     }
 }
