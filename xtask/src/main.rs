@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod bench;
 mod ebpf;
 mod mutants;
 mod process;
@@ -22,6 +23,8 @@ const INTERRUPTED: u8 = 130;
 enum Task {
     /// Run two nodes and send deltas and a file from one to the other; with `-- ARGS`, run `pilot ARGS`
     Run(run::Args),
+    /// Measure Pilot beside its peers: what three agents cost over each
+    Bench(bench::Args),
     /// Run every test, the privileged ones too when root, and name each that was skipped
     Test(test::Args),
     /// Simulate everything at once, by seed, on all cores
@@ -51,6 +54,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Run(args) => run::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::Mutants(args) => mutants::run(&args),

@@ -22,9 +22,9 @@ use nix::unistd::geteuid;
 mod agents;
 mod file;
 mod pilot;
-mod progress;
+pub(crate) mod progress;
 mod report;
-mod scene;
+pub(crate) mod scene;
 
 use self::pilot::{Datapath, Engine, Key, Line, Sending, Xdp};
 use self::progress::{Progress, Say};
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let say = Say { json: args.json };
     let pilot = match &args.pilot {
         Some(pilot) => pilot.clone(),
-        None => build()?,
+        None => build("pilot-user", "pilot")?,
     };
     if !args.pilot_args.is_empty() {
         return Err(Command::new(&pilot).args(&args.pilot_args).exec()).context("running pilot");
@@ -344,17 +344,17 @@ fn udp_echo(directory: &Path, ends: &[End; 2], count: u32) -> Result<RoundTrips>
     }
 }
 
-/// Builds `pilot` in release and returns its path, wherever cargo puts it.
-fn build() -> Result<PathBuf> {
+/// Builds a program in release and returns its path, wherever cargo puts it.
+pub(crate) fn build(package: &str, program: &str) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--package", "pilot-user", "--bin", "pilot"])
+        .args(["build", "--release", "--package", package, "--bin", program])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(crate::workspace())
         .stderr(Stdio::inherit())
         .output()
         .context("running cargo")?;
     if !output.status.success() {
-        bail!("building pilot: {}", output.status);
+        bail!("building {program}: {}", output.status);
     }
     let executable = String::from_utf8_lossy(&output.stdout).lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -363,7 +363,7 @@ fn build() -> Result<PathBuf> {
     executable.context("cargo named no executable")
 }
 
-fn sudo_works() -> bool {
+pub(crate) fn sudo_works() -> bool {
     Command::new("sudo")
         .args(["-n", "-E", "true"])
         .stdin(Stdio::null())

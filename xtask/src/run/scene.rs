@@ -21,13 +21,13 @@ use nix::unistd::{Pid, geteuid};
 use crate::process::{command, tied};
 
 /// What names of namespaces and directories begin with; the process id follows.
-const PREFIX: &str = "pilot-run-";
+pub(crate) const PREFIX: &str = "pilot-run-";
 /// Where iproute2 keeps named namespaces.
 const NETNS_DIR: &str = "/run/netns";
 /// The UDP port of a node where it has an address of its own; the first of several there.
 const PORT: u16 = 4242;
 /// Bytes: Ethernet's, which every network has.
-const MTU: &str = "1500";
+pub(crate) const MTU: &str = "1500";
 
 /// A place where processes run.
 #[derive(Debug)]
@@ -163,10 +163,10 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 /// A network namespace of ours, deleted on drop. A device in it goes with it, and with the device its peer.
 #[derive(Debug)]
-struct Namespace(String);
+pub(crate) struct Namespace(pub(crate) String);
 
 impl Namespace {
-    fn new(name: String) -> Result<Self> {
+    pub(crate) fn new(name: String) -> Result<Self> {
         ip(&["netns", "add", &name])?;
         Ok(Self(name))
     }
@@ -241,8 +241,8 @@ fn two_cores() -> Result<[usize; 2]> {
     Ok([first, cores.next().unwrap_or(first)])
 }
 
-/// Runs `ip`; what it said.
-fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
+/// Runs iproute2's `ip`; what it said.
+pub(crate) fn ip<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
     let words = || arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
     let output = match command("ip").args(arguments).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -1,0 +1,129 @@
+//! The README's tables, which are written from a report and by nothing else.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::report::Report;
+
+/// Between these the tables stand.
+const BEGIN: &str = "<!-- Written by `cargo xtask bench --readme`; do not edit. -->";
+const END: &str = "<!-- End of what it writes. -->";
+
+/// What the columns of a table are called, and the metric of each.
+type Columns = &'static [(&'static str, &'static str)];
+
+const PIPELINE: Columns = &[
+    ("tokens per token of content, 3 hand-overs", "handover_tokens_per_content_token"),
+    ("and 50 follow-ups", "pipeline_tokens_per_content_token"),
+    ("tokens handed over", "pipeline_tokens"),
+    ("bytes on the wire", "pipeline_wire_bytes"),
+    ("messages", "pipeline_messages"),
+    ("round trips", "pipeline_round_trips"),
+    ("time, ms", "pipeline_time_ms"),
+    ("CPU, ms", "pipeline_cpu_ms"),
+];
+const CHANGES: Columns = &[
+    ("empty responses, %", "empty_responses_percent"),
+    ("bytes on the wire per change", "change_wire_bytes"),
+    ("delay, ms", "change_delay_ms"),
+    ("longest, ms", "change_delay_max_ms"),
+    ("CPU per change, ms", "change_cpu_ms"),
+];
+
+/// Both tables, in Markdown.
+pub(super) fn tables(report: &Report) -> String {
+    let runs = report.rows.first().map_or(0, |row| row.runs);
+    let fact = |name: &str| report.machine[name].as_str().unwrap_or("unknown").to_owned();
+    format!(
+        "{}\n{}\nMedians of {runs} runs on {} cores of {}, kernel {}.\n",
+        table(report, "three agents over", PIPELINE),
+        table(report, "rare changes by", CHANGES),
+        report.machine["cores"],
+        fact("cpu"),
+        fact("kernel"),
+    )
+}
+
+fn table(report: &Report, head: &str, columns: Columns) -> String {
+    let mut text = format!("| {head} |");
+    columns.iter().for_each(|(name, _)| text += &format!(" {name} |"));
+    text += &format!("\n|---|{}\n", "---:|".repeat(columns.len()));
+    let (_, first) = columns[0];
+    for row in report.rows.iter().filter(|row| row.metric == first) {
+        text += &format!("| {} |", row.system);
+        for (_, metric) in columns {
+            let value = report.row(metric, &row.system).map_or("–".to_owned(), |row| number(row.median));
+            text += &format!(" {value} |");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Three digits that matter, and thousands apart.
+pub(super) fn number(value: f64) -> String {
+    let whole = |value: f64| {
+        let digits = format!("{value:.0}");
+        let split = |(at, digit)| [if at > 0 && (digits.len() - at) % 3 == 0 { "," } else { "" }, digit].concat();
+        let parts: Vec<String> = digits.split("").filter(|digit| !digit.is_empty()).enumerate().map(split).collect();
+        parts.concat()
+    };
+    match value.abs() {
+        size if size == 0.0 => "0".to_owned(),
+        size if size >= 100.0 => whole(value),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 0.1 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Puts the tables of the report in a directory into a text, in place of what is between the marks.
+pub(super) fn rewrite(readme: &Path, out: &Path) -> Result<()> {
+    let path = out.join("report.json");
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let report: Report =
+        serde_json::from_str(&read(&path)?).with_context(|| format!("{} is no report", path.display()))?;
+    let text = replace(&read(readme)?, &tables(&report)).with_context(|| readme.display().to_string())?;
+    fs::write(readme, text).with_context(|| format!("writing {}", readme.display()))
+}
+
+fn replace(text: &str, tables: &str) -> Result<String> {
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("the mark is missing: {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("the mark is missing: {END}"))?;
+    Ok(format!("{before}{BEGIN}\n\n{tables}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Row;
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_or_all_before_the_point() {
+        let numbers = [0.0, 0.00321, 0.5, 1.0456, 12.34, 123.4, 1234.0, 1_234_567.0, 98.5];
+        let texts = ["0", "0.003", "0.50", "1.05", "12.3", "123", "1,234", "1,234,567", "98.5"];
+        assert_eq!(numbers.map(number), texts);
+    }
+
+    #[test]
+    fn tables_stand_between_the_marks_and_nothing_else_changes() {
+        let rows = [("handover_tokens_per_content_token", 1.5), ("pipeline_wire_bytes", 1234.0)];
+        let rows = rows.map(|(metric, value)| Row::of(metric, "pilot", "u", &[value]).unwrap());
+        let report = Report::new(rows.into(), serde_json::json!({"cores": 2, "cpu": "a CPU"}), &[]);
+        let tables = tables(&report);
+        assert!(tables.contains("| pilot | 1.50 | – | – | 1,234 |"), "{tables}");
+        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+        let once = replace(&text, &tables).unwrap();
+        assert!(once.starts_with("before\n") && once.ends_with("\nafter\n") && !once.contains("old"), "{once}");
+        assert_eq!(replace(&once, &tables).unwrap(), once, "again");
+        assert!(replace("no marks", &tables).unwrap_err().to_string().contains("mark is missing"));
+    }
+
+    #[test]
+    fn the_readme_has_the_marks() {
+        let readme = fs::read_to_string(crate::workspace().join("README.md")).unwrap();
+        assert!(replace(&readme, "").is_ok());
+    }
+}
