@@ -16,7 +16,7 @@ use pilot_user::context::{
 use pilot_user::identity_file;
 use pilot_user::link::doorbell::Doorbell;
 use pilot_user::link::pair::PairLink;
-use pilot_user::node::Node;
+use pilot_user::node::Assembly;
 use pilot_user::service::CONTEXTS_PORT;
 use pilot_user::service::contexts::{ContextClient, ContextOwner};
 use pilot_user::worker::Application;
@@ -125,7 +125,7 @@ impl Seat {
 
 fn run(places: &Places, config: &Config, seat: Seat, start: &Shared) -> anyhow::Result<()> {
     places.enter(seat.agent)?;
-    let Node { control, peers, seats } = Node::start(config, Aeads::detect(), |_| 0)?;
+    let Assembly { control, peers, seats } = Assembly::start(config, Aeads::detect(), |_| 0)?;
     let place = seats.into_iter().next().context("a worker")?;
     // The other end waits for exactly this.
     let _ = seat.begun.send(place.doorbell());

@@ -9,7 +9,7 @@ use pilot_user::config::Config;
 use pilot_user::control::Control;
 use pilot_user::identity_file;
 use pilot_user::link::pair::PairLink;
-use pilot_user::node::Node;
+use pilot_user::node::Assembly;
 use pilot_user::service::{ECHO_PORT, Services};
 use pilot_user::worker::Application;
 use pilot_user::worker::drivers::Worker;
@@ -38,7 +38,7 @@ pub(crate) fn configs(scene: &Scene, datapath: &str) -> anyhow::Result<[Config; 
 
 /// Serves echoes until told to stop.
 pub(crate) fn server(config: &Config, stop: &AtomicBool) -> anyhow::Result<()> {
-    let Node { control: _attached, seats, .. } = Node::start(config, Aeads::detect(), |_| 0)?;
+    let Assembly { control: _attached, seats, .. } = Assembly::start(config, Aeads::detect(), |_| 0)?;
     let seat = seats.into_iter().next().context("a worker")?;
     let (notices, _) = crossbeam_channel::bounded(1);
     let services = Services::new(0, None, notices, seat.doorbell())?;
@@ -49,7 +49,7 @@ pub(crate) fn server(config: &Config, stop: &AtomicBool) -> anyhow::Result<()> {
 
 /// Connects and lets `bench` use the connection.
 pub(crate) fn client(config: &Config, bench: impl FnOnce(&mut Client)) -> anyhow::Result<()> {
-    let Node { control, peers, seats } = Node::start(config, Aeads::detect(), |_| 0)?;
+    let Assembly { control, peers, seats } = Assembly::start(config, Aeads::detect(), |_| 0)?;
     let peer = peers[0].1;
     let worker = seats.into_iter().next().context("a worker")?.with(Answers::default());
     let mut client = Client { worker, connection: None };
