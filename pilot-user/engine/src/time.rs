@@ -11,6 +11,9 @@ impl Instant {
     /// The origin.
     pub const ORIGIN: Self = Self(0);
 
+    /// The last there is: never.
+    pub(crate) const END: Self = Self(u64::MAX);
+
     /// The instant `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
@@ -27,12 +30,17 @@ impl Instant {
     }
 }
 
+/// Nanoseconds of a duration; all there are, of one that is longer.
+pub(crate) const fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+}
+
 /// Saturates: a deadline beyond the end of time is never.
 impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(nanos(duration)))
     }
 }
 

@@ -26,8 +26,12 @@ impl Table {
             [0, 0, 0] => None,
             _ => Lane::ALL.into_iter().filter(ripe).max_by_key(|lane| self.passed_over[*lane as usize]),
         };
+        let mut order = Lane::ALL;
+        if let Some(first) = first {
+            order[..=first as usize].rotate_right(1);
+        }
         let mut last_message = None;
-        for lane in first.into_iter().chain(Lane::ALL.into_iter().filter(|lane| Some(*lane) != first)) {
+        for lane in order {
             let at = lane as usize;
             if self.with[at].is_empty() {
                 self.passed_over[at] = 0;

@@ -165,6 +165,11 @@ impl Connection {
         true
     }
 
+    /// Whether frames became due.
+    pub(crate) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// Neither the application nor the peer will ask for it again.
     pub(crate) fn is_over(&self) -> bool {
         self.released && self.end.is_none() && matches!(self.state, State::Closed(_))

@@ -376,9 +376,13 @@ impl Table {
         run: impl FnOnce(&mut Connection, &mut u64) -> Result<R, OperationError>,
     ) -> Result<R, OperationError> {
         let mut spare = self.spare;
-        let result = run(self.get_mut(key).ok_or(OperationError::NoConnection)?, &mut spare);
+        let connection = self.get_mut(key).ok_or(OperationError::NoConnection)?;
+        let result = run(connection, &mut spare);
+        let has_due = connection.has_due();
         self.spare = spare;
-        self.queue_due(key);
+        if has_due {
+            self.queue_due(key);
+        }
         result
     }
 
@@ -389,8 +393,14 @@ impl Table {
             && let Some(connection) = self.get_mut(key)
         {
             connection.on_acked(frame, events);
-            self.queue_due(key);
-            self.free_if_over(key);
+            // Seldom, and asked for every frame.
+            let (has_due, is_over) = (connection.has_due(), connection.is_over());
+            if has_due {
+                self.queue_due(key);
+            }
+            if is_over {
+                self.free_if_over(key);
+            }
         }
     }
 

@@ -102,6 +102,11 @@ impl Slots {
         }
     }
 
+    /// Whether the peer is known to have the current key.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.current.is_confirmed
+    }
+
     /// Something of a connection was sealed or opened.
     pub(crate) fn on_data(&mut self) {
         self.current.carried_data = true;

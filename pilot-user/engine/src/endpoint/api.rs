@@ -178,10 +178,14 @@ impl Endpoint {
         connection: ConnectionHandle,
         out: &mut Vec<u8>,
     ) -> Result<Option<usize>, OperationError> {
-        self.with(now, connection.peer, |tunnel, _| {
-            let pace = tunnel.pace(now);
-            tunnel.table.receive_message(connection.key, out, pace)
-        })
+        let tunnel = &mut self.tunnels[connection.peer.0 as usize];
+        let pace = tunnel.pace(now);
+        let received = tunnel.table.receive_message(connection.key, out, pace);
+        // It may have given the peer credit.
+        if !tunnel.table.control.is_empty() {
+            self.with(now, connection.peer, |_, _| {});
+        }
+        received
     }
 
     /// Queues an unreliable datagram (RFC 9221), at most [`Endpoint::max_datagram`] bytes: it arrives once, late, or never. Never

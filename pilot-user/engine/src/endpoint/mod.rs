@@ -32,7 +32,7 @@ use crate::crypto::mac::Mac1Key;
 use crate::crypto::reset::{ResetKey, ResetToken};
 use crate::crypto::rng::SeededRng;
 use crate::event::{Effect, Event, PeerId};
-use crate::limits::{MAX_DATAGRAM_BYTES, MAX_RESETS_PER_SECOND, VERSION_ANSWERS_PER_SECOND};
+use crate::limits::{MAX_ACK_DELAY, MAX_DATAGRAM_BYTES, MAX_RESETS_PER_SECOND, VERSION_ANSWERS_PER_SECOND};
 use crate::recovery::ecn::Ecn;
 use crate::stats::{DropReason, Stats};
 use crate::time::Instant;
@@ -76,6 +76,8 @@ pub struct Endpoint {
     is_stale: Vec<bool>,
     /// Empty between calls; kept for its room.
     due: Vec<PeerId>,
+    /// The latest time that was told.
+    now: Instant,
     stats: Stats,
     scratch: Box<[u8]>,
 }
@@ -135,6 +137,7 @@ impl Endpoint {
             stale: Vec::new(),
             is_stale: Vec::new(),
             due: Vec::new(),
+            now: Instant::ORIGIN,
             stats: Stats::default(),
             scratch: vec![0; usize::from(MAX_DATAGRAM_BYTES)].into_boxed_slice(),
         }
@@ -276,12 +279,17 @@ impl Endpoint {
         if self.timers.next().is_none_or(|at| at > now) {
             return;
         }
-        self.settle_deadlines();
         // Taken out all at once: what is due and left to `poll_transmit`, as an ack, is still due after.
         let mut due = std::mem::take(&mut self.due);
-        due.extend(std::iter::from_fn(|| self.timers.pop_due(now)));
+        due.extend(std::iter::from_fn(|| self.timers.pop(now)));
         for peer in due.drain(..) {
-            self.with(now, peer, |tunnel, ctx| tunnel.handle_timeout(ctx));
+            let deadline = self.tunnels[peer.0 as usize].deadline(&self.config);
+            if deadline.is_some_and(|at| at <= now) {
+                self.run(now, peer, |tunnel, ctx| tunnel.handle_timeout(ctx));
+                self.make_ready(peer);
+            } else {
+                self.timers.set(peer, deadline);
+            }
         }
         self.due = due;
     }
@@ -293,9 +301,13 @@ impl Endpoint {
     }
 
     fn settle_deadlines(&mut self) {
-        for peer in self.stale.drain(..) {
+        while let Some(peer) = self.stale.pop() {
             self.is_stale[peer.0 as usize] = false;
-            self.timers.set(peer, self.tunnels[peer.0 as usize].deadline(&self.config).map(|(at, _)| at));
+            // Usual packets make nothing due before an ack of them, and tunnels that are looked at until then need not be now.
+            if self.timers.looks_at(peer, self.now + MAX_ACK_DELAY) && self.tunnels[peer.0 as usize].is_calm(self.now) {
+                continue;
+            }
+            self.timers.set(peer, self.tunnels[peer.0 as usize].deadline(&self.config));
         }
     }
 
@@ -341,14 +353,22 @@ impl Endpoint {
     /// Runs an input or operation on a tunnel, which may then have something to send.
     fn with<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
         let result = self.run(now, peer, run);
-        if !std::mem::replace(&mut self.is_ready[peer.0 as usize], true) {
-            self.ready.push_back(peer);
+        // Most of what arrives needs no answer at once.
+        if !self.tunnels[peer.0 as usize].is_calm(now) {
+            self.make_ready(peer);
         }
         result
     }
 
+    fn make_ready(&mut self, peer: PeerId) {
+        if !std::mem::replace(&mut self.is_ready[peer.0 as usize], true) {
+            self.ready.push_back(peer);
+        }
+    }
+
     /// Runs something on a tunnel, whose deadline may be another one after.
     fn run<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
+        self.now = now;
         // A PeerId is made by `add_peer` and `add_lane` alone, and tunnels are never taken out.
         let tunnel = &mut self.tunnels[peer.0 as usize];
         let mut ctx = Context {

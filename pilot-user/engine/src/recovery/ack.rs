@@ -80,6 +80,12 @@ impl Acks {
         self.due.is_some_and(|due| due <= now)
     }
 
+    /// Whether the next ack-eliciting packet makes an ACK due: data that leaves now may carry it, so that request and reply
+    /// need no packet for it.
+    pub(crate) fn is_nearly_due(&self) -> bool {
+        self.owed > 0 && self.owed + 1 >= self.after
+    }
+
     /// Writes an ACK; returns the largest number it acks. `None`: nothing to ack, or no room.
     pub(crate) fn write(&mut self, now: Instant, writer: &mut Writer<'_>) -> Option<u64> {
         let largest = self.received.last()?.end - 1;
@@ -145,13 +151,16 @@ mod tests {
         let mut acks = Acks::new(128);
         acks.on_received(T, 0, false, Ecn::NotEct);
         assert_eq!(acks.due(), None, "acks are not acked");
-        (1..8).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
+        (1..7).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
+        assert!(!acks.is_nearly_due());
+        acks.on_received(T, 7, true, Ecn::NotEct);
         assert_eq!(acks.due(), Some(T + MAX_ACK_DELAY));
         assert!(!acks.is_due(T));
+        assert!(acks.is_nearly_due(), "data that leaves now carries it");
         acks.on_received(T, 8, true, Ecn::NotEct);
         assert!(acks.is_due(T), "the eighth");
         assert_eq!(written(&mut acks, T), [(0, 8)]);
-        assert_eq!(acks.due(), None);
+        assert_eq!((acks.due(), acks.is_nearly_due()), (None, false));
         acks.on_received(T, 10, true, Ecn::NotEct);
         assert!(acks.is_due(T), "a gap");
         written(&mut acks, T);

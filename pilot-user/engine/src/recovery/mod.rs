@@ -65,6 +65,8 @@ pub(crate) struct Recovery {
     limited_below: u64,
     /// Packets after which the peer was asked to ack.
     asked_ack_after: u32,
+    /// Something has happened since that was last considered.
+    may_ask: bool,
     pub(crate) counters: Counters,
 }
 
@@ -135,6 +137,7 @@ impl Recovery {
             packet_credit,
             limited_below: 0,
             asked_ack_after: ACK_AFTER_PACKETS,
+            may_ask: true,
             counters: Counters::default(),
         }
     }
@@ -160,6 +163,11 @@ impl Recovery {
         self.probes > 0
     }
 
+    /// Whether neither a probe is due nor a packet known to be late.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.probes == 0 && self.loss_time.is_none()
+    }
+
     /// Whether an ack-eliciting packet may leave now. Notes what forbids it.
     pub(crate) fn may_send(&mut self, now: Instant) -> bool {
         if self.probes > 0 {
@@ -170,7 +178,8 @@ impl Recovery {
             self.limited_below = self.next_number();
             return false;
         }
-        if self.packets_in_flight >= self.flight_limit() {
+        // The limit is never less than the credit, which is seldom in flight.
+        if self.packets_in_flight >= self.packet_credit && self.packets_in_flight >= self.flight_limit() {
             return false;
         }
         let Some(pace) = self.pace() else { return true };
@@ -202,6 +211,7 @@ impl Recovery {
     }
 
     pub(crate) fn set_datagram(&mut self, bytes: u16) {
+        self.may_ask |= self.datagram != bytes;
         self.datagram = bytes;
         self.congestion.set_datagram(bytes);
     }
@@ -219,6 +229,9 @@ impl Recovery {
     /// Packets after which the peer shall ack from now on, if that is news (W5.3): a quarter of what may be in flight, so
     /// that acks are few and the window still opens evenly; a power of two, so that it rarely is news.
     pub(crate) fn ack_after_to_ask(&mut self) -> Option<u32> {
+        if !std::mem::take(&mut self.may_ask) {
+            return None;
+        }
         let flight = (self.congestion.window() / u64::from(self.datagram)).min(u64::from(self.flight_limit()));
         let quarter = u32::try_from(flight / 4).unwrap_or(u32::MAX).clamp(ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS);
         let asked = self.asked_ack_after;
@@ -260,6 +273,7 @@ impl Recovery {
         if ack.largest() >= self.next_number() {
             return Err(ProtocolViolation::new(Code::AckOfUnsent, "acknowledged a packet that was not sent"));
         }
+        self.may_ask = true;
         self.find_spurious(now, ack);
         let newly = self.take_acked(ack, &mut fate);
         let is_newest = self.largest_named < Some(ack.largest());
@@ -322,7 +336,7 @@ impl Recovery {
 
     /// Packets that were declared lost and are acked: they were late.
     fn find_spurious(&mut self, now: Instant, ack: &Ack<'_>) {
-        let Some(largest_acked) = self.largest_acked else { return };
+        let Some(largest_acked) = self.largest_acked.filter(|_| self.reordering.remembers_losses()) else { return };
         let rtt = self.rtt.longest();
         let (congestion, counters) = (&mut self.congestion, &mut self.counters);
         for range in ack.ranges() {
@@ -359,6 +373,7 @@ impl Recovery {
         self.bytes_in_flight -= u64::from(packet.bytes);
         self.packets_in_flight -= 1;
         self.counters.lost_packets += 1;
+        self.may_ask = true;
         if number >= self.path_start {
             self.learn_loss(now, number, &packet, fate);
         }
@@ -381,7 +396,7 @@ impl Recovery {
     fn lose_frames(&mut self, packet: SentPacket, fate: &mut impl FnMut(Fate)) {
         for frame in packet.frames {
             if frame == SentFrame::AckFrequency {
-                self.asked_ack_after = 0; // unknown: to be asked again
+                (self.asked_ack_after, self.may_ask) = (0, true); // unknown: to be asked again
             }
             fate(Fate::Lost(frame));
         }
@@ -406,8 +421,11 @@ impl Recovery {
 
     /// When `on_timeout` is to be called next, and why.
     pub(crate) fn deadline(&self) -> Option<(Instant, &'static str)> {
-        let held = self.pacer.held_until().map(|at| (at, "pacing"));
-        held.into_iter().chain(self.loss_deadline()).min_by_key(|(at, _)| *at)
+        match (self.pacer.held_until(), self.loss_deadline()) {
+            (Some(held), Some((at, _))) if held <= at => Some((held, "pacing")),
+            (Some(held), None) => Some((held, "pacing")),
+            (_, loss) => loss,
+        }
     }
 
     fn loss_deadline(&self) -> Option<(Instant, &'static str)> {
@@ -415,9 +433,12 @@ impl Recovery {
             return Some((at, "loss"));
         }
         self.has_unacked().then(|| {
-            let pto = self.rtt.pto(self.max_ack_delay);
-            let doubled = pto * (1 << self.pto_count.min(MAX_PTO_BACKOFF));
-            (self.last_eliciting_sent + doubled.min(MAX_PROBE_PAUSE.max(pto)), "probe")
+            let pto = self.pto();
+            let pause = match self.pto_count {
+                0 => pto,
+                count => (pto * (1 << count.min(MAX_PTO_BACKOFF))).min(MAX_PROBE_PAUSE.max(pto)),
+            };
+            (self.last_eliciting_sent + pause, "probe")
         })
     }
 
@@ -454,6 +475,7 @@ impl Recovery {
     /// that is left.
     pub(crate) fn switch_path(&mut self, to: Option<Estimates>) -> Estimates {
         self.path_start = self.next_number();
+        self.may_ask = true;
         (self.pto_count, self.limited_below, self.loss_run) = (0, 0, None);
         self.unanswered_since = None;
         (self.pacer, self.reordering) = (Pacer::default(), Reordering::default());

@@ -50,6 +50,11 @@ impl Reordering {
         self.lost.shrink_to_fit();
     }
 
+    /// Whether there are packets that were declared lost and may still be acked.
+    pub(crate) fn remembers_losses(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// A packet is lost when one so many numbers above it was acked.
     pub(crate) fn packet_threshold(&self) -> u64 {
         self.packets

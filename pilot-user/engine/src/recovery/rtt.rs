@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limits::{INITIAL_RTT, MIN_RTT_WINDOW, TIMER_GRANULARITY};
-use crate::time::Instant;
+use crate::time::{Instant, nanos};
 
 /// Estimates from the acks of one path.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,10 @@ impl Rtt {
 
     /// The probe time-out without backoff (W5.6).
     pub(crate) fn pto(&self, max_ack_delay: Duration) -> Duration {
-        self.smoothed.max(self.elsewhere) + (self.var * 4).max(TIMER_GRANULARITY) + max_ack_delay
+        // In nanoseconds, as it is asked for with nearly every packet.
+        let [smoothed, elsewhere, var, ack_delay] = [self.smoothed, self.elsewhere, self.var, max_ack_delay].map(nanos);
+        let var = var.saturating_mul(4).max(nanos(TIMER_GRANULARITY));
+        Duration::from_nanos(smoothed.max(elsewhere).saturating_add(var).saturating_add(ack_delay))
     }
 }
 

@@ -137,7 +137,7 @@ impl Bulk {
     /// When data returns to the first path if none queues until then.
     pub(super) fn idle_at(&self) -> Option<Instant> {
         let may_leave = self.is_sending && self.leaving.is_none() && self.usage == BulkUse::Auto;
-        self.queueing.last.filter(|_| may_leave).map(|last| last + BULK_IDLE)
+        if may_leave { self.queueing.last.map(|last| last + BULK_IDLE) } else { None }
     }
 
     /// Data is to return to the first path, for none has been queueing (W6.9).
@@ -150,11 +150,14 @@ impl Bulk {
     /// Why to send over it now, if so (W6.9).
     fn wanted(&self, now: Instant, has_data: bool, round_trip: Duration) -> Option<&'static str> {
         let Queueing { since, last, bytes } = self.queueing;
-        let queues = last.is_some_and(|last| now.since(last) <= gap(round_trip))
-            && bytes >= BULK_AFTER_BYTES
-            && now.since(since) >= round_trip * BULK_AFTER_ROUND_TRIPS;
+        // The bytes first: where nothing queues, it is asked for with every packet.
+        let queues = || {
+            bytes >= BULK_AFTER_BYTES
+                && last.is_some_and(|last| now.since(last) <= gap(round_trip))
+                && now.since(since) >= round_trip * BULK_AFTER_ROUND_TRIPS
+        };
         match self.usage {
-            BulkUse::Auto if queues => Some("data has been queueing for several round trips"),
+            BulkUse::Auto if queues() => Some("data has been queueing for several round trips"),
             BulkUse::Always if has_data => Some("the configuration says so"),
             _ => None,
         }
@@ -195,11 +198,9 @@ impl Paths {
         events: &mut VecDeque<Event>,
     ) {
         self.bulk.leave_if_idle(now);
-        if !self.bulk.is_sending
-            && self.bulk.leaving.is_none()
-            && self.first.is_proven
-            && let Some(why) = self.bulk.wanted(now, has_data, recovery.rtt.smoothed)
-        {
+        if !self.bulk.is_sending && self.bulk.leaving.is_none() {
+            let wanted = self.bulk.wanted(now, has_data, recovery.rtt.smoothed).filter(|_| self.first.is_proven);
+            let Some(why) = wanted else { return };
             self.enter_bulk(now, why);
         }
         // Not into silence: the other path has time until this one answers.

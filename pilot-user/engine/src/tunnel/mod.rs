@@ -244,6 +244,20 @@ impl Tunnel {
         self.last_path = Some(path);
     }
 
+    /// Whether nothing is to be sent now, nor anything under way but what was sent: what goes on is due by time alone, and no
+    /// sooner than an ack of a packet that came just now. When in doubt, it is not.
+    pub(crate) fn is_calm(&self, now: Instant) -> bool {
+        let (Some(transport), Some(_)) = (&self.transport, &self.session) else { return false };
+        let is_between_handshakes =
+            self.answer.is_none() && self.fresh.is_none() && self.attempt.is_none() && self.next_try.is_none();
+        let has_frames = self.table.has_data() || !self.table.control.is_empty() || transport.acks.is_due(now);
+        is_between_handshakes
+            && self.closing.is_none()
+            && !has_frames
+            && transport.recovery.is_calm()
+            && transport.paths.is_calm(now)
+    }
+
     /// What the application's reading is measured against.
     pub(crate) fn pace(&self, now: Instant) -> Pace {
         let rtt = self.transport.as_ref().map(|transport| &transport.recovery.rtt);
@@ -293,47 +307,43 @@ impl Tunnel {
         })
     }
 
-    /// The earliest time at which `handle_timeout` has something to do, and what.
-    pub(crate) fn deadline(&self, config: &Config) -> Option<(Instant, &'static str)> {
-        let mut earliest: Option<(Instant, &'static str)> = None;
-        let mut add = |at: Option<Instant>, why| {
-            if let Some(at) = at
-                && earliest.is_none_or(|(earliest, _)| at < earliest)
-            {
-                earliest = Some((at, why));
-            }
-        };
-        add(self.next_try, "initiation");
-        add(self.fresh.as_ref().map(|_| self.fresh_since + CONFIRM_TIMEOUT), "confirmation");
-        add(self.waiting_since.map(|since| since + CONNECT_TIMEOUT), "connect time-out");
+    /// The earliest time at which `handle_timeout` has something to do.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let mut earliest = Instant::END;
+        let mut add = |at: Option<Instant>| earliest = earliest.min(at.unwrap_or(Instant::END));
+        add(self.next_try);
+        add(self.fresh.as_ref().map(|_| self.fresh_since + CONFIRM_TIMEOUT));
+        add(self.waiting_since.map(|since| since + CONNECT_TIMEOUT));
         if let Some(closing) = &self.closing {
-            add(Some(closing.until), "closing");
+            add(Some(closing.until));
         } else if let (Some(transport), Some(session)) = (&self.transport, &self.session) {
-            add(self.idle_at(config, transport), "idle time-out");
-            add(self.rekey_at(config), "rekey");
-            add(session.keys.deadline(), "previous key");
-            if session.keys.is_used_up() {
-                return earliest; // nothing can be sent, whatever is due
+            add(self.idle_at(config, transport));
+            add(self.rekey_at(config));
+            add(session.keys.deadline());
+            // Where nothing can be sent, it does not matter what is due.
+            if !session.keys.is_used_up() {
+                add(transport.recovery.deadline().map(|(at, _)| at));
+                add(transport.paths.deadline());
+                add(session.local.deadline());
+                add(self.suspect_at(transport));
+                add(rest::rest_at(transport));
+                // Nothing of it can be done where nothing may be sent.
+                if transport.paths.allowance().is_some() {
+                    add(transport.acks.due());
+                    add(self.keep_alive_at(transport));
+                }
             }
-            if let Some((at, why)) = transport.recovery.deadline() {
-                add(Some(at), why);
-            }
-            // Nothing of it can be done where nothing may be sent.
-            let may_send = transport.paths.allowance().is_some();
-            add(transport.acks.due().filter(|_| may_send), "ack");
-            add(transport.paths.deadline(), "path");
-            add(session.local.deadline(), "session id");
-            add(self.suspect_at(transport), "suspicion");
-            add(self.keep_alive_at(transport), "keep-alive");
-            add(rest::rest_at(transport), "rest");
         }
-        earliest
+        (earliest < Instant::END).then_some(earliest)
     }
 
     fn idle_at(&self, config: &Config, transport: &Transport) -> Option<Instant> {
-        let own = Some(config.idle_timeout).filter(|timeout| !timeout.is_zero());
-        let peer = self.session.as_ref().map(|s| s.terms.idle_timeout).filter(|timeout| !timeout.is_zero());
-        let timeout = own.into_iter().chain(peer).min()?;
+        let peer = self.session.as_ref().map_or(Duration::ZERO, |session| session.terms.idle_timeout);
+        let timeout = match (config.idle_timeout, peer) {
+            (Duration::ZERO, Duration::ZERO) => return None,
+            (Duration::ZERO, timeout) | (timeout, Duration::ZERO) => timeout,
+            (own, peer) => own.min(peer),
+        };
         Some(transport.last_received + timeout)
     }
 

@@ -38,10 +38,14 @@ impl Mtu {
     /// The size to probe now, if any. `has_data`: messages or stream data wait; at rest a search that failed is not
     /// begun again (W5.15).
     pub(crate) fn probe(&self, now: Instant, has_data: bool) -> Option<u16> {
+        // As with nearly every packet.
+        if self.current >= self.target || self.in_flight {
+            return None;
+        }
         let is_time = self.probes_left > 0 || has_data && self.retry_at <= now;
         let next =
             MTU_STEPS.into_iter().find(|step| *step > self.current).map_or(self.target, |step| step.min(self.target));
-        (self.current < self.target && is_time && !self.in_flight).then_some(next)
+        is_time.then_some(next)
     }
 
     pub(crate) fn on_probe_sent(&mut self) {

@@ -236,9 +236,19 @@ impl Paths {
 
     /// A datagram was sent.
     pub(super) fn on_sent(&mut self, path: &Path, bytes: usize) {
-        if self.first.path.is(path) {
+        if !self.first.is_proven && self.first.path.is(path) {
             self.first.sent += bytes as u64;
         }
+    }
+
+    /// Whether there is nothing to ask, to answer or to try, and data goes where it went.
+    pub(super) fn is_calm(&self, now: Instant) -> bool {
+        let is_asked = |state: &PathState| state.challenge.is_some();
+        self.responses.is_empty()
+            && !is_asked(&self.first)
+            && !self.bulk.path().is_some_and(is_asked)
+            && !self.is_draining()
+            && self.sending().mtu.probe(now, false).is_none()
     }
 
     // Following the peer
@@ -335,7 +345,6 @@ impl Paths {
                 return Some(response);
             }
         }
-        let probe_timeout = recovery.pto();
         let allowed = self.first.allowance();
         // Of the bulk path, the address is proven, and the port was told in a handshake.
         let asked = [(Some(&mut self.first), allowed), (self.bulk.path_mut(), u64::MAX)];
@@ -349,7 +358,7 @@ impl Paths {
             rng.fill(&mut data);
             challenge.sent.push((data, now));
             self.challenges += 1;
-            challenge.next_try(now, probe_timeout);
+            challenge.next_try(now, recovery.pto());
             let datagram = up_to(MIN_DATAGRAM_BYTES, allowed);
             return Some(PathFrame { path: state.path, data, is_response: false, datagram });
         }

@@ -7,8 +7,8 @@ use pilot_common::wire::Header;
 use super::mtu::Mtu;
 use super::{Context, Path, Tunnel};
 use crate::codec::Reader;
-use crate::connection::State;
 use crate::connection::table::Table;
+use crate::connection::{Connection, State};
 use crate::crypto::keys::Slot;
 use crate::error::{CloseReason, Code, ProtocolViolation};
 use crate::event::Event;
@@ -78,7 +78,7 @@ impl Tunnel {
         transport.stats.received_packets += 1;
         transport.stats.received_bytes += datagram.len() as u64;
         session.local.on_used(ctx.now, header.receiver);
-        if slot == Slot::Current {
+        if slot == Slot::Current && !session.keys.is_confirmed() {
             session.keys.on_confirmed(ctx.now, transport.recovery.pto() * KEY_LINGER_TIMEOUTS);
         }
         let newest = number >= transport.next_received;
@@ -186,16 +186,20 @@ impl Tunnel {
                 with(table, connection, events, |connection, events| connection.on_messages_consumed(number, events))?;
             }
             Frame::Datagram { connection, payload } => {
-                with(table, connection, events, |connection, events| {
+                deliver(table, connection, events, |connection, events| {
                     connection.on_datagram(payload, events);
                     Ok(())
                 })?;
             }
             Frame::MessagePart { connection, number, part } => {
-                with(table, connection, events, |connection, events| connection.on_message_part(number, part, events))?;
+                deliver(table, connection, events, |connection, events| {
+                    connection.on_message_part(number, part, events)
+                })?;
             }
             Frame::Message { connection, number, payload } => {
-                with(table, connection, events, |connection, events| connection.on_message(number, payload, events))?;
+                deliver(table, connection, events, |connection, events| {
+                    connection.on_message(number, payload, events)
+                })?;
             }
             Frame::Stream { connection, stream, offset, fin, payload } => {
                 with(table, connection, events, |connection, events| {
@@ -237,30 +241,57 @@ impl Tunnel {
     }
 }
 
-/// Runs `handle` on the connection a frame is for; nothing if it is closed (W5.8). Data on a connection that was opened here
-/// says that it was accepted, even if ACCEPT itself is late.
+/// Runs `handle` on the connection a frame is for; nothing if it is closed (W5.8). Then there may be something to send on it.
 fn with(
     table: &mut Table,
     id: u64,
     events: &mut VecDeque<Event>,
-    handle: impl FnOnce(&mut crate::connection::Connection, &mut VecDeque<Event>) -> Result<(), ProtocolViolation>,
+    handle: impl FnOnce(&mut Connection, &mut VecDeque<Event>) -> Result<(), ProtocolViolation>,
 ) -> Result<(), ProtocolViolation> {
-    let Some(connection) = table.by_wire_id(id)? else { return Ok(()) };
-    match connection.state {
-        State::Closed(_) => return Ok(()),
-        State::Offered => {
-            return Err(ProtocolViolation::new(Code::ConnectionState, "sent data before its connection was accepted"));
-        }
-        State::Opening => accepted(connection, events),
-        State::Waiting | State::Open => {}
-    }
+    let Some((connection, _)) = receiver(table, id, events)? else { return Ok(()) };
     handle(connection, events)?;
     let key = connection.handle.key;
     table.queue(key);
     Ok(())
 }
 
-fn accepted(connection: &mut crate::connection::Connection, events: &mut VecDeque<Event>) {
+/// The same with what a message or datagram brings, which gives this end nothing to send.
+fn deliver(
+    table: &mut Table,
+    id: u64,
+    events: &mut VecDeque<Event>,
+    handle: impl FnOnce(&mut Connection, &mut VecDeque<Event>) -> Result<(), ProtocolViolation>,
+) -> Result<(), ProtocolViolation> {
+    let Some((connection, is_accepted)) = receiver(table, id, events)? else { return Ok(()) };
+    handle(connection, events)?;
+    if is_accepted {
+        let key = connection.handle.key;
+        table.queue(key);
+    }
+    Ok(())
+}
+
+/// The connection a frame is for, unless it is closed, and whether it was accepted by this: data on a connection that was
+/// opened here says so, even if ACCEPT itself is late.
+fn receiver<'t>(
+    table: &'t mut Table,
+    id: u64,
+    events: &mut VecDeque<Event>,
+) -> Result<Option<(&'t mut Connection, bool)>, ProtocolViolation> {
+    let Some(connection) = table.by_wire_id(id)? else { return Ok(None) };
+    let is_accepted = connection.state == State::Opening;
+    match connection.state {
+        State::Closed(_) => return Ok(None),
+        State::Offered => {
+            return Err(ProtocolViolation::new(Code::ConnectionState, "sent data before its connection was accepted"));
+        }
+        State::Opening => accepted(connection, events),
+        State::Waiting | State::Open => {}
+    }
+    Ok(Some((connection, is_accepted)))
+}
+
+fn accepted(connection: &mut Connection, events: &mut VecDeque<Event>) {
     if connection.state == State::Opening {
         connection.state = State::Open;
         events.push_back(Event::Connected { connection: connection.handle });

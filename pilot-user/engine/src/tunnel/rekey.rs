@@ -13,13 +13,12 @@ impl Tunnel {
     /// it has sealed much, or when it is too old for what waits.
     pub(super) fn rekey_at(&self, config: &Config) -> Option<Instant> {
         let is_at_rest = self.attempt.is_none() && self.next_try.is_none() && self.closing.is_none();
-        let keys = &self.session.as_ref().filter(|_| is_at_rest)?.keys;
+        let Session { keys, is_initiator, .. } = self.session.as_deref().filter(|_| is_at_rest)?;
         if keys.sealed_packets() >= config.rekey_after_packets {
             return Some(keys.since());
         }
-        let is_initiator = self.session.as_ref().is_some_and(|session| session.is_initiator);
         let has_to_send = self.has_data_to_send();
-        let early = is_initiator && (has_to_send || keys.has_carried_data());
+        let early = *is_initiator && (has_to_send || keys.has_carried_data());
         let age = if early { Some(config.rekey_after) } else { has_to_send.then_some(REJECT_AFTER_TIME) };
         age.map(|age| keys.since() + age)
     }
@@ -31,6 +30,15 @@ impl Tunnel {
 
     /// Begins what is due by [`Tunnel::rekey_at`].
     pub(super) fn rekey_if_due(&mut self, ctx: &Context<'_>) {
+        // Of a new key, whatever else is so: this is asked for with every packet.
+        let is_new = |session: &Session| {
+            let (keys, config) = (&session.keys, ctx.config);
+            let least = config.rekey_after.min(REJECT_AFTER_TIME);
+            keys.sealed_packets() < config.rekey_after_packets && ctx.now < keys.since() + least
+        };
+        if self.session.as_deref().is_none_or(is_new) {
+            return;
+        }
         if self.rekey_at(ctx.config).is_some_and(|at| at <= ctx.now) {
             self.is_rekeying = true;
             self.tries = 0;

@@ -150,7 +150,8 @@ impl Tunnel {
         }
         let mut frames = SentFrames::new();
         let mut w = Writer::new(datagram.get_mut(HEADER_LEN..end)?);
-        if ack_due && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
+        let carries_ack = ack_due || may_send && has_data && transport.acks.is_nearly_due();
+        if carries_ack && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
         // What was consumed goes with what is sent anyway (W5.16).

@@ -1,0 +1,249 @@
+//! Instructions per message through two transports in memory, Pilot's and quinn-proto's: unlike times, they do not depend on
+//! how busy the machine is. Needs valgrind. `cargo bench --package pilot-benches --bench instructions [FILTER]`
+//!
+//! Each case runs in a process of its own under callgrind, which counts within [`counted`] alone, and is read by the file
+//! that an instruction comes from, inlined ones too. What the AEAD takes, and QUIC's header protection, is a column of
+//! its own: both transports have it from aws-lc. It is more than on a real processor with AVX-512, which valgrind's lacks and
+//! aws-lc has code for.
+//!
+//! Both do the same: an application writes, one datagram leaves and is taken, the application at the other end reads. Pilot
+//! sends what fits a message as a message, quinn on a stream that stays open, its cheapest way to send in order. Each
+//! operation is followed by what a driver asks an engine each pass. Datagrams are of at most 1,472 bytes, the AEAD is
+//! AES-256-GCM, and acks are as each wants them.
+
+mod pilot;
+mod quinn;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, bail, ensure};
+
+/// Names the case to the process that runs it.
+const CASE: &str = "PILOT_INSTRUCTIONS_CASE";
+
+/// Runs of a case before those that count, so that buffers have grown and path MTU and acks are as they stay.
+const WARM_UP: u32 = 512;
+
+/// Runs that count. Higher: a case takes longer. Lower: what happens every few hundred messages is not seen.
+const RUNS: u32 = 1024;
+
+/// Bytes: UDP payload of an MTU of 1,500.
+const MAX_DATAGRAM: u16 = 1472;
+
+/// Two connected ends in memory, and datagrams under way between them.
+trait Pair {
+    /// The application at `end` writes, and what can leave does.
+    fn send(&mut self, end: usize, bytes: &[u8]);
+    /// What is under way to `end` arrives and is read. Bytes.
+    fn receive(&mut self, end: usize) -> usize;
+    /// What else can leave from `end` does, as acks: datagrams.
+    fn flush(&mut self, end: usize) -> usize;
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    /// Write, build, seal.
+    Send,
+    /// Open, deliver, read.
+    Receive,
+    /// Both, and acks both ways.
+    OneWay,
+    /// There and back, and acks both ways.
+    Echo,
+}
+
+/// What is counted, of how many bytes.
+const CASES: [(&str, Part, usize); 7] = [
+    ("19 B, send", Part::Send, 19),
+    ("19 B, receive", Part::Receive, 19),
+    ("19 B, one way and acks", Part::OneWay, 19),
+    ("19 B, echo", Part::Echo, 19),
+    ("1400 B, send", Part::Send, 1400),
+    ("1400 B, receive", Part::Receive, 1400),
+    ("1400 B, one way and acks", Part::OneWay, 1400),
+];
+
+/// What callgrind counts; its name is what it is told.
+#[inline(never)]
+fn counted(run: &mut dyn FnMut()) {
+    run();
+}
+
+/// Runs one part of a message's way; returns datagrams.
+fn message(pair: &mut impl Pair, part: Part, bytes: &[u8]) -> usize {
+    let mut datagrams = 0;
+    match part {
+        Part::Send => {
+            counted(&mut || pair.send(0, bytes));
+            assert_eq!(pair.receive(1), bytes.len());
+        }
+        Part::Receive => {
+            pair.send(0, bytes);
+            counted(&mut || assert_eq!(pair.receive(1), bytes.len()));
+        }
+        Part::OneWay => counted(&mut || {
+            pair.send(0, bytes);
+            assert_eq!(pair.receive(1), bytes.len());
+        }),
+        Part::Echo => counted(&mut || {
+            for end in [0, 1] {
+                pair.send(end, bytes);
+                assert_eq!(pair.receive(1 - end), bytes.len());
+            }
+        }),
+    }
+    let mut acks = || {
+        datagrams += pair.flush(1);
+        pair.receive(0);
+    };
+    match part {
+        Part::OneWay => counted(&mut acks),
+        Part::Echo => {}
+        Part::Send | Part::Receive => acks(),
+    }
+    datagrams
+}
+
+/// In the process of a case.
+fn run(mut pair: impl Pair, part: Part, bytes: usize) {
+    let bytes = vec![7; bytes];
+    let mut acks = 0;
+    for round in 0..WARM_UP + RUNS {
+        if round == WARM_UP {
+            begin();
+            acks = 0;
+        }
+        acks += message(&mut pair, part, &bytes);
+    }
+    println!("{acks} datagrams of acks alone in {RUNS} messages");
+}
+
+/// Where callgrind begins anew.
+#[inline(never)]
+fn begin() {
+    std::hint::black_box(());
+}
+
+fn main() -> anyhow::Result<()> {
+    if let Ok(name) = std::env::var(CASE) {
+        let (transport, case) = name.split_once('/').context("a transport and a case")?;
+        let (_, part, bytes) = *CASES.iter().find(|(name, ..)| *name == case).context("a case")?;
+        match transport {
+            "pilot" => run(pilot::Ends::new(), part, bytes),
+            _ => run(quinn::Ends::new()?, part, bytes),
+        }
+        return Ok(());
+    }
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    println!("Instructions per message          Pilot    AEAD    quinn    AEAD  Pilot/quinn");
+    let mut details = Vec::new();
+    for (name, ..) in CASES.into_iter().filter(|(name, ..)| name.contains(&filter)) {
+        let [pilot, quinn] = [count("pilot", name)?, count("quinn", name)?];
+        let [(pilot_aead, pilot_rest), (quinn_aead, quinn_rest)] = [&pilot, &quinn].map(Counts::split);
+        let ratio = pilot_rest as f64 / quinn_rest as f64;
+        println!("{name:<30} {pilot_rest:>8} {pilot_aead:>7} {quinn_rest:>8} {quinn_aead:>7}  {ratio:>10.3}");
+        details.extend([(name, "Pilot", pilot), (name, "quinn", quinn)]);
+    }
+    for (name, transport, counts) in details {
+        print!("\n{name}, {transport}: {}\n ", counts.note);
+        let mut parts: Vec<_> = counts.by_part.into_iter().collect();
+        parts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        parts.iter().filter(|(_, count)| *count > 0).for_each(|(part, count)| print!(" {part} {count}"));
+        println!();
+    }
+    Ok(())
+}
+
+/// Instructions per message.
+struct Counts {
+    by_part: BTreeMap<String, u64>,
+    note: String,
+}
+
+/// The part of the cryptography, which both transports have from one library.
+const AEAD: &str = "AEAD";
+
+/// What this bench itself does, and is nobody's.
+const OWN: &str = "this bench";
+
+impl Counts {
+    /// The AEAD's, and the transport's.
+    fn split(&self) -> (u64, u64) {
+        let [aead, own] = [AEAD, OWN].map(|name| self.by_part.get(name).copied().unwrap_or_default());
+        (aead, self.by_part.values().sum::<u64>() - aead - own)
+    }
+}
+
+/// Runs a case under callgrind.
+fn count(transport: &str, name: &str) -> anyhow::Result<Counts> {
+    let out = std::env::temp_dir().join(format!("pilot-instructions-{}", std::process::id()));
+    let ran = Command::new("valgrind")
+        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*instructions::counted*"])
+        .args(["--zero-before=*instructions::begin*", &format!("--callgrind-out-file={}", out.display())])
+        .arg(std::env::current_exe()?)
+        .env(CASE, format!("{transport}/{name}"))
+        .output()
+        .context("running `valgrind`, of the package of that name")?;
+    ensure!(ran.status.success(), "{transport}/{name}: {}", String::from_utf8_lossy(&ran.stderr));
+    let by_part = read(&out)?;
+    std::fs::remove_file(&out)?;
+    let note = String::from_utf8_lossy(&ran.stdout).trim().to_owned();
+    Ok(Counts { by_part, note })
+}
+
+fn read(out: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
+    let annotated = Command::new("callgrind_annotate")
+        .args(["--threshold=100", "--auto=no", "--show-percs=no"])
+        .arg(out)
+        .output()
+        .context("running `callgrind_annotate`, of the package valgrind")?;
+    let text = String::from_utf8_lossy(&annotated.stdout);
+    let mut by_part = BTreeMap::<String, u64>::new();
+    let mut total = None;
+    for line in text.lines() {
+        // "1,234  file:function [object]", between headings.
+        let Some((count, place)) = line.trim_start().split_once("  ") else { continue };
+        let Ok(count) = count.replace(',', "").parse::<u64>() else { continue };
+        // The first line; and those that called what is counted are told to have spent all of it themselves.
+        if *total.get_or_insert(count) == count {
+            continue;
+        }
+        *by_part.entry(part(place)).or_default() += count;
+    }
+    by_part.values_mut().for_each(|count| *count /= u64::from(RUNS));
+    if by_part.is_empty() {
+        bail!("callgrind_annotate told nothing of {}", out.display());
+    }
+    Ok(by_part)
+}
+
+/// The module of a transport, or the library, that a place "file:function [object]" is of.
+fn part(place: &str) -> String {
+    let is_crypto = place.contains("aws_lc") || place.contains("aws-lc");
+    if is_crypto || place.contains("/rustls-") {
+        return AEAD.to_owned();
+    }
+    let (file, function) = place.split_once(".rs:").unwrap_or(("", place));
+    for transport in ["/engine/src/", "/quinn-proto-"] {
+        if let Some((_, path)) = file.split_once(transport) {
+            let path = path.split_once("/src/").map_or(path, |(_, path)| path);
+            return path.split('/').next().unwrap_or(path).to_owned();
+        }
+    }
+    let names = [("/library/", "std"), ("/registry/", "crates"), ("benches/instructions", OWN), ("rust", "std")];
+    if let Some((_, name)) = names.into_iter().find(|(mark, _)| file.contains(mark)) {
+        return name.to_owned();
+    }
+    let is_allocation = ["malloc", "free", "realloc", "calloc", "_int_"].iter().any(|name| function.contains(name));
+    let is_copy = function.contains("mem");
+    if is_allocation {
+        "malloc"
+    } else if is_copy {
+        "memcpy"
+    } else {
+        "other"
+    }
+    .to_owned()
+}

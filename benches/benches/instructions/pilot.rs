@@ -1,0 +1,139 @@
+//! Pilot's engine at both ends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::Identity;
+use pilot_engine::{
+    Aeads, Config, ConnectionHandle, Ecn, Endpoint, Event, Instant, OperationError, PeerConfig, Read, StreamId,
+};
+
+use crate::MAX_DATAGRAM;
+
+/// Bytes of the largest message that goes in one frame; what is larger goes on a stream here.
+const MESSAGE: usize = 1024;
+
+struct End {
+    endpoint: Endpoint,
+    connection: Option<ConnectionHandle>,
+    stream: Option<StreamId>,
+}
+
+pub(crate) struct Ends {
+    ends: [End; 2],
+    now: Instant,
+    /// Under way from each end: a datagram a buffer, and how many there are.
+    wire: [(Vec<[u8; MAX_DATAGRAM as usize]>, Vec<(usize, Ecn)>); 2],
+    message: Vec<u8>,
+}
+
+const ADDRESSES: [SocketAddr; 2] = [
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4242),
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 4242),
+];
+
+impl Ends {
+    pub(crate) fn new() -> Self {
+        let identity = |n: u8| Identity::from_secrets([n + 1; 32], [n + 101; 32]).expect("any 32 bytes are a secret");
+        let end = |n: u8| {
+            let overlay = OverlayAddress { network: 0, node: u32::from(n) };
+            let mut config = Config::new(identity(n), overlay, [n; 16], Duration::from_secs(1 << 30));
+            config.max_datagram = MAX_DATAGRAM;
+            config.aeads = Aeads::only(pilot_engine::Aead::Aes256Gcm);
+            let mut endpoint = Endpoint::new(config, [n; 32]);
+            let key = identity(1 - n).public_key();
+            let peer =
+                endpoint.add_peer(PeerConfig { key, address: overlay, endpoint: Some(ADDRESSES[usize::from(1 - n)]) });
+            (End { endpoint, connection: None, stream: None }, peer)
+        };
+        let [(mut ours, peer), (theirs, _)] = [end(0), end(1)];
+        let now = Instant::from_nanos(1);
+        let connection = ours.endpoint.connect(now, peer, 7).expect("a known peer");
+        ours.connection = Some(connection);
+        let wire = [(), ()].map(|()| (vec![[0; MAX_DATAGRAM as usize]; 64], Vec::with_capacity(64)));
+        let mut it = Self { ends: [ours, theirs], now, wire, message: Vec::with_capacity(MESSAGE) };
+        it.settle();
+        let stream = it.ends[0].endpoint.open_stream(it.now, connection).expect("the first stream");
+        it.ends[0].stream = Some(stream);
+        it.settle();
+        it
+    }
+
+    /// Until nothing is under way.
+    fn settle(&mut self) {
+        use crate::Pair as _;
+        while self.flush(0) + self.flush(1) > 0 {
+            self.receive(1);
+            self.receive(0);
+        }
+    }
+
+    fn read(&mut self, end: usize, connection: ConnectionHandle, stream: StreamId) -> usize {
+        let mut out = [0; 2048];
+        let mut length = 0;
+        while let Ok(Read::Bytes(read)) = self.ends[end].endpoint.read(self.now, connection, stream, &mut out) {
+            length += read;
+        }
+        length
+    }
+}
+
+impl crate::Pair for Ends {
+    fn send(&mut self, end: usize, bytes: &[u8]) {
+        let End { endpoint, connection, stream } = &mut self.ends[end];
+        let sent = match (*connection, *stream) {
+            (Some(connection), Some(stream)) if bytes.len() > MESSAGE => {
+                endpoint.write(self.now, connection, stream, bytes).map(|_| ())
+            }
+            (Some(connection), _) => endpoint.send_message(self.now, connection, bytes),
+            _ => Err(OperationError::NoConnection),
+        };
+        sent.expect("what was sent before was read");
+        self.flush(end);
+    }
+
+    fn receive(&mut self, end: usize) -> usize {
+        self.now += Duration::from_micros(1);
+        let (buffers, under_way) = &mut self.wire[1 - end];
+        for (buffer, (length, ecn)) in buffers.iter().zip(under_way.drain(..)) {
+            let (from, to) = (ADDRESSES[1 - end], ADDRESSES[end]);
+            self.ends[end].endpoint.handle_datagram(self.now, from, to, ecn, &buffer[..length]);
+        }
+        let mut length = 0;
+        while let Some(event) = self.ends[end].endpoint.poll_event() {
+            match event {
+                Event::MessagesReadable { connection } => {
+                    self.message.clear();
+                    let End { endpoint, .. } = &mut self.ends[end];
+                    while let Ok(Some(taken)) = endpoint.receive_message(self.now, connection, &mut self.message) {
+                        length += taken;
+                    }
+                }
+                Event::StreamReadable { connection, stream } | Event::StreamOpened { connection, stream } => {
+                    length += self.read(end, connection, stream);
+                }
+                Event::Offered { connection, .. } => {
+                    self.ends[end].connection = Some(connection);
+                    self.ends[end].endpoint.accept(self.now, connection).expect("just offered");
+                }
+                _ => {}
+            }
+        }
+        length
+    }
+
+    fn flush(&mut self, end: usize) -> usize {
+        let (endpoint, now) = (&mut self.ends[end].endpoint, self.now);
+        let (buffers, under_way) = &mut self.wire[end];
+        let before = under_way.len();
+        endpoint.handle_timeout(now);
+        while endpoint.wants_transmit() {
+            let Some(transmit) = endpoint.poll_transmit(now, &mut buffers[under_way.len()]) else { break };
+            under_way.push((transmit.len, transmit.ecn));
+            while endpoint.poll_effect().is_some() {}
+        }
+        endpoint.poll_timeout();
+        under_way.len() - before
+    }
+}
