@@ -8,18 +8,23 @@ mod changes;
 mod client_side;
 mod counters;
 mod model;
+mod network;
 mod owner_side;
 
 use std::ops::Range;
 
 use counters::Counters;
 use model::Model;
+use network::Network;
 
 /// Enough to meet most pairs of faults, and few enough for every run of the tests.
 const USUAL_SEEDS: Range<u64> = 0..300;
 
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("PILOT_SIM_SEEDS") else { return USUAL_SEEDS };
+/// A run over the network has handshakes in it, and is a hundred times as long.
+const NETWORK_SEEDS: Range<u64> = 0..20;
+
+fn seeds(usual: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("PILOT_SIM_SEEDS") else { return usual };
     let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     range.expect("PILOT_SIM_SEEDS must be FROM..TO, for example 0..1000")
 }
@@ -28,11 +33,24 @@ fn seeds() -> Range<u64> {
 #[test]
 fn every_follower_ends_at_the_owners_document() {
     let mut counters = Counters::default();
-    for seed in seeds() {
+    for seed in seeds(USUAL_SEEDS) {
         let mut model = Model::new(seed);
         model.run();
         counters.add(&model.counters);
     }
     println!("{counters:#?}");
-    counters.check_all_fired();
+    counters.check_all_fired(&model::MUST_FIRE);
+}
+
+/// C2.1, C2.7, C3.1, C3.2, C3.3, C3.6, C3.7, over the worker's own loop and the simulator's paths.
+#[test]
+fn over_the_network_every_follower_ends_at_the_owners_document() {
+    let mut counters = Counters::default();
+    for seed in seeds(NETWORK_SEEDS) {
+        let mut network = Network::new(seed);
+        network.run();
+        counters.add(&network.counters);
+    }
+    println!("{counters:#?}");
+    counters.check_all_fired(&network::MUST_FIRE);
 }

@@ -11,6 +11,30 @@ use serde_json::Value;
 
 use crate::counters::Counters;
 
+/// What must come to pass in the runs.
+pub(crate) const MUST_FIRE: [&str; 20] = [
+    "client restarted with its copies",
+    "client restarted without",
+    "commit failed",
+    "commit of several changes",
+    "conflict",
+    "connection cut",
+    "copy checked",
+    "copy damaged",
+    "divergence healed",
+    "done",
+    "document came whole",
+    "no room",
+    "not allowed",
+    "owner killed with a commit under way",
+    "owner restarted",
+    "resumed without the document",
+    "several versions at once",
+    "unanswered",
+    "refused",
+    "version by version",
+];
+
 /// What each version of each context was, by incarnation.
 pub(crate) type Past = BTreeMap<(usize, u64, u64), Vec<u8>>;
 
