@@ -9,6 +9,7 @@ mod client_side;
 mod counters;
 mod model;
 mod network;
+mod nodes;
 mod owner_side;
 
 use std::ops::Range;

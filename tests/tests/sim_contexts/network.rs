@@ -3,25 +3,21 @@
 //! model's (`model`).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
-use pilot_engine::{Code, Config, Endpoint, Event, Instant, PeerConfig, PeerId};
-use pilot_tests::link::{Attachment as _, Packet, Place, SimLink};
+use pilot_engine::{Code, Instant};
+use pilot_tests::link::{Attachment as _, Packet};
 use pilot_tests::netem::{Bursts, Conditions, Netem, PerMille};
 use pilot_tests::random::Random;
 use pilot_user::context::{
     Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, LinkId, Notice, Owner, Replica, Rights, Stamp,
 };
-use pilot_user::service::contexts::{ContextClient, ContextOwner};
-use pilot_user::worker::handoff::Handoff;
-use pilot_user::worker::{Application, Opened, turn};
+use pilot_user::service::contexts::ContextOwner;
 
 use crate::changes;
 use crate::counters::Counters;
 use crate::model::{encoded, part, text};
+use crate::nodes::{Following, Host, Serving, Using, number};
 
 pub(crate) const MUST_FIRE: [&str; 13] = [
     "node slept",
@@ -45,31 +41,6 @@ const HISTORY: HistoryLimits = HistoryLimits { entries: 64, bytes: 1 << 20 };
 /// How long faults go on, and how long it takes after that at most, in virtual time.
 const FAULTS: Duration = Duration::from_secs(20);
 const HEALING: Duration = Duration::from_secs(300);
-
-/// A node, which runs unless it sleeps.
-struct Host<A> {
-    number: u8,
-    endpoint: Endpoint,
-    link: SimLink,
-    application: A,
-    deadline: Option<Instant>,
-    sleeps_until: Instant,
-}
-
-struct Serving(ContextOwner);
-
-struct Using {
-    owner: PeerId,
-    contexts: ContextClient,
-    follows: BTreeMap<FollowId, Following>,
-}
-
-struct Following {
-    context: usize,
-    follow: Follow,
-    last: Option<Stamp>,
-    resumes: bool,
-}
 
 pub(crate) struct Network {
     seed: u64,
@@ -385,115 +356,5 @@ fn conditions(random: &mut Random) -> Conditions {
         corrupt,
         truncate,
         ..Conditions::GOOD
-    }
-}
-
-fn address(number: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, number + 1], 4242))
-}
-
-fn number(address: SocketAddr) -> usize {
-    let SocketAddr::V4(address) = address else { unreachable!("all are IPv4") };
-    usize::from(address.ip().octets()[3]) - 1
-}
-
-fn identity(number: u8) -> Identity {
-    Identity::from_secrets([number + 1; 32], [number + 101; 32]).unwrap()
-}
-
-impl<A> Host<A> {
-    /// Of the owner, which knows all clients, or of one of those, which knows the owner.
-    fn new(
-        number: u8,
-        clients: usize,
-        now: Instant,
-        random: &mut Random,
-        application: impl FnOnce(PeerId) -> A,
-    ) -> Self {
-        let overlay = |number: u8| OverlayAddress { network: 0, node: number.into() };
-        let unix_time = Duration::from_secs(1_800_000_000);
-        let mut config = Config::new(identity(number), overlay(number), random.bytes(), unix_time);
-        config.max_datagram = 1472;
-        let mut endpoint = Endpoint::new(config, random.bytes());
-        let known = |number: u8, at: Option<SocketAddr>| PeerConfig {
-            key: identity(number).public_key(),
-            address: overlay(number),
-            endpoint: at,
-        };
-        let peer = if number == 0 {
-            let peers: Vec<PeerId> = (1..=clients as u8).map(|client| endpoint.add_peer(known(client, None))).collect();
-            peers[0]
-        } else {
-            endpoint.add_peer(known(0, Some(address(0))))
-        };
-        let place = Place { address: address(number), mac: [2, 0, 0, 0, 0, number], index: number.into() };
-        let link = SimLink::open(&place, &[]).unwrap();
-        let application = application(peer);
-        Self { number, endpoint, link, application, deadline: Some(now), sleeps_until: now }
-    }
-}
-
-impl<A: Application> Host<A> {
-    fn run(&mut self, now: Instant) -> Vec<Packet> {
-        for _ in 0..100_000 {
-            let (mut opened, mut handoff) = (Opened::default(), Handoff::alone());
-            let turn = turn(&mut self.endpoint, &mut self.link, &mut self.application, &mut handoff, now, &mut opened);
-            let turn = turn.unwrap();
-            self.deadline = turn.deadline;
-            if !turn.progress {
-                return self.link.take_sent();
-            }
-        }
-        unreachable!("host {} goes on and on", self.number)
-    }
-}
-
-impl Application for Serving {
-    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
-        match event {
-            Event::Offered { connection, .. } => self.0.accept(endpoint, now, connection),
-            event => {
-                self.0.on_event(endpoint, now, &event);
-                if let Event::Closed { connection, .. } = event {
-                    endpoint.close(now, connection, 0, "");
-                }
-            }
-        }
-    }
-
-    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        self.0.poll(endpoint, now)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-}
-
-impl Using {
-    fn follow(&mut self, context: usize, follow: Follow, replica: Option<Replica>) {
-        let (last, resumes) = (replica.as_ref().map(|replica| replica.stamp), replica.is_some());
-        let id = self.contexts.client.follow(follow.clone(), replica);
-        self.follows.insert(id, Following { context, follow, last, resumes });
-    }
-
-    fn new(owner: PeerId) -> Self {
-        Self { owner, contexts: ContextClient::new(owner), follows: BTreeMap::new() }
-    }
-}
-
-impl Application for Using {
-    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
-        if self.contexts.on_event(endpoint, now, &event).is_some() {
-            self.follows.values_mut().for_each(|following| following.resumes = following.last.is_some());
-        }
-    }
-
-    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        self.contexts.poll(endpoint, now)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.contexts.deadline()
     }
 }
