@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failed test")]
 
 use allocation_counter::{AllocationInfo, measure};
+use pilot_engine::codec::put_varint;
 use pilot_user::context::limits::WINDOW_MESSAGES;
 use pilot_user::context::{Change, Client, Document, Follow, Held, HistoryLimits, Kind, LinkId, Owner, Rights, Stamp};
 
@@ -42,14 +43,26 @@ impl Scene {
         let mut followers: Vec<_> = (0..followers).map(|_| connect(Some("peer"))).collect();
         followers.iter_mut().for_each(|(_, client)| _ = client.follow(follow.clone(), None));
         let mut scene = Self { owner, writer, followers };
-        scene.settle(0);
+        scene.settle();
         scene
     }
 
-    /// Followers from `first` on read what they are sent and say so, until there is nothing more.
-    fn settle(&mut self, first: usize) {
+    /// Followers from `first` on say that they have applied so many messages.
+    fn say_applied(&mut self, first: usize, messages: u64) {
+        // HAVE, of what they follow under their second number: the first is what they call it themselves.
+        let mut have = vec![0x03, 2];
+        put_varint(&mut have, messages);
+        for (link, _) in &self.followers[first..] {
+            self.owner.handle(*link, &have).unwrap();
+            assert!(!self.owner.poll_transmit(*link, &mut vec![]), "it has all there is");
+        }
+        while self.owner.poll_ready().is_some() {}
+    }
+
+    /// Followers read what they are sent and say so, until there is nothing more.
+    fn settle(&mut self) {
         let mut message = vec![];
-        for (link, client) in &mut self.followers[first..] {
+        for (link, client) in &mut self.followers {
             loop {
                 while client.poll_transmit(&mut message) {
                     self.owner.handle(*link, &message).unwrap();
@@ -64,7 +77,7 @@ impl Scene {
         while self.owner.poll_ready().is_some() {}
     }
 
-    /// A change, until all that leaves for it has left. Followers get theirs from their links, and read nothing yet.
+    /// A change, until all that leaves for it has left, which nobody reads.
     fn change(&mut self, change: &Change) -> Sent {
         let (link, client) = &mut self.writer;
         client.change("c", None, change).unwrap();
@@ -124,7 +137,7 @@ fn values_are_made_once_for_all_that_want_the_same() {
         let mut scene = Scene::new(followers, Kind::Json, &follow);
         for n in 10..12 {
             scene.change(&merge(n));
-            scene.settle(0);
+            scene.say_applied(0, n - 8);
         }
         let sent = scene.change(&merge(12));
         assert_eq!(sent.messages, followers);
@@ -147,10 +160,9 @@ fn slow_followers_cost_the_others_nothing() {
             // C3.8: with the last of them goes the hash.
             let each = if n == WINDOW_MESSAGES { 2 } else { 1 };
             assert_eq!(scene.change(&append).messages, each * (slow + QUICK), "{n}: within the window");
-            scene.settle(slow);
+            scene.say_applied(slow, 1 + n);
         }
         let sent = scene.change(&append);
-        scene.settle(slow);
         assert_eq!(sent.messages, QUICK, "{slow} slow ones: those that read, and no others");
         assert_eq!(sent.bytes, QUICK * (4 + 1 + WORDS.len()));
         // Not with the number of the slow ones: the change in the history.
