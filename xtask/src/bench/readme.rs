@@ -42,7 +42,7 @@ pub(super) fn tables(report: &Report) -> String {
         table(report, "rare changes by", CHANGES),
         report.machine["cores"],
         fact("cpu"),
-        fact("kernel"),
+        fact("kernel").split('-').next().unwrap_or_default(),
     )
 }
 
