@@ -143,7 +143,8 @@ fn run(places: &Places, config: &Config, seat: Seat, start: &Shared) -> anyhow::
         worker.application.seat.say(Said::Finished { shared, notes });
     } else {
         let owner = peers.iter().find(|(name, _)| name == AGENTS[RESEARCHER]).context("no owner")?.1;
-        let mut worker = place.with(Follower { seat, owner, contexts: None, follows: None, finished: false });
+        let mut worker =
+            place.with(Follower { seat, owner, contexts: None, follows: None, came_whole: 0, finished: false });
         settle(&mut worker, || !control.datapath().pending)?;
         worker.application.seat.say(Said::Ready);
         worker.run_until(|worker| worker.application.finished)?;
@@ -300,6 +301,8 @@ struct Follower {
     owner: PeerId,
     contexts: Option<ContextClient>,
     follows: Option<[FollowId; 2]>,
+    /// Documents that have come whole.
+    came_whole: usize,
     finished: bool,
 }
 
@@ -315,6 +318,10 @@ impl Follower {
 
     /// Once both documents are there, they are for the model.
     fn came_whole(&mut self) {
+        self.came_whole += 1;
+        if self.came_whole < NAMES.len() {
+            return;
+        }
         let (Ok(shared), at) = (self.shared(), Instant::now()) else { return };
         self.seat.traffic.message(SNAPSHOT_BYTES + shared.report.len());
         self.seat.traffic.message(SNAPSHOT_BYTES + shared.facts.to_string().len());

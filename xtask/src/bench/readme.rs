@@ -42,7 +42,7 @@ pub(super) fn tables(report: &Report) -> String {
         table(report, "rare changes by", CHANGES),
         report.machine["cores"],
         fact("cpu"),
-        fact("kernel"),
+        fact("kernel").split('-').next().unwrap_or_default(),
     )
 }
 
@@ -71,7 +71,7 @@ pub(super) fn number(value: f64) -> String {
         parts.concat()
     };
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size >= 100.0 => whole(value),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 0.1 => format!("{value:.2}"),
