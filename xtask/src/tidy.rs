@@ -1,5 +1,5 @@
 //! `cargo xtask tidy`: what the compiler and clippy do not look at. File sizes, which crate may depend on which, and that
-//! every requirement of `docs/wire.md` and `docs/context.md` is kept somewhere and tested somewhere.
+//! every requirement of `docs/wire.md`, `docs/context.md` and `docs/local-protocol.md` is kept somewhere and tested somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +25,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Documents of numbered requirements, and the letter before the numbers.
-const SPECIFICATIONS: &[(&str, char)] = &[("docs/wire.md", 'W'), ("docs/context.md", 'C')];
+const SPECIFICATIONS: &[(&str, char)] =
+    &[("docs/wire.md", 'W'), ("docs/context.md", 'C'), ("docs/local-protocol.md", 'L')];
 
 pub(crate) fn run() -> Result<()> {
     let root = crate::workspace();
