@@ -1,6 +1,6 @@
 //! The node's configuration file: TOML, checked as a whole before anything starts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -111,6 +111,19 @@ pub struct Config {
     pub allow_from: Vec<Prefix>,
     /// The peers that are known without a directory.
     pub peers: Vec<Peer>,
+    /// Who may use the node on its host, and where.
+    pub local: Local,
+}
+
+/// The node for the applications of its host (docs/local-protocol.md).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// The socket's path.
+    pub socket: PathBuf,
+    /// Whether that is the operator's choice, and not where it is otherwise: beside the identity.
+    pub is_chosen: bool,
+    /// Other users than the node's own, and the ports that each may connect to and listen on.
+    pub users: BTreeMap<u32, BTreeSet<u16>>,
 }
 
 /// A peer that is known without a directory.
@@ -124,6 +137,8 @@ pub struct Peer {
     pub key: PublicKey,
     /// Where to reach it; without it, the peer must come to us.
     pub endpoint: Option<SocketAddr>,
+    /// Ports of this node that it may connect to; `None`: all.
+    pub ports: Option<Vec<u16>>,
 }
 
 /// The file as it is written.
@@ -150,6 +165,23 @@ struct File {
     allow_from: Vec<String>,
     #[serde(default)]
     peers: Vec<FilePeer>,
+    #[serde(default)]
+    local: FileLocal,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLocal {
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    users: Vec<FileUser>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileUser {
+    uid: u32,
+    ports: BTreeSet<u16>,
 }
 
 #[derive(Deserialize)]
@@ -159,6 +191,7 @@ struct FilePeer {
     address: String,
     key: String,
     endpoint: Option<String>,
+    ports: Option<Vec<u16>>,
 }
 
 fn queue_0() -> Vec<u32> {
@@ -181,7 +214,13 @@ impl Config {
     /// The first thing that is wrong, in words.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, Error> {
         let file: File = toml::from_str(text)?;
+        let local = Local {
+            is_chosen: file.local.socket.is_some(),
+            socket: directory.join(file.local.socket.unwrap_or_else(|| file.identity.with_extension("sock"))),
+            users: file.local.users.into_iter().map(|user| (user.uid, user.ports)).collect(),
+        };
         let config = Self {
+            local,
             recent_peers: directory.join(file.recent_peers.unwrap_or_else(|| file.identity.with_extension("peers"))),
             identity: directory.join(file.identity),
             address: parse("address", &file.address)?,
@@ -309,6 +348,7 @@ impl Peer {
             address: parse(field("address"), &file.address)?,
             key: parse(field("key"), &file.key)?,
             endpoint: file.endpoint.map(|text| socket_addr(field("endpoint"), &text)).transpose()?,
+            ports: file.ports,
             name: file.name,
         })
     }

@@ -1,12 +1,16 @@
 //! Pilot's node: links, workers, control and the `pilot` command.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod context;
 pub mod control;
+mod daemon;
 pub mod identity_file;
 pub mod link;
 pub mod node;
 pub mod recent_peers;
 pub mod service;
 pub mod worker;
+
+pub use api::{Connection, Error, Listener, Node};

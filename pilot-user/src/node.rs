@@ -34,8 +34,8 @@ pub enum StartError {
     Random,
 }
 
-/// A node that can be driven. Whoever holds `control` keeps AF_XDP attached.
-pub struct Node {
+/// The parts of a node, which can be driven. Whoever holds `control` keeps AF_XDP attached.
+pub struct Assembly {
     /// The control thread.
     pub control: Control,
     /// The configured peers: name and id.
@@ -54,7 +54,7 @@ pub struct Seat {
     origin: quanta::Instant,
 }
 
-impl Node {
+impl Assembly {
     /// Opens sockets and starts the control thread. `aeads` is what the node offers and accepts; `owner` says which worker
     /// has the tunnel to the peer at a place in the configuration.
     ///

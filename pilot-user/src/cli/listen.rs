@@ -1,21 +1,24 @@
 //! `pilot up`, `pilot listen` and `pilot ctx serve`: a node with its services on pinned workers, until it is told to stop.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam_channel::RecvTimeoutError;
-use pilot_engine::{Code, PeerId};
+use pilot_engine::PeerId;
 use serde_json::json;
 
-use super::session::{self, NOTICES_MAX, Stop};
+use super::session::{self, Stop};
 use super::stats::{Tally, stats, summary};
 use super::{Failure, NodeArgs, Output, ctx};
+use crate::api::access::Access;
+use crate::api::running::{Running, Stopped};
+use crate::config::{Config, Local};
 use crate::control::Datapath;
-use crate::node::{Node, Seat};
-use crate::recent_peers::RecentPeers;
+use crate::daemon::Daemon;
+use crate::link::doorbell::Doorbell;
 use crate::service::{Notice, Services};
-use crate::worker::drivers::Pinned;
 
 /// How soon a signal or a change of datapath is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -28,57 +31,34 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
+    let config = Config::read(&args.config).map_err(Failure::usage)?;
     // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
     // contexts has all, because all followers of one are served from one document.
     let owner = |place, workers| if contexts.is_some() { 0 } else { place % workers };
-    let (config, node) = session::start(args, owner)?;
-    let Node { control, peers, seats } = node;
-    let (notices, from_workers) = crossbeam_channel::bounded(NOTICES_MAX);
-    let (mut workers, mut listen) = (Vec::new(), config.listen);
-    let mut recent = RecentPeers::read(&config.recent_peers);
-    for (number, seat) in seats.into_iter().enumerate() {
-        let mut services = Services::new(number, files.clone(), notices.clone(), seat.doorbell())
+    let services = |number, notices, doorbell: Doorbell, peers: &[(String, PeerId)]| {
+        let services = Services::new(number, files.clone(), notices, doorbell.clone())
             .with_context(|| format!("cannot receive files into {}", files.clone().unwrap_or_default().display()))
             .map_err(Failure::Failed)?;
-        if let Some(file) = contexts.filter(|_| number == 0) {
-            services = services.with_contexts(ctx::owner(file, &peers, seat.doorbell())?);
-        }
-        let Seat { core, .. } = seat;
-        let doorbell = seat.doorbell();
-        let mut worker = seat.with(services);
-        listen = worker.link.local_addr();
-        // Those whose address is known, and whose tunnel this worker has, hear from us at once: a peer that knew us before we
-        // restarted need not find out.
-        for ((_, id), peer) in peers.iter().zip(&config.peers) {
-            let last = recent.address(&peer.key);
-            if let Some(address) = last {
-                worker.endpoint.remember_address(*id, address);
-            }
-            if peer.endpoint.or(last).is_some() {
-                let now = worker.now();
-                worker.endpoint.open_tunnel(now, *id);
-            }
-        }
-        workers.push(Pinned::spawn(worker, core, doorbell).map_err(session::spawn_failure)?);
-    }
-    // The workers have theirs.
-    drop(notices);
+        Ok::<_, Failure>(match contexts.filter(|_| number == 0) {
+            Some(file) => services.with_contexts(ctx::owner(file, peers, doorbell)?),
+            None => services,
+        })
+    };
+    let aeads = session::aeads(args)?;
+    let mut running = Running::start(config, aeads, owner, services)?;
+    let daemon = serve(&running)?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
-    let (mut latest, mut ready) = (control.datapath(), false);
-    while !stop.is_set() && !workers.iter().any(Pinned::is_over) {
-        match from_workers.recv_timeout(LOOK_EVERY) {
+    let (mut latest, mut ready) = (running.control().datapath(), false);
+    while !stop.is_set() && !running.is_over() {
+        match running.notices().recv_timeout(LOOK_EVERY) {
             Ok(notice) => {
-                if let Notice::TunnelUp { peer, address: Some(address) } = &notice
-                    && let Some((_, configured)) = peers.iter().zip(&config.peers).find(|((_, id), _)| id == peer)
-                {
-                    recent.note(&configured.key, *address);
-                }
-                print(&notice, &peers, output);
+                running.note(&notice);
+                print(&notice, running.peers(), output);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        while let Some(datapath) = control.take_change() {
+        while let Some(datapath) = running.control().take_change() {
             if ready && datapath != latest {
                 print_datapath(&datapath, output);
             }
@@ -86,19 +66,35 @@ pub(super) fn run(
         }
         if !ready && !latest.pending {
             ready = true;
+            let listen = running.listen();
             let event = json!({"event": "ready", "listen": listen, "datapath": *latest});
             output.event(&event, || Some(format!("listening on {listen} over {}", words(&latest))));
         }
     }
-    let mut stopped = session::stop(workers)?;
-    for worker in &mut stopped {
-        session::say_goodbye(worker, peers.iter().map(|(_, id)| *id), Code::ShuttingDown)?;
-    }
-    from_workers.try_iter().for_each(|notice| print(&notice, &peers, output));
-    let tallies: Vec<Tally> = stopped.iter().map(Tally::of).collect();
+    drop(daemon);
+    let (notices, peers) = (running.notices().clone(), running.peers().to_vec());
+    let Stopped { config, control, workers } = running.stop().context("a worker ended").map_err(Failure::Failed)?;
+    notices.try_iter().for_each(|notice| print(&notice, &peers, output));
+    let tallies: Vec<Tally> = workers.iter().map(Tally::of).collect();
     let stats = stats(&tallies, &config, &control);
     output.event(&stats, || Some(summary(&stats)));
     Ok(())
+}
+
+/// Serves the node to the applications of its host. That they cannot be is a failure where the operator has asked for it.
+fn serve(running: &Running) -> Result<Option<Daemon>, Failure> {
+    let Local { socket, is_chosen, users } = &running.config().local;
+    let users = users.iter().map(|(uid, ports)| (*uid, Access::Ports(ports.clone()))).collect();
+    match Daemon::start(Arc::clone(running.board()), socket, users) {
+        Ok(daemon) => Ok(Some(daemon)),
+        Err(error) if *is_chosen => {
+            Err(Failure::Failed(anyhow::Error::new(error).context(format!("cannot serve {}", socket.display()))))
+        }
+        Err(error) => {
+            tracing::warn!(socket = %socket.display(), %error, "no socket for applications: choose another by `local.socket`");
+            Ok(None)
+        }
+    }
 }
 
 /// Prints what a worker says.

@@ -3,6 +3,7 @@
 mod ctx;
 mod keygen;
 mod listen;
+mod local;
 mod output;
 mod ping;
 mod send;
@@ -36,7 +37,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Run a node with the echo service until it is told to stop.
+    /// Run a node with the echo service, for the applications of this host, until it is told to stop.
     Up(NodeArgs),
     /// Run a node that also receives files.
     Listen {
@@ -65,6 +66,8 @@ enum Command {
     /// Shared contexts: documents that peers follow by their changes.
     #[command(subcommand)]
     Ctx(ctx::CtxCommand),
+    #[command(flatten)]
+    Local(local::LocalCommand),
     /// Send a file to a peer.
     Send {
         /// The file.
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Up(node) => listen::run(&node, None, None, &output),
         Command::Listen { node, files } => listen::run(&node, Some(files), None, &output),
         Command::Ctx(command) => ctx::run(command, &output),
+        Command::Local(command) => local::run(command, &output),
         Command::Ping { peer, node, count, payload, interval } => {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
             ping::run(&node, &peer, wanted, &output)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, Sender};
-use pilot_engine::{Code, Endpoint, PeerId};
+use pilot_engine::{Aeads, Code, Endpoint, PeerId};
 use serde_json::json;
 
 use super::listen::{print, print_datapath};
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::{Control, Datapath};
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
-use crate::node::{Node, StartError};
+use crate::node::{Assembly, StartError};
 use crate::service::{Notice, Services};
 use crate::worker::drivers::{Pinned, SpawnError, Worker};
 use crate::worker::pin::{PinError, pin_to_core};
@@ -64,26 +64,38 @@ impl Stop {
 
 /// Reads the configuration and starts a node. `owner` says which worker has the tunnel to the peer at a place in the
 /// configuration, of how many there are.
-pub(super) fn start(args: &NodeArgs, owner: impl Fn(usize, usize) -> usize) -> Result<(Config, Node), Failure> {
+pub(super) fn start(args: &NodeArgs, owner: impl Fn(usize, usize) -> usize) -> Result<(Config, Assembly), Failure> {
     let config = Config::read(&args.config).map_err(Failure::usage)?;
+    let node = Assembly::start(&config, aeads(args)?, |place| owner(place, config.queues.len()))?;
+    Ok((config, node))
+}
+
+/// The AEADs that the arguments allow.
+pub(super) fn aeads(args: &NodeArgs) -> Result<Aeads, Failure> {
     let aeads = args.aead.aeads();
     if !aeads.are_supported() {
         let why =
             "--aead: given aes-256-gcm, allowed in this build: auto, chacha20-poly1305 (it was built without aws-lc)";
         return Err(Failure::Usage(anyhow::anyhow!(why)));
     }
-    let node = Node::start(&config, aeads, |place| owner(place, config.queues.len())).map_err(|error| match error {
-        StartError::Identity(_) => Failure::usage(error),
-        StartError::Listen { .. } | StartError::Random => Failure::failed(error),
-    })?;
-    Ok((config, node))
+    Ok(aeads)
 }
 
-/// A failure to start a worker's thread.
-pub(super) fn spawn_failure(error: SpawnError) -> Failure {
-    match error {
-        SpawnError::Pin(error) => pin_failure(error),
-        SpawnError::Thread(_) => Failure::failed(error),
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Identity(_) => Self::usage(error),
+            StartError::Listen { .. } | StartError::Random => Self::failed(error),
+        }
+    }
+}
+
+impl From<SpawnError> for Failure {
+    fn from(error: SpawnError) -> Self {
+        match error {
+            SpawnError::Pin(error) => pin_failure(error),
+            SpawnError::Thread(_) => Self::failed(error),
+        }
     }
 }
 
@@ -119,7 +131,7 @@ pub(super) fn with_peer<A: Application>(
     begin: impl FnOnce(&mut A, &mut Endpoint, pilot_engine::Instant, PeerId) -> anyhow::Result<()>,
 ) -> Result<Session<A>, Failure> {
     let stop = Stop::on_signals()?;
-    let (_, Node { control, peers, seats }) = start(args, |_, _| 0)?;
+    let (_, Assembly { control, peers, seats }) = start(args, |_, _| 0)?;
     let peer = peer(&peers, name)?;
     let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
     let mut seats = seats.into_iter();
@@ -129,7 +141,7 @@ pub(super) fn with_peer<A: Application>(
     for (seat, number) in seats.zip(1..) {
         let (core, doorbell) = (seat.core, seat.doorbell());
         let services = Services::new(number, None, sender.clone(), seat.doorbell()).map_err(Failure::failed)?;
-        beside.push(Pinned::spawn(seat.with(services), core, doorbell).map_err(spawn_failure)?);
+        beside.push(Pinned::spawn(seat.with(services), core, doorbell)?);
     }
     if let Some(core) = first.core {
         pin_to_core(core).map_err(pin_failure)?;
@@ -196,13 +208,7 @@ pub(super) fn say_goodbye<A: Application>(
     peers: impl IntoIterator<Item = PeerId>,
     code: Code,
 ) -> Result<(), Failure> {
-    for peer in peers {
-        let now = worker.now();
-        worker.endpoint.close_tunnel(now, peer, code);
-        // Each by itself: a pass sends a batch at most.
-        worker.pass().context("link").map_err(Failure::Failed)?;
-    }
-    Ok(())
+    worker.say_goodbye(peers, code).context("link").map_err(Failure::Failed)
 }
 
 /// Prints how far a command is, five times a second, and when its datagrams go another way.

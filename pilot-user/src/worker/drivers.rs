@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pilot_engine::{Endpoint, Instant};
+use pilot_engine::{Code, Endpoint, Instant, PeerId};
 
 use super::handoff::Handoff;
 use super::pin::{PinError, drop_capabilities, pin_to_core};
@@ -73,6 +73,21 @@ impl<L: Link, A: Application> Worker<L, A> {
             std::hint::spin_loop();
         } else {
             self.link.wait(deadline.map(|at| at.since(now)))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the tunnels to these peers, so that they need not find out that this node stops. Without a sleep: where there was
+    /// no tunnel, nothing would end it.
+    ///
+    /// # Errors
+    /// The link's.
+    pub fn say_goodbye(&mut self, peers: impl IntoIterator<Item = PeerId>, code: Code) -> io::Result<()> {
+        for peer in peers {
+            let now = self.now();
+            self.endpoint.close_tunnel(now, peer, code);
+            // Each by itself: a pass sends a batch at most.
+            self.pass()?;
         }
         Ok(())
     }

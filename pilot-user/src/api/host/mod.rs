@@ -1,0 +1,267 @@
+//! A worker's side of its applications: what they say is done on the endpoint, and what happens there is told them.
+//!
+//! A [`Host`] is what runs on every worker of a node: the services of the node itself, and the connections of all applications
+//! whose tunnels are this worker's. What it does for one application ends when that one has no credit or does not read; it goes on
+//! when there is room, and the others notice nothing.
+
+mod client;
+mod connection;
+mod events;
+mod flow;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use pilot_engine::{ConnectionHandle, DropReason, Endpoint, Event, Instant, RefuseCode};
+use serde_json::{Value, json};
+
+use super::limits::{COMMANDS_A_PASS, MAX_BACKLOG};
+use super::protocol::{self, Id, SESSION};
+use super::switchboard::{ClientId, Inspection, Switchboard, ToWorker, numbers};
+use crate::service::Services;
+use crate::worker::Application;
+use client::Client;
+
+/// See the module's head.
+pub struct Host {
+    services: Services,
+    worker: u8,
+    board: Arc<Switchboard>,
+    inbox: Receiver<ToWorker>,
+    clients: HashMap<ClientId, Client>,
+    /// Whose a connection is. What is not in here is the services'.
+    owners: HashMap<ConnectionHandle, (ClientId, Id)>,
+    /// When connections are to be looked at.
+    timers: BTreeSet<(Instant, ClientId, Id)>,
+    /// Applications for which something waits that their outbox has no room for.
+    starving: BTreeSet<ClientId>,
+    /// Where streams are read into, before their bytes are given away.
+    scratch: Vec<u8>,
+}
+
+/// What an operation works with beside its client.
+struct Context<'a> {
+    endpoint: &'a mut Endpoint,
+    now: Instant,
+    owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
+    timers: &'a mut BTreeSet<(Instant, ClientId, Id)>,
+    starving: &'a mut BTreeSet<ClientId>,
+    scratch: &'a mut Vec<u8>,
+    board: &'a Switchboard,
+}
+
+impl Host {
+    pub(crate) fn new(services: Services, worker: u8, board: Arc<Switchboard>, inbox: Receiver<ToWorker>) -> Self {
+        Self {
+            services,
+            worker,
+            board,
+            inbox,
+            clients: HashMap::new(),
+            owners: HashMap::new(),
+            timers: BTreeSet::new(),
+            starving: BTreeSet::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The node stops: its applications are told.
+    pub(crate) fn end(&mut self) {
+        self.clients.values().for_each(|client| client.outbox.end(protocol::Error::gone()));
+    }
+
+    /// Runs something for a client, if it is there.
+    fn with<R>(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        client: ClientId,
+        run: impl FnOnce(&mut Client, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let Self { clients, owners, timers, starving, scratch, board, .. } = self;
+        let client = clients.get_mut(&client)?;
+        Some(run(client, &mut Context { endpoint, now, owners, timers, starving, scratch, board }))
+    }
+
+    fn on_told(&mut self, endpoint: &mut Endpoint, now: Instant, told: ToWorker) {
+        match told {
+            ToWorker::Attach { client, outbox } => {
+                self.clients.insert(client, Client::new(client, outbox, self.worker));
+            }
+            ToWorker::Detach { client } => {
+                self.with(endpoint, now, client, Client::end);
+                self.clients.remove(&client);
+                self.starving.remove(&client);
+            }
+            ToWorker::Do { client, what } => {
+                self.with(endpoint, now, client, |client, ctx| {
+                    client.outbox.on_heard();
+                    client.on_command(ctx, what);
+                });
+            }
+            ToWorker::Inspect(gather) => {
+                let part = match gather.what {
+                    Inspection::Peers => self.peers(endpoint),
+                    Inspection::Connections => self.connections(endpoint, gather.client),
+                    Inspection::Stats => stats(endpoint),
+                };
+                gather.say(part);
+            }
+        }
+    }
+
+    /// L3.4: offers a connection to who listens on its port. Whether anybody does.
+    fn on_offered(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, port: u16) -> bool {
+        let Some(listening) = self.board.listening(port) else { return false };
+        let Some(peer) = self.board.named(connection.peer()).cloned() else { return false };
+        if listening.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_BACKLOG {
+            listening.waiting.fetch_sub(1, Ordering::Relaxed);
+            let reason = format!("{MAX_BACKLOG} connections wait on port {port}");
+            endpoint.refuse(now, connection, RefuseCode::TooMany as u64, &reason);
+            return true;
+        }
+        let client = listening.client;
+        self.with(endpoint, now, client, |client, ctx| {
+            client.on_offered(ctx, connection, port, &peer, listening.waiting)
+        })
+        .is_some()
+    }
+
+    /// Whether a peer may connect to a port of this node at all.
+    fn is_allowed(&self, connection: ConnectionHandle, port: u16) -> bool {
+        let peer = self.board.named(connection.peer());
+        peer.is_none_or(|peer| peer.ports.as_ref().is_none_or(|ports| ports.contains(&port)))
+    }
+
+    fn tell_subscribers(&self, event: &protocol::Event) {
+        for client in self.clients.values().filter(|client| client.is_subscribed) {
+            client.tell(SESSION, event.clone());
+        }
+    }
+
+    fn peers(&self, endpoint: &Endpoint) -> Value {
+        let own = self.board.peers.iter().filter(|peer| peer.worker == self.worker);
+        own.map(|peer| {
+            let stats = endpoint.tunnel_stats(peer.id);
+            let of_it = self.owners.keys().filter(|connection| connection.peer() == peer.id);
+            json!({
+                "name": peer.name,
+                "address": peer.address.to_string(),
+                "up": endpoint.is_up(peer.id),
+                "endpoint": endpoint.last_address(peer.id),
+                "smoothed_rtt_us": stats.map(|stats| stats.smoothed_rtt.as_micros() as u64),
+                "connections": of_it.count(),
+            })
+        })
+        .collect()
+    }
+
+    fn connections(&self, endpoint: &Endpoint, asker: ClientId) -> Value {
+        let all = self.owners.iter().filter_map(|(handle, (client, id))| {
+            let connection = self.clients.get(client)?.connection(*id)?;
+            let mut it = json!({
+                "peer": self.board.named(handle.peer()).map(|peer| peer.name.as_str()),
+                "port": endpoint.port(*handle),
+                "opened_here": connection.opened_here,
+                "open": endpoint.is_open(*handle),
+                "application": client,
+            });
+            if *client == asker {
+                it["connection"] = json!(id);
+            }
+            Some(it)
+        });
+        all.collect()
+    }
+}
+
+fn stats(endpoint: &Endpoint) -> Value {
+    let stats = endpoint.stats();
+    json!({
+        "opened": stats.opened,
+        "sealed": stats.sealed,
+        "handshakes": stats.handshakes,
+        "resets_sent": stats.resets_sent,
+        "resets_received": stats.resets_received,
+        "dropped": numbers(DropReason::ALL.map(|(reason, name)| (name, stats.dropped(reason)))),
+    })
+}
+
+impl Application for Host {
+    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
+        let connection = match event {
+            Event::Offered { connection, port } => {
+                if !self.is_allowed(connection, port) {
+                    let reason = format!("this peer may not connect to port {port}");
+                    endpoint.refuse(now, connection, RefuseCode::NotAllowed as u64, &reason);
+                } else if !self.on_offered(endpoint, now, connection, port) {
+                    self.services.on_event(endpoint, now, event);
+                }
+                return;
+            }
+            Event::TunnelUp { peer, .. } => {
+                if let Some(peer) = self.board.named(peer) {
+                    self.tell_subscribers(&protocol::Event::TunnelUp { peer: peer.name.clone() });
+                }
+                return self.services.on_event(endpoint, now, event);
+            }
+            Event::TunnelDown { peer, ref reason } => {
+                if let Some(peer) = self.board.named(peer) {
+                    let (peer, reason) = (peer.name.clone(), reason.to_string());
+                    self.tell_subscribers(&protocol::Event::TunnelDown { peer, reason });
+                }
+                return self.services.on_event(endpoint, now, event);
+            }
+            Event::Sending { .. } => return self.services.on_event(endpoint, now, event),
+            Event::Connected { connection }
+            | Event::MessagesReadable { connection }
+            | Event::MessagesWritable { connection }
+            | Event::StreamOpened { connection, .. }
+            | Event::StreamReadable { connection, .. }
+            | Event::StreamWritable { connection, .. }
+            | Event::StreamReset { connection, .. }
+            | Event::StreamStopped { connection, .. }
+            | Event::StreamConsumed { connection, .. }
+            | Event::MessagesConsumed { connection }
+            | Event::DatagramsReadable { connection }
+            | Event::PeerRestarted { connection, .. }
+            | Event::Closed { connection, .. } => connection,
+        };
+        match self.owners.get(&connection) {
+            Some(&(client, id)) => {
+                self.with(endpoint, now, client, |client, ctx| client.on_event(ctx, id, event));
+            }
+            None => self.services.on_event(endpoint, now, event),
+        }
+    }
+
+    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let mut any = self.services.poll(endpoint, now);
+        for _ in 0..COMMANDS_A_PASS {
+            let Ok(told) = self.inbox.try_recv() else { break };
+            self.on_told(endpoint, now, told);
+            any = true;
+        }
+        // Few at a time: those that do not read.
+        let mut next = self.starving.first().copied();
+        while let Some(client) = next {
+            next = self.starving.range((Bound::Excluded(client), Bound::Unbounded)).next().copied();
+            if self.with(endpoint, now, client, Client::on_room).unwrap_or(true) {
+                self.starving.remove(&client);
+                any = true;
+            }
+        }
+        while let Some(&(_, client, id)) = self.timers.first().filter(|(at, ..)| *at <= now) {
+            self.with(endpoint, now, client, |client, ctx| client.on_timer(ctx, id));
+            any = true;
+        }
+        any
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, ..)| *at)
+    }
+}

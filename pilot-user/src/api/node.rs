@@ -1,0 +1,291 @@
+//! A node, as a program uses it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use pilot_engine::Aeads;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::access::Access;
+use super::connection::{Connection, Opened};
+use super::dispatch::Dispatcher;
+use super::frames;
+use super::protocol::{Code, Error, Request, VERSION};
+use super::running::Running;
+use super::session::{Note, Pending, Pipe, Session};
+use crate::config::{self, Config};
+use crate::node;
+use crate::service::Services;
+use crate::worker::drivers::SpawnError;
+
+/// A node: of this process, or of the host. Clones are the same node.
+///
+/// Its methods are called within a tokio runtime, of which one thread is enough.
+#[derive(Clone)]
+pub struct Node {
+    session: Arc<Session>,
+    /// The thread that keeps a node of this process.
+    keeper: Option<Arc<Keeper>>,
+}
+
+/// Describes a node of this process.
+#[derive(Debug, Default)]
+pub struct Builder {
+    config: Option<Config>,
+    file: Option<PathBuf>,
+}
+
+/// Why a node of this process cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// No configuration.
+    #[error("a node needs a configuration: Builder::config, or Builder::config_file")]
+    NoConfig,
+    /// Its sockets and keys.
+    #[error(transparent)]
+    Start(#[from] node::StartError),
+    /// Its workers.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Its services.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Builder {
+    /// With this configuration.
+    #[must_use]
+    pub fn config(self, config: Config) -> Self {
+        Self { config: Some(config), ..self }
+    }
+
+    /// With the configuration in a file, as the command line takes it.
+    #[must_use]
+    pub fn config_file(self, file: impl Into<PathBuf>) -> Self {
+        Self { file: Some(file.into()), ..self }
+    }
+
+    /// Starts it: its workers on threads of their own, and a task in this runtime that brings what they say to whom it is for.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, or this machine does not have what it asks for.
+    pub fn start(self) -> Result<Node, StartError> {
+        let config = match (self.config, self.file) {
+            (Some(config), _) => config,
+            (None, Some(file)) => Config::read(&file)?,
+            (None, None) => return Err(StartError::NoConfig),
+        };
+        let running = Running::start(
+            config,
+            Aeads::detect(),
+            |place, workers| place % workers,
+            |number, notices, bell, _| Services::new(number, None, notices, bell).map_err(StartError::Thread),
+        )?;
+        let (client, mut delivery) = running.board().attach(Access::Owner);
+        let (session, notes) = Session::new(Pipe::Here(client));
+        let dispatcher = Dispatcher::new(&session, notes);
+        tokio::spawn(dispatcher.run(async move || delivery.next().await));
+        let keeper = Some(Arc::new(Keeper::start(running)?));
+        Ok(Node { session, keeper })
+    }
+}
+
+impl Node {
+    /// A node of this process.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The node of this host, through its daemon's socket.
+    ///
+    /// # Errors
+    /// When nobody serves the socket, or this user may not use it.
+    pub async fn attach(socket: impl AsRef<Path>) -> Result<Self, Error> {
+        let socket = socket.as_ref();
+        let stream = UnixStream::connect(socket).await.map_err(|error| {
+            let words = format!("{}: {error}; is a node running, as by `pilot up`?", socket.display());
+            Error::new(Code::ShuttingDown, words)
+        })?;
+        let (mut reader, writer) = frames::split(stream);
+        let (to_writer, queue) = unbounded_channel();
+        let (session, notes) = Session::new(Pipe::Socket(to_writer));
+        let dispatcher = Dispatcher::new(&session, notes);
+        tokio::spawn(frames::write_all(writer, queue));
+        tokio::spawn(dispatcher.run(async move || reader.next().await.ok().flatten()));
+        session.request(Request::Hello { version: VERSION, name: None }).await?;
+        Ok(Self { session, keeper: None })
+    }
+
+    /// Opens a connection to a peer's port, when the peer has accepted. Dropped before that, it is closed if it comes to be.
+    ///
+    /// # Errors
+    /// When the peer is unknown, does not answer within 20 seconds, or refuses.
+    pub async fn connect(&self, peer: &str, port: u16) -> Result<Connection, Error> {
+        let what = Request::Connect { peer: peer.to_owned(), port, timeout_ms: None };
+        let peer = peer.to_owned();
+        let answer = self.session.ask(what, |to| Pending::Connect { peer, port, to }).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::gone())).map(|Opened(connection)| connection)
+    }
+
+    /// Listens on a port; on 0: on any that is free.
+    ///
+    /// # Errors
+    /// When another application does, or the port is not for this one.
+    pub async fn listen(&self, port: u16) -> Result<Listener, Error> {
+        let answer = self.session.ask(Request::Listen { port }, Pending::Listen).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::gone()))
+    }
+
+    /// The configured peers, and whether a tunnel to each is up, as JSON.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn peers(&self) -> Result<Value, Error> {
+        Ok(self.session.request(Request::Peers).await?["peers"].take())
+    }
+
+    /// The connections of all applications of the node, as JSON.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn connections(&self) -> Result<Value, Error> {
+        Ok(self.session.request(Request::Connections).await?["connections"].take())
+    }
+
+    /// What the node counts, as JSON.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn stats(&self) -> Result<Value, Error> {
+        self.session.request(Request::Stats { connection: None }).await
+    }
+
+    /// What happens at the node from now on, as the events of `docs/local-protocol.md` §4 with id 0.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn subscribe(&self) -> Result<Events, Error> {
+        let (to_events, events) = unbounded_channel();
+        self.session.note(Note::Subscribed(to_events));
+        self.session.request(Request::Subscribe).await?;
+        Ok(Events(events))
+    }
+
+    /// Waits until the node is gone, or has ended the session with it; why. Cancel-safe.
+    pub async fn closed(&self) -> Error {
+        let mut over = self.session.over.subscribe();
+        let why = over.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_else(Error::gone)
+    }
+
+    /// Stops a node of this process, whichever clones of it there are: its tunnels are closed, and the peers told. What was sent and
+    /// has not arrived is lost, so close connections before. Dropping the last clone does the same, and waits for it in place.
+    /// With a daemon's node, nothing happens.
+    pub async fn close(self) {
+        if let Some(keeper) = self.keeper {
+            // The thread may take some milliseconds; an error means that it panicked, and there is nothing left to stop.
+            let _ = tokio::task::spawn_blocking(move || keeper.stop()).await;
+        }
+    }
+}
+
+/// What happens at a node.
+pub struct Events(UnboundedReceiver<Value>);
+
+impl Events {
+    /// The next event; `None`: the node is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Value> {
+        self.0.recv().await
+    }
+}
+
+/// Accepts connections to a port. Dropped, nobody listens there any more.
+pub struct Listener {
+    session: Arc<Session>,
+    port: u16,
+    incoming: UnboundedReceiver<Incoming>,
+}
+
+/// A connection that waits to be accepted. Dropped, it is refused.
+pub(crate) struct Incoming {
+    pub(crate) opened: Opened,
+}
+
+impl Listener {
+    pub(crate) fn new(session: Arc<Session>, port: u16) -> (Self, UnboundedSender<Incoming>) {
+        // At most a backlog waits at the node, and so here.
+        let (to_incoming, incoming) = unbounded_channel();
+        (Self { session, port, incoming }, to_incoming)
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Accepts the next connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn accept(&mut self) -> Result<Connection, Error> {
+        // First, so that nothing said on the connection can overtake that it is accepted.
+        let permit = self.session.permit().await?;
+        let Incoming { opened: Opened(connection) } = self.incoming.recv().await.ok_or_else(Error::gone)?;
+        connection.accept(permit);
+        Ok(connection)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.session.ask_nothing(Request::Unlisten { port: self.port });
+    }
+}
+
+/// Keeps a node of this process: the control thread with its AF_XDP sockets, and the workers.
+struct Keeper {
+    stop: crossbeam_channel::Sender<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    fn start(mut running: Running) -> std::io::Result<Self> {
+        let (stop, stopped) = crossbeam_channel::bounded(1);
+        let thread = std::thread::Builder::new().name("pilot-node".into()).spawn(move || {
+            let notices = running.notices().clone();
+            loop {
+                crossbeam_channel::select! {
+                    // A stop, or nobody who could say so.
+                    recv(stopped) -> _ => break,
+                    recv(notices) -> notice => match notice {
+                        Ok(notice) => running.note(&notice),
+                        Err(_) => break,
+                    },
+                }
+            }
+            if let Err(error) = running.stop() {
+                tracing::warn!(%error, "a worker ended");
+            }
+        })?;
+        Ok(Self { stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn stop(&self) {
+        let _ = self.stop.try_send(());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.into_iter().for_each(|thread| _ = thread.join());
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,353 @@
+//! What all workers of a node and all its applications share: who is who, who listens where, and which worker a frame is for.
+//! Nothing here is on the way of a message but a look at its id.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+use pilot_engine::PeerId;
+use pilot_engine::address::OverlayAddress;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::access::Access;
+use super::limits::{
+    CLIENT_CREDIT_BYTES, FIRST_EPHEMERAL_PORT, FIRST_USER_PORT, FLOW_CREDIT_BYTES, FRAME_OVERHEAD_BYTES,
+    MAX_CONNECTIONS, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUESTS,
+};
+use super::outbox::{Delivery, Outbox, outbox};
+use super::protocol::{Code, Error, Id, Request, SESSION, ToApplication, ToNode, VERSION, cost};
+use crate::link::doorbell::Doorbell;
+use crate::service::{CONTEXTS_PORT, ECHO_PORT, FILES_PORT};
+use pilot_engine::limits::MAX_MESSAGE_BYTES;
+
+/// An application, as the node numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+pub(crate) struct ClientId(u64);
+
+/// A peer as applications name it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) address: OverlayAddress,
+    pub(crate) id: PeerId,
+    /// Which worker has its tunnel.
+    pub(crate) worker: u8,
+    /// Ports of this node that it may connect to; `None`: all.
+    pub(crate) ports: Option<Vec<u16>>,
+}
+
+/// What a worker is told.
+pub(crate) enum ToWorker {
+    Attach { client: ClientId, outbox: Outbox },
+    Detach { client: ClientId },
+    Do { client: ClientId, what: ToNode },
+    Inspect(Arc<Gather>),
+}
+
+/// What all workers are asked together: the last one to say its part answers.
+pub(crate) struct Gather {
+    pub(crate) client: ClientId,
+    pub(crate) what: Inspection,
+    request: u32,
+    outbox: Outbox,
+    left: AtomicUsize,
+    parts: Mutex<Vec<Value>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Inspection {
+    Peers,
+    Connections,
+    Stats,
+}
+
+/// Who listens on a port.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    pub(crate) client: ClientId,
+    /// Connections that wait for the application (L3.4).
+    pub(crate) waiting: Arc<AtomicUsize>,
+}
+
+/// See the module's head.
+pub(crate) struct Switchboard {
+    pub(crate) peers: Vec<Peer>,
+    /// What `hello` says of the node.
+    node: Value,
+    workers: Vec<Sender<ToWorker>>,
+    doorbells: Arc<[Doorbell]>,
+    // Taken when somebody begins or ends to listen, and when a peer opens a connection.
+    ports: Mutex<BTreeMap<u16, Listening>>,
+    next_client: AtomicU64,
+}
+
+/// An application's end of it. Dropped, all that the application had is ended (L2.3).
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    pub(crate) outbox: Outbox,
+    pub(crate) access: Access,
+    board: Arc<Switchboard>,
+}
+
+impl Switchboard {
+    /// For workers with these doorbells; and what each is told, in their order.
+    pub(crate) fn new(peers: Vec<Peer>, node: Value, doorbells: Vec<Doorbell>) -> (Arc<Self>, Vec<Receiver<ToWorker>>) {
+        // Not bounded by themselves: what an application may have under way is (credit, requests), and a socket whose frames wait
+        // for a worker is not read.
+        let (workers, inboxes) = doorbells.iter().map(|_| crossbeam_channel::unbounded()).unzip();
+        let board = Self {
+            peers,
+            node,
+            workers,
+            doorbells: doorbells.into(),
+            ports: Mutex::default(),
+            next_client: AtomicU64::new(0),
+        };
+        (Arc::new(board), inboxes)
+    }
+
+    /// A new application.
+    pub(crate) fn attach(self: &Arc<Self>, access: Access) -> (Client, Delivery) {
+        let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
+        let (outbox, delivery) = outbox(Arc::clone(&self.doorbells));
+        for worker in 0..self.workers.len() {
+            self.tell(worker, ToWorker::Attach { client: id, outbox: outbox.clone() });
+        }
+        (Client { id, outbox, access, board: Arc::clone(self) }, delivery)
+    }
+
+    /// A peer, by its name or address.
+    pub(crate) fn peer(&self, given: &str) -> Result<&Peer, Error> {
+        let address: Option<OverlayAddress> = given.parse().ok();
+        self.peers.iter().find(|peer| peer.name == given || Some(peer.address) == address).ok_or_else(|| {
+            let known = self.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", ");
+            Error::new(Code::UnknownPeer, format!("peer: given `{given}`, configured: {known}"))
+        })
+    }
+
+    pub(crate) fn named(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Who listens on a port.
+    pub(crate) fn listening(&self, port: u16) -> Option<Listening> {
+        self.ports().get(&port).cloned()
+    }
+
+    fn ports(&self) -> MutexGuard<'_, BTreeMap<u16, Listening>> {
+        // Each change is one call: nobody leaves it half done.
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, worker: usize, what: ToWorker) {
+        // An id of no worker names nothing (L1.5), and a worker that has ended does nothing.
+        if let (Some(inbox), Some(doorbell)) = (self.workers.get(worker), self.doorbells.get(worker)) {
+            let _ = inbox.send(what);
+            doorbell.ring();
+        }
+    }
+}
+
+impl Client {
+    /// Does what the application says, or has the right worker do it. Never blocks.
+    pub(crate) fn handle(&self, what: ToNode) {
+        let worker = match &what {
+            ToNode::Request { request, what: asked } => match self.on_request(*request, asked) {
+                Ok(Some(worker)) => worker,
+                Ok(None) => return,
+                Err(error) => return self.outbox.put(ToApplication::Error { request: *request, error }),
+            },
+            ToNode::Message(id, _)
+            | ToNode::Datagram(id, _)
+            | ToNode::Data(id, _)
+            | ToNode::Finish(id)
+            | ToNode::Credit(id, _)
+            | ToNode::Open { connection: id, .. } => id.worker(),
+        };
+        if usize::from(worker) < self.board.workers.len() {
+            self.outbox.on_said();
+            self.board.tell(worker.into(), ToWorker::Do { client: self.id, what });
+        } else if let ToNode::Message(_, body) | ToNode::Data(_, body) = what {
+            // L1.5: for nothing, but its cost is given back.
+            self.outbox.put(ToApplication::Credit(SESSION, cost(&body)));
+        }
+    }
+
+    /// The worker that answers it; `None`: it is answered, or will be.
+    fn on_request(&self, request: u32, what: &Request) -> Result<Option<u8>, Error> {
+        let done = |value| self.outbox.put(ToApplication::Result { request, value });
+        match what {
+            Request::Hello { version, .. } if *version == VERSION => done(self.welcome()),
+            Request::Hello { version, .. } => {
+                let words = format!("version: given {version}, this node speaks {VERSION}");
+                return Err(Error::new(Code::Version, words));
+            }
+            Request::Connect { peer, port, .. } => {
+                self.access.check_port(*port)?;
+                return Ok(Some(self.board.peer(peer)?.worker));
+            }
+            Request::Listen { port } => self.listen(request, *port)?,
+            Request::Unlisten { port } => {
+                let mut ports = self.board.ports();
+                if ports.get(port).is_none_or(|listening| listening.client != self.id) {
+                    return Err(Error::new(Code::NoSuch, format!("this application does not listen on port {port}")));
+                }
+                ports.remove(port);
+                done(json!({}));
+            }
+            Request::Peers => self.gather(request, Inspection::Peers),
+            Request::Connections => self.gather(request, Inspection::Connections),
+            Request::Stats { connection: None } => self.gather(request, Inspection::Stats),
+            Request::Subscribe => {
+                for worker in 0..self.board.workers.len() {
+                    let what = ToNode::Request { request, what: Request::Subscribe };
+                    self.outbox.on_said();
+                    self.board.tell(worker, ToWorker::Do { client: self.id, what });
+                }
+                done(json!({}));
+            }
+            Request::Accept { connection: id }
+            | Request::Refuse { connection: id, .. }
+            | Request::Close { connection: id, .. }
+            | Request::Stats { connection: Some(id) }
+            | Request::Reset { stream: id, .. }
+            | Request::Stop { stream: id, .. } => {
+                if usize::from(id.worker()) >= self.board.workers.len() {
+                    return Err(Error::no_such("connection or stream", *id));
+                }
+                return Ok(Some(id.worker()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// L1.2.
+    fn welcome(&self) -> Value {
+        json!({
+            "version": VERSION,
+            "versions": [VERSION],
+            "node": self.board.node,
+            "limits": {
+                "frame_bytes": MAX_FRAME_BYTES,
+                "message_bytes": MAX_MESSAGE_BYTES,
+                "data_bytes": MAX_DATA_BYTES,
+                "flow_credit_bytes": FLOW_CREDIT_BYTES,
+                "client_credit_bytes": CLIENT_CREDIT_BYTES,
+                "frame_overhead_bytes": FRAME_OVERHEAD_BYTES,
+                "requests": MAX_REQUESTS,
+                "connections": MAX_CONNECTIONS,
+            },
+        })
+    }
+
+    /// L3.3.
+    fn listen(&self, request: u32, port: u16) -> Result<(), Error> {
+        if [ECHO_PORT, FILES_PORT, CONTEXTS_PORT].contains(&port) {
+            return Err(Error::new(Code::NotAllowed, format!("port {port} is the node's own")));
+        }
+        if (1..FIRST_USER_PORT).contains(&port) && !self.access.is_owner() {
+            let words = format!("port: given {port}, allowed: from {FIRST_USER_PORT}, or as the node's own user");
+            return Err(Error::new(Code::NotAllowed, words));
+        }
+        let mut ports = self.board.ports();
+        let port = if port == 0 {
+            let mut all = FIRST_EPHEMERAL_PORT..=u16::MAX;
+            let free = all.find(|port| !ports.contains_key(port) && self.access.check_port(*port).is_ok());
+            free.ok_or_else(|| Error::new(Code::TooMany, "no port is free that this application may use"))?
+        } else {
+            self.access.check_port(port)?;
+            port
+        };
+        if ports.contains_key(&port) {
+            return Err(Error::new(Code::PortInUse, format!("an application listens on port {port} already")));
+        }
+        ports.insert(port, Listening { client: self.id, waiting: Arc::default() });
+        // Before the lock is given back, and so before anything that a worker says of the port.
+        self.outbox.put(ToApplication::Result { request, value: json!({"port": port}) });
+        Ok(())
+    }
+
+    fn gather(&self, request: u32, what: Inspection) {
+        let (outbox, workers) = (self.outbox.clone(), self.board.workers.len());
+        let (left, parts) = (AtomicUsize::new(workers), Mutex::default());
+        let gather = Arc::new(Gather { client: self.id, what, request, outbox, left, parts });
+        for worker in 0..workers {
+            self.board.tell(worker, ToWorker::Inspect(Arc::clone(&gather)));
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.board.ports().retain(|_, listening| listening.client != self.id);
+        for worker in 0..self.board.workers.len() {
+            self.board.tell(worker, ToWorker::Detach { client: self.id });
+        }
+    }
+}
+
+impl Gather {
+    /// A worker's part: a list, or numbers that add up.
+    pub(crate) fn say(&self, part: Value) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push(part);
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let value = match self.what {
+                Inspection::Peers => json!({"peers": joined(&mut parts, "name")}),
+                Inspection::Connections => json!({"connections": joined(&mut parts, "peer")}),
+                Inspection::Stats => parts.drain(..).fold(json!({}), sum),
+            };
+            self.outbox.put(ToApplication::Result { request: self.request, value });
+        }
+    }
+}
+
+/// All lists as one, in the order of a member.
+fn joined(parts: &mut Vec<Value>, by: &str) -> Vec<Value> {
+    let lists = parts.drain(..).filter_map(|part| if let Value::Array(list) = part { Some(list) } else { None });
+    let mut all: Vec<Value> = lists.flatten().collect();
+    all.sort_by_cached_key(|value| value[by].as_str().map(str::to_owned));
+    all
+}
+
+/// Adds numbers, member by member.
+fn sum(one: Value, other: Value) -> Value {
+    match (one, other) {
+        (Value::Object(mut one), Value::Object(other)) => {
+            for (name, value) in other {
+                let before = one.remove(&name).unwrap_or(Value::Null);
+                one.insert(name, sum(before, value));
+            }
+            Value::Object(one)
+        }
+        (Value::Null, other) => other,
+        (one, other) => (one.as_u64().unwrap_or(0) + other.as_u64().unwrap_or(0)).into(),
+    }
+}
+
+/// Numbers with their names, as JSON.
+pub(crate) fn numbers<'a>(all: impl IntoIterator<Item = (&'a str, u64)>) -> Value {
+    Value::Object(all.into_iter().map(|(name, number)| (name.to_owned(), number.into())).collect::<Map<_, _>>())
+}
+
+/// Connections and streams are numbered so that late frames for what is over meet nothing new (L1.4).
+#[derive(Debug, Default)]
+pub(crate) struct Ids {
+    count: u32,
+}
+
+impl Ids {
+    /// The next id that is not `taken`.
+    pub(crate) fn next(&mut self, worker: u8, by_application: bool, taken: impl Fn(Id) -> bool) -> Id {
+        loop {
+            // 23 bits are left; 0 is no id.
+            self.count = (self.count % ((1 << 23) - 1)) + 1;
+            let id = Id::new(self.count, worker, by_application);
+            if !taken(id) {
+                return id;
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Commands that use the node of this host, through its socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{Failure, Output};
+use crate::api::{Code, Error, Node};
+use crate::config::Config;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum LocalCommand {
+    /// The peers of this host's node, and whether there are tunnels to them.
+    Peers {
+        #[command(flatten)]
+        node: SocketArgs,
+    },
+    /// The connections of all applications of this host's node.
+    Connections {
+        #[command(flatten)]
+        node: SocketArgs,
+    },
+    /// Call an application at a peer's port and print its response.
+    Call {
+        /// The peer's name, or its overlay address.
+        peer: String,
+        /// The port on which the application listens.
+        port: u16,
+        /// What to ask.
+        request: String,
+        #[command(flatten)]
+        node: SocketArgs,
+        /// How many milliseconds to wait for the response.
+        #[arg(long, value_name = "MS", default_value_t = 10_000)]
+        deadline: u64,
+    },
+}
+
+/// Which node.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct SocketArgs {
+    /// The socket of the node.
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+    /// The configuration that the node runs with.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(command: LocalCommand, output: &Output) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    runtime.block_on(async {
+        match command {
+            LocalCommand::Peers { node } => {
+                let peers = node.attach().await?.peers().await.map_err(failure)?;
+                output.event(&json!({"event": "peers", "peers": peers}), || Some(lines(&peers, peer)));
+            }
+            LocalCommand::Connections { node } => {
+                let connections = node.attach().await?.connections().await.map_err(failure)?;
+                let event = json!({"event": "connections", "connections": connections});
+                output.event(&event, || Some(lines(&connections, connection)));
+            }
+            LocalCommand::Call { peer, port, request, node, deadline } => {
+                let connection = node.attach().await?.connect(&peer, port).await.map_err(failure)?;
+                let response =
+                    connection.call(request, Some(Duration::from_millis(deadline))).await.map_err(failure)?;
+                let text = String::from_utf8_lossy(&response);
+                output.event(&json!({"event": "response", "response": text}), || Some(text.to_string()));
+            }
+        }
+        Ok(())
+    })
+}
+
+impl SocketArgs {
+    async fn attach(self) -> Result<Node, Failure> {
+        let socket = match (self.socket, self.config) {
+            (Some(socket), _) => socket,
+            (None, config) => Config::read(&config.unwrap_or_default()).map_err(Failure::usage)?.local.socket,
+        };
+        Node::attach(socket).await.map_err(failure)
+    }
+}
+
+/// A peer that is not there, or a right that is not, is the arguments' or the configuration's.
+fn failure(error: Error) -> Failure {
+    match error.code {
+        Code::UnknownPeer | Code::NotAllowed => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+fn lines(list: &Value, line: impl Fn(&Value) -> String) -> String {
+    let lines = list.as_array().into_iter().flatten().map(line);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+fn peer(peer: &Value) -> String {
+    let (name, address) = (text(&peer["name"]), text(&peer["address"]));
+    if peer["up"] == true {
+        let (endpoint, rtt, count) = (text(&peer["endpoint"]), &peer["smoothed_rtt_us"], &peer["connections"]);
+        format!("{name} ({address}) up at {endpoint}, round trip {rtt} µs, {count} connections")
+    } else {
+        format!("{name} ({address}) no tunnel")
+    }
+}
+
+fn connection(connection: &Value) -> String {
+    let way = if connection["opened_here"] == true { "to" } else { "from" };
+    let state = if connection["open"] == true { "open" } else { "not open" };
+    let (peer, port, application) = (text(&connection["peer"]), &connection["port"], &connection["application"]);
+    format!("{way} {peer}, port {port}, {state}, application {application}")
+}
