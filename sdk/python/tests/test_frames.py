@@ -125,3 +125,11 @@ class Malformed(ScriptedCase):
         with self.assertLogs("pilot_agents", "WARNING"):
             await peer.answer("hello", version=1, node={}, limits=limits)
             await self.assert_code("protocol", attaching)
+
+    async def test_an_answer_that_cannot_be_right_is_an_error_for_who_asked(self) -> None:
+        node, peer = await self.attached()
+        connecting = asyncio.ensure_future(node.connect("b", 7000))
+        with self.assertLogs("pilot_agents", "WARNING"):
+            await peer.answer("connect", connection="one")
+            await self.assert_code("protocol", connecting)
+        self.assertEqual((await node.closed()).code, "protocol")

@@ -275,7 +275,12 @@ class Session(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
             return
-        built = build(body)
+        try:
+            built = build(body)
+        except PilotError as error:
+            if not future.done():
+                future.set_exception(error.again())
+            raise
         if not future.done():
             future.set_result(built)
         elif undo is not None:
