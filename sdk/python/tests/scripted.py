@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -109,7 +110,9 @@ class ScriptedCase(unittest.IsolatedAsyncioTestCase):
 
     async def stop_serving(self) -> None:
         self.server.close()
-        os.unlink(self.path)
+        # From Python 3.13 on it is gone by itself.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
     async def session(self) -> Peer:
         """The next session, greeted."""

@@ -6,7 +6,7 @@ import asyncio
 
 from pilot_agents import PilotError
 
-from .scripted import DATA, FINISH, OPEN, SECONDS, Peer, ScriptedCase
+from .scripted import DATA, FINISH, MESSAGE, OPEN, SECONDS, Peer, ScriptedCase
 
 
 class Callers(ScriptedCase):
@@ -128,10 +128,11 @@ class Answerers(ScriptedCase):
         serving = asyncio.ensure_future(self.connection.serve(self.answer, at_once=1))
         waits = self.call(b"\0\0\0\0wait")
         id = self.call(b"\0\0\0\0next")
-        asking = asyncio.ensure_future(self.connection.stats())
-        await self.peer.answer("stats")
-        await asking
+        self.peer.say(MESSAGE, 0x200, b"behind the calls")
+        await self.connection.receive()
         await self.assert_waits(serving)
+        await self.connection.send(b"the second was not answered before this")
+        self.assertEqual((await self.peer.frame())[0], MESSAGE)
         self.assertEqual(self.cancelled, 0)
         self.peer.event(waits, "stopped", peer_code=1)
         self.assertEqual(await self.peer.frame(), (DATA, id, b"\0NEXT"))

@@ -244,9 +244,11 @@ class Cancelled(ScriptedCase):
     async def test_requests_wait_for_a_place_and_give_it_back(self) -> None:
         """L1.3."""
         self.limits = {**LIMITS, "requests": 2}
-        node, peer = await self.attached()
+        node, peer, connection = await self.connected()
         asking = [asyncio.ensure_future(node.stats()) for _ in range(3)]
         numbers = [(await peer.asked("stats"))[0] for _ in range(2)]
+        await connection.send(b"the third was not asked before this")
+        self.assertEqual((await peer.frame())[0], MESSAGE)
         await self.assert_waits(asking[2])
         for task in asking[:2]:
             await self.cancel(task)
