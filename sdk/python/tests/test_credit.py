@@ -236,9 +236,13 @@ class Cancelled(ScriptedCase):
         self.assertEqual(await connection.receive(), b"early")
 
     async def test_close_closes_all_the_same(self) -> None:
-        _, peer, connection = await self.connected()
-        closing = asyncio.ensure_future(connection.close())
-        await self.cancel(closing)
+        self.limits = {**LIMITS, "requests": 1}
+        node, peer, connection = await self.connected()
+        asking = asyncio.ensure_future(node.stats())
+        number, _ = await peer.asked("stats")
+        await self.cancel(asyncio.ensure_future(connection.close()))
+        peer.say(RESULT, number, {})
+        await asking
         self.assertEqual((await peer.answer("close"))["connection"], 0x200)
 
     async def test_requests_wait_for_a_place_and_give_it_back(self) -> None:

@@ -1,5 +1,5 @@
 //! Two real nodes on a veth pair: life and death, loss, strangers, hostile datagrams, rights, configurations, files,
-//! contexts.
+//! contexts, and the tutorial.
 //!
 //! Every test makes its own namespaces, which needs root, and leaves nothing behind; without root it is skipped by name.
 //! What depends on time is measured and printed, and only bounded by several times what is promised.
@@ -16,4 +16,5 @@ mod rights;
 mod scene;
 mod setup;
 mod strangers;
+mod tutorial;
 mod xdp_log;

@@ -75,7 +75,10 @@ class Session(asyncio.Protocol):
         self._credit = 0
         self._paused = False
         self._changed = asyncio.Event()
+        # Whoever has the turn waits for the change; the others wait for the turn, however many they are.
         self._turn = asyncio.Lock()
+        self._turn_to_ask = asyncio.Lock()
+        self._is_over = asyncio.Event()
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -103,9 +106,10 @@ class Session(asyncio.Protocol):
 
         Cancelled while it waits, the answer still comes; `undo` then gets what was built of it, as nobody else will.
         """
-        while self.ended is None and (self._paused or len(self._asked) >= self.limits.requests):
-            self._changed.clear()
-            await self._changed.wait()
+        async with self._turn_to_ask:
+            while self.ended is None and (self._paused or len(self._asked) >= self.limits.requests):
+                self._changed.clear()
+                await self._changed.wait()
         return cast(T, await self._ask(op, members, build, undo))
 
     def later(self, op: str, **members: Any) -> None:
@@ -171,9 +175,8 @@ class Session(asyncio.Protocol):
 
     async def over(self) -> PilotError:
         """Waits until the session has ended; says why."""
-        while self.ended is None:
-            self._changed.clear()
-            await self._changed.wait()
+        await self._is_over.wait()
+        assert self.ended is not None, "set together"
         return self.ended.again()
 
     def end(self, error: PilotError, *, flush: bool = False) -> None:
@@ -197,6 +200,7 @@ class Session(asyncio.Protocol):
         self.handlers.clear()
         self.listeners.clear()
         self._changed.set()
+        self._is_over.set()
 
     # What the event loop calls.
 
