@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Any
 
-from pilot_agents import Connection, Node, PilotError, Stream
+from pilot_agents import Connection, Listener, Node, PilotError, Stream
 
 SECONDS = 60.0
 PORT = 7000
@@ -26,6 +26,11 @@ async def fails(code: str, what: Awaitable[Any]) -> PilotError:
             raise
         return error
     raise AssertionError(f"expected {code}")
+
+
+async def pair(node: Node, listener: Listener) -> tuple[Connection, Connection]:
+    """A connection's two ends: it is not there before it was accepted (L3.2)."""
+    return await asyncio.gather(node.connect("b", PORT, timeout=SECONDS), listener.accept())
 
 
 async def messages(near: Connection, far: Connection) -> None:
@@ -67,28 +72,35 @@ async def streams(near: Connection, far: Connection) -> None:
     assert await (await near.accept_stream()).read_all() == b"one way"
 
 
-async def slow_reader(node: Node, listener: Any) -> None:
+async def slow_reader(node: Node, listener: Listener) -> None:
     """A connection that nobody reads holds its own sender up, and no other."""
-    async with node.connect("b", PORT) as stuck, node.connect("b", PORT) as other:
-        ends = {await listener.accept(), await listener.accept()}
+    stuck, unread = await pair(node, listener)
+    other, read = await pair(node, listener)
+    sent = 0
 
-        async def flood() -> None:
-            while True:
-                await stuck.send(bytes(65_536))
+    async def flood() -> None:
+        nonlocal sent
+        while True:
+            await stuck.send(bytes(65_536))
+            sent += 1
 
-        flooding = asyncio.ensure_future(flood())
-        await other.send(b"passes")
-        readers = [asyncio.ensure_future(end.receive()) for end in ends]
-        done: set[asyncio.Future[bytes]] = set()
-        while not any(reader.result() == b"passes" for reader in done):
-            done, _ = await asyncio.wait(readers, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            readers = [reader for reader in readers if reader not in done]
-            assert done, "the message passes"
-        assert not flooding.done()
-        flooding.cancel()
-        for end in ends:
-            await end.close()
-        await asyncio.gather(flooding, *readers, return_exceptions=True)
+    flooding = asyncio.ensure_future(flood())
+    for number in range(100):
+        await other.send(b"%d" % number)
+        assert await read.receive() == b"%d" % number
+    before = -1
+    while sent != before:
+        before = sent
+        await asyncio.sleep(0.5)
+    assert not flooding.done()
+    await other.send(b"still passes")
+    assert await read.receive() == b"still passes"
+    # What was on its way arrives when it is read.
+    for _ in range(sent):
+        assert await unread.receive() == bytes(65_536)
+    flooding.cancel()
+    await asyncio.gather(flooding, return_exceptions=True)
+    await asyncio.gather(stuck.close(), other.close(), unread.close(), read.close())
 
 
 async def calls(near: Connection, far: Connection) -> None:
@@ -151,8 +163,7 @@ async def ends(near: Connection, far: Connection) -> None:
 
 async def main(socket_of_a: str, socket_of_b: str) -> None:
     async with Node.attach(socket_of_a, name="a") as a, Node.attach(socket_of_b, name="b") as b, b.listen(PORT) as listener:
-        near = await a.connect("b", PORT, timeout=SECONDS)
-        far = await listener.accept()
+        near, far = await pair(a, listener)
         assert far.peer == "a", far.peer
         for name, step in [
             ("messages", messages(near, far)),

@@ -13,7 +13,9 @@ class Gone(ScriptedCase):
     async def test_everyone_who_waits_gets_one_error_with_what_was_consumed(self) -> None:
         node, peer, connection = await self.connected()
         stream = await connection.open_stream()
+        _, id, _ = await peer.frame()
         peer.event(0x200, "consumed", messages=5)
+        peer.event(id, "consumed", bytes=7)
         waiting = [
             asyncio.ensure_future(what)
             for what in [
@@ -24,22 +26,25 @@ class Gone(ScriptedCase):
                 connection.send(bytes(65_536)),
                 connection.call(b"?"),
                 stream.read(),
-                stream.consumed(1),
+                stream.consumed(8),
                 stream.write(bytes(1 << 20)),
                 node.stats(),
             ]
         ]
+        expected = [5, 5, 5, 5, 0, 7, 7, 7, None]
         closed = asyncio.ensure_future(node.closed())
         await passes()
         peer.leave()
         for task in waiting:
             if task is not waiting[4]:
                 error = await self.assert_code("shutting_down", task)
+                self.assertEqual(error.consumed, expected.pop(0))
                 self.assertIn("reconnect=True", str(error))
         self.assertEqual((await closed).code, "shutting_down")
         self.assertEqual((await connection.closed()).consumed, 5)
         await self.assert_code("shutting_down", node.connect("b", 7000))
-        await self.assert_code("shutting_down", connection.send(b"x"))
+        self.assertEqual((await self.assert_code("shutting_down", connection.send(b"x"))).consumed, 5)
+        self.assertEqual((await self.assert_code("shutting_down", connection.open_stream())).consumed, 5)
         await connection.close()
         await node.close()
 

@@ -42,7 +42,8 @@ class PilotError(Exception):
 
     def again(self, consumed: int | None = None) -> PilotError:
         """The same error for another caller: an exception that is raised twice would collect both tracebacks."""
-        return PilotError(self.code, self.words, peer_code=self.peer_code, consumed=consumed or self.consumed)
+        known = self.consumed if consumed is None else consumed
+        return PilotError(self.code, self.words, peer_code=self.peer_code, consumed=known)
 
     def __str__(self) -> str:
         peer = "" if self.peer_code is None else f", code {self.peer_code} of the peer"

@@ -130,13 +130,14 @@ class Session(asyncio.Protocol):
 
     @contextlib.asynccontextmanager
     async def room(self, cost: int) -> AsyncIterator[None]:
-        """Waits until the session has credit (L5.3) and the socket room. What is then done without waiting can be written."""
+        """Waits until the session has credit (L5.3) and the socket room. What is then done without waiting can be written.
+
+        Its end lets everyone pass, who has been told of it by then and knows better what it means.
+        """
         async with self._turn:
             while self.ended is None and (self._paused or self._credit < cost):
                 self._changed.clear()
                 await self._changed.wait()
-            if self.ended is not None:
-                raise self.ended.again()
             yield
 
     def spend(self, cost: int) -> None:

@@ -149,11 +149,11 @@ class Stream:
             self._consumed.on_consumed(frames.count(event, "bytes"))
         elif name == "restarted":
             self._consumed.on_consumed(frames.count(event, "consumed"))
-            error = PilotError("peer_restarted", "the peer's process is another one", consumed=self._consumed.value)
-            self.on_end(error)
+            self.on_end(PilotError("peer_restarted", "the peer's process is another one"))
         self._forget_if_over()
 
     def on_end(self, error: PilotError) -> None:
+        error = error.again(self._consumed.value)
         self._outbound.end(error)
         self._inbox.end(error)
         self._consumed.end(error)
