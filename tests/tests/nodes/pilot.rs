@@ -109,7 +109,8 @@ impl Scene {
 }
 
 impl Pilot {
-    fn start(mut command: Command, directory: &Path) -> Self {
+    /// Starts a command that is a `pilot`; what it logs goes into a file of this directory.
+    pub(crate) fn start(mut command: Command, directory: &Path) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let log = directory.join(format!("{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let log_file = File::create(&log).expect("the scene's directory is writable");
