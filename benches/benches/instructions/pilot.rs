@@ -20,11 +20,13 @@ struct End {
     stream: Option<StreamId>,
 }
 
+/// What is under way from an end: a datagram a buffer, and how long each is.
+type Wire = (Vec<[u8; MAX_DATAGRAM as usize]>, Vec<(usize, Ecn)>);
+
 pub(crate) struct Ends {
     ends: [End; 2],
     now: Instant,
-    /// Under way from each end: a datagram a buffer, and how many there are.
-    wire: [(Vec<[u8; MAX_DATAGRAM as usize]>, Vec<(usize, Ecn)>); 2],
+    wire: [Wire; 2],
     message: Vec<u8>,
 }
 

@@ -65,8 +65,9 @@ pub(crate) struct Recovery {
     limited_below: u64,
     /// Packets after which the peer was asked to ack.
     asked_ack_after: u32,
-    /// Something has happened since that was last considered.
+    /// Something has happened since that was last considered, with this window.
     may_ask: bool,
+    considered_window: u64,
     pub(crate) counters: Counters,
 }
 
@@ -138,6 +139,7 @@ impl Recovery {
             limited_below: 0,
             asked_ack_after: ACK_AFTER_PACKETS,
             may_ask: true,
+            considered_window: 0,
             counters: Counters::default(),
         }
     }
@@ -229,10 +231,12 @@ impl Recovery {
     /// Packets after which the peer shall ack from now on, if that is news (W5.3): a quarter of what may be in flight, so
     /// that acks are few and the window still opens evenly; a power of two, so that it rarely is news.
     pub(crate) fn ack_after_to_ask(&mut self) -> Option<u32> {
-        if !std::mem::take(&mut self.may_ask) {
+        let window = self.congestion.window();
+        if !std::mem::take(&mut self.may_ask) && window == self.considered_window {
             return None;
         }
-        let flight = (self.congestion.window() / u64::from(self.datagram)).min(u64::from(self.flight_limit()));
+        self.considered_window = window;
+        let flight = (window / u64::from(self.datagram)).min(u64::from(self.flight_limit()));
         let quarter = u32::try_from(flight / 4).unwrap_or(u32::MAX).clamp(ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS);
         let asked = self.asked_ack_after;
         if asked != 0 && quarter < 2 * asked && quarter * 4 >= asked * 3 {
