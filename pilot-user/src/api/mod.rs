@@ -2,8 +2,8 @@
 //!
 //! A node is either of this process ([`Node::builder`]), with workers of its own, or that of the host, whose daemon is reached
 //! through its socket ([`Node::attach`]). Both are used in the same way, because both are the same protocol
-//! (`docs/local-protocol.md`): a [`switchboard`] hands what an application says to the worker that has the tunnel, and the worker's
-//! [`Host`] does it on the endpoint. In one process those are values in queues; between two, frames on a socket.
+//! (`docs/local-protocol.md`): a switchboard hands what an application says to the worker that has the tunnel, and the worker's
+//! `Host` does it on the endpoint. In one process those are values in queues; between two, frames on a socket.
 //!
 //! ```text
 //!   Connection, SendStream …            credit: what may be sent before the node has taken what was
