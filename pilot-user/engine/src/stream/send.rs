@@ -162,14 +162,15 @@ impl SendStream {
         }
     }
 
-    /// The peer's application has read everything below `offset`. Whether that is all that was written, and news.
+    /// The peer's application has read everything below `offset`. Whether that is all that was written, and news: of what was given
+    /// up it never is, since some of it may not have left.
     pub(crate) fn on_consumed(&mut self, offset: u64) -> Result<bool, ProtocolViolation> {
         if offset > self.next {
             return Err(ProtocolViolation::new(Code::StreamState, "consumed what was not sent"));
         }
         let news = offset > self.consumed;
         self.consumed = self.consumed.max(offset);
-        Ok(news && offset == self.end())
+        Ok(news && self.reset.is_none() && offset == self.end())
     }
 
     pub(crate) fn consumed(&self) -> u64 {
@@ -353,5 +354,15 @@ mod tests {
         assert_eq!(&out, b"6789");
         s.on_lost(0, 4, false);
         assert!(!s.wants_to_send(0), "a late loss of what was acked");
+    }
+
+    /// Found by fuzzing: 10 bytes were written, 6 sent and read, and the rest given up.
+    #[test]
+    fn what_was_given_up_is_not_consumed() {
+        let mut s = stream(100, b"0123456789");
+        assert!(s.piece(6, 100).is_some());
+        assert!(s.reset(7));
+        assert_eq!(s.on_consumed(6), Ok(false));
+        assert_eq!(s.consumed(), 6);
     }
 }
