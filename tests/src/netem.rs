@@ -114,6 +114,13 @@ impl Conditions {
         ecn: OnEcn::Keeps,
     };
 
+    /// To be filled: 1 ms away, with a queue in which nothing needs to be lost.
+    pub const fn slow(bits_per_second: u64) -> Self {
+        let queue = Duration::from_millis(100);
+        let bottleneck = Some(Bottleneck { bits_per_second, queue, mark_after: None });
+        Self { delay: Duration::from_millis(1), bottleneck, ..Self::GOOD }
+    }
+
     /// Nothing arrives.
     pub const PARTITIONED: Self = Self { loss: PerMille::ALWAYS, ..Self::GOOD };
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pilot_engine::limits::HANDSHAKES_PER_SECOND;
 use pilot_engine::{DropReason, fuzzing};
 use pilot_tests::link::SimLink;
-use pilot_tests::netem::{Bottleneck, Conditions};
+use pilot_tests::netem::Conditions;
 use pilot_tests::plan::Plan;
 use pilot_tests::world::{Cost, HostSetup, Setup, World};
 
@@ -31,17 +31,6 @@ const COST: Cost = Cost {
 
 const BITS_PER_SECOND: u64 = 40_000_000;
 
-/// A path that is filled, with a queue in which nothing needs to be lost.
-const PATH: Conditions = Conditions {
-    delay: Duration::from_millis(1),
-    bottleneck: Some(Bottleneck {
-        bits_per_second: BITS_PER_SECOND,
-        queue: Duration::from_millis(100),
-        mark_after: None,
-    }),
-    ..Conditions::GOOD
-};
-
 fn world(seed: u64) -> World<SimLink> {
     // More than the time can carry.
     let plan = Plan { seed, streams: 1, stream_bytes: 1 << 30, messages: 0, nap: Duration::ZERO };
@@ -49,7 +38,7 @@ fn world(seed: u64) -> World<SimLink> {
         hosts: vec![HostSetup { cost: COST, ..HostSetup::default() }; 2],
         ..Setup::pair(seed, plan)
     });
-    world.set_conditions(PATH);
+    world.set_conditions(Conditions::slow(BITS_PER_SECOND));
     world.run(Duration::from_secs(1));
     world
 }

@@ -4,24 +4,13 @@ use std::time::Duration;
 
 use pilot_engine::limits::{MAX_ACK_DELAY, TIMER_GRANULARITY};
 use pilot_tests::link::SimLink;
-use pilot_tests::netem::{Bottleneck, Conditions, PerMille};
+use pilot_tests::netem::{Conditions, PerMille};
 use pilot_tests::plan::Plan;
 use pilot_tests::world::{HostSetup, Rekey, Setup, World};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
 const BITS_PER_SECOND: u64 = 40_000_000;
-
-/// A path that is filled, with a queue in which nothing needs to be lost.
-const PATH: Conditions = Conditions {
-    delay: Duration::from_millis(1),
-    bottleneck: Some(Bottleneck {
-        bits_per_second: BITS_PER_SECOND,
-        queue: Duration::from_millis(100),
-        mark_after: None,
-    }),
-    ..Conditions::GOOD
-};
 
 fn world(seed: u64, plan: Plan, rekey: Rekey) -> World<SimLink> {
     World::of(Setup { hosts: vec![HostSetup { rekey, ..HostSetup::default() }; 2], ..Setup::pair(seed, plan) })
@@ -42,7 +31,7 @@ fn every_100_ms_for_a_minute_under_full_load() {
     // More than a minute can carry.
     let plan = Plan { seed, streams: 1, stream_bytes: 1 << 30, messages: 0, nap: Duration::ZERO };
     let mut world = world(seed, plan, Rekey { after: Some(INTERVAL), after_packets: None });
-    world.set_conditions(PATH);
+    world.set_conditions(Conditions::slow(BITS_PER_SECOND));
     world.run(Duration::from_secs(1));
     let (began, mut last, mut progress) = (world.now(), world.now(), [0; 2]);
     let start = [0, 1].map(|n| world.hosts[n].oracle.bytes_read());

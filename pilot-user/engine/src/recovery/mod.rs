@@ -423,18 +423,17 @@ impl Recovery {
         }
     }
 
-    /// When `on_timeout` is to be called next, and why.
-    pub(crate) fn deadline(&self) -> Option<(Instant, &'static str)> {
+    /// When `on_timeout` is to be called next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match (self.pacer.held_until(), self.loss_deadline()) {
-            (Some(held), Some((at, _))) if held <= at => Some((held, "pacing")),
-            (Some(held), None) => Some((held, "pacing")),
-            (_, loss) => loss,
+            (Some(held), Some(loss)) => Some(held.min(loss)),
+            (held, loss) => held.or(loss),
         }
     }
 
-    fn loss_deadline(&self) -> Option<(Instant, &'static str)> {
-        if let Some(at) = self.loss_time {
-            return Some((at, "loss"));
+    fn loss_deadline(&self) -> Option<Instant> {
+        if self.loss_time.is_some() {
+            return self.loss_time;
         }
         self.has_unacked().then(|| {
             let pto = self.pto();
@@ -442,7 +441,7 @@ impl Recovery {
                 0 => pto,
                 count => (pto * (1 << count.min(MAX_PTO_BACKOFF))).min(MAX_PROBE_PAUSE.max(pto)),
             };
-            (self.last_eliciting_sent + pause, "probe")
+            self.last_eliciting_sent + pause
         })
     }
 
@@ -457,7 +456,7 @@ impl Recovery {
             // where packets are known to overtake: its time is not left in the past.
             self.detect_losses(now, &mut fate);
         }
-        if self.loss_deadline().is_none_or(|(at, _)| at > now) {
+        if self.loss_deadline().is_none_or(|at| at > now) {
             return;
         }
         self.pto_count += 1;

@@ -52,6 +52,17 @@ impl Fates {
     }
 }
 
+/// The deadline, and what it is for.
+fn timer(recovery: &Recovery) -> Option<(Instant, &'static str)> {
+    let at = recovery.deadline()?;
+    let what = match (recovery.pacer.held_until(), recovery.loss_time) {
+        (Some(held), _) if held == at => "pacing",
+        (_, Some(_)) => "loss",
+        (_, None) => "probe",
+    };
+    Some((at, what))
+}
+
 fn acked(recovery: &mut Recovery, now: Instant, ranges: &[(u64, u64)]) -> Fates {
     let mut fates = Fates::default();
     recovery.on_ack(now, &ack(ranges), |fate| fates.take(fate)).unwrap();
@@ -71,7 +82,7 @@ fn lost_by_number_and_by_age() {
     (0..5).for_each(|n| send(&mut r, at(n)));
     assert_eq!(acked(&mut r, at(100), &[(2, 2)]), Fates(vec![2], vec![]), "two below is reordering");
     assert_eq!(acked(&mut r, at(101), &[(2, 3)]), Fates(vec![3], vec![0]), "three below is loss");
-    let (due, why) = r.deadline().unwrap();
+    let (due, why) = timer(&r).unwrap();
     assert_eq!(
         (due, why),
         (at(1) + TIMER_GRANULARITY, "loss"),
@@ -105,7 +116,7 @@ fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
     let base = RTT + TIMER_GRANULARITY + ACK_DELAY;
     let mut sent = at(10);
     for doubling in 0..MAX_PTO_BACKOFF + 3 {
-        let (due, why) = r.deadline().unwrap();
+        let (due, why) = timer(&r).unwrap();
         assert_eq!((due, why), (sent + base * (1 << doubling.min(MAX_PTO_BACKOFF)), "probe"));
         assert_eq!(timed_out(&mut r, due), Fates(vec![], vec![0]), "the oldest, which stays in flight");
         assert!(r.probe_due() && r.may_send(at(0)));
@@ -114,7 +125,7 @@ fn the_probe_timeout_doubles_and_sends_the_oldest_again() {
         assert!(!r.probe_due());
     }
     assert_eq!(acked(&mut r, sent + RTT, &[(0, 0)]).0, [0]);
-    assert_eq!(r.deadline(), Some((sent + r.rtt.pto(ACK_DELAY), "probe")), "an ack ends the backoff");
+    assert_eq!(timer(&r), Some((sent + r.rtt.pto(ACK_DELAY), "probe")), "an ack ends the backoff");
 }
 
 /// wire.md W5.6: a path that comes back is found within a second, unless it is slower than that by itself.
@@ -127,12 +138,12 @@ fn doubling_ends_at_a_second() {
         acked(&mut recovery, now, &[(0, 0)]);
         send(&mut recovery, now);
         for _ in 0..10 {
-            let (due, _) = recovery.deadline().unwrap();
+            let (due, _) = timer(&recovery).unwrap();
             assert!(due.since(now) <= longest, "{rtt} ms: {:?}", due.since(now));
             now = due;
             timed_out(&mut recovery, now);
         }
-        assert_eq!(recovery.deadline().unwrap().0.since(now), longest);
+        assert_eq!(timer(&recovery).unwrap().0.since(now), longest);
     }
 }
 
@@ -179,7 +190,7 @@ fn only_packets_waited_for_show_losses() {
     (0..5).for_each(|n| send(&mut r, at(n)));
     r.on_sent_unacked();
     assert_eq!(acked(&mut r, at(10), &[(5, 5)]), Fates::default());
-    assert_eq!((r.counters.lost_packets, r.deadline().map(|(_, why)| why)), (0, Some("probe")));
+    assert_eq!((r.counters.lost_packets, timer(&r).map(|(_, why)| why)), (0, Some("probe")));
     assert_eq!(acked(&mut r, at(11), &[(0, 5)]).0, [0, 1, 2, 3, 4]);
 }
 
@@ -211,7 +222,7 @@ fn what_is_given_up_is_lost_without_congestion() {
     let mut fates = Fates::default();
     r.give_up_in_flight(|fate| fates.take(fate));
     assert_eq!(fates, Fates(vec![], vec![0, 1, 2, 3]));
-    assert_eq!((r.bytes_in_flight(), r.has_unacked(), r.deadline()), (0, false, None));
+    assert_eq!((r.bytes_in_flight(), r.has_unacked(), timer(&r)), (0, false, None));
     assert_eq!((r.congestion_window(), r.counters.lost_packets), (window, 4));
     assert_eq!(acked(&mut r, at(50), &[(0, 3)]), Fates::default(), "acks that come after all");
 }
@@ -225,10 +236,10 @@ fn a_late_loss_timer_leaves_no_deadline_in_the_past() {
     send(&mut r, at(1));
     send(&mut r, at(2));
     acked(&mut r, at(100), &[(1, 1)]);
-    assert_eq!(r.deadline().map(|(_, why)| why), Some("loss"));
+    assert_eq!(timer(&r).map(|(_, why)| why), Some("loss"));
     let late = at(1_000_000);
     timed_out(&mut r, late);
-    assert!(r.deadline().is_none_or(|(due, _)| due > late), "{:?}", r.deadline());
+    assert!(timer(&r).is_none_or(|(due, _)| due > late), "{:?}", timer(&r));
 }
 
 /// A path of so many milliseconds, known from one packet.
@@ -311,7 +322,7 @@ fn paced(r: &mut Recovery, mut now: Instant, until: Instant) -> Vec<u64> {
             burst += 1;
         }
         bursts.push(burst);
-        match r.deadline() {
+        match timer(r) {
             Some((due, "pacing")) => {
                 assert!(due > now, "a deadline that is past stops time");
                 timed_out(r, due);
@@ -417,10 +428,10 @@ fn a_loss_by_age_and_a_probe_may_be_due_at_once() {
     let first = r.next_number();
     (0..3).for_each(|_| send(&mut r, now));
     acked(&mut r, now + Duration::from_millis(10), &[(first + 1, first + 1)]);
-    let (due, why) = r.deadline().unwrap();
+    let (due, why) = timer(&r).unwrap();
     assert_eq!((due, why), (now + Duration::from_millis(20), "loss"));
     assert_eq!(timed_out(&mut r, due).1, [first, first + 2], "and what the probe carries");
-    assert!(r.probe_due() && r.deadline().unwrap().0 > due);
+    assert!(r.probe_due() && timer(&r).unwrap().0 > due);
 }
 
 /// wire.md W6.10: only acks end the time without an answer, and another path begins it anew.

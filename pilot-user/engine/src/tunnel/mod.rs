@@ -322,7 +322,7 @@ impl Tunnel {
             add(session.keys.deadline());
             // Where nothing can be sent, it does not matter what is due.
             if !session.keys.is_used_up() {
-                add(transport.recovery.deadline().map(|(at, _)| at));
+                add(transport.recovery.deadline());
                 add(transport.paths.deadline());
                 add(session.local.deadline());
                 add(self.suspect_at(transport));
