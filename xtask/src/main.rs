@@ -14,6 +14,7 @@ mod sim;
 mod test;
 mod tidy;
 mod udp_echo;
+mod zero_copy;
 
 /// Exit code of a command that a signal ended: 128 and SIGINT's number, as shells say it.
 const INTERRUPTED: u8 = 130;

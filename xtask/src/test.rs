@@ -5,6 +5,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::zero_copy::{self, Nic};
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose name contains this
@@ -12,9 +14,15 @@ pub(crate) struct Args {
     /// Fail when a test was skipped
     #[arg(long)]
     deny_skips: bool,
+    /// Run two nodes over emulated NICs with zero-copy AF_XDP instead, in a guest whose programs are downloaded, and nothing else
+    #[arg(long, value_enum, value_name = "NIC", num_args = 0..=1, default_missing_value = "virtio")]
+    zero_copy: Option<Nic>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(nic) = args.zero_copy {
+        return zero_copy::run(nic);
+    }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--workspace", "--exclude", "pilot-ebpf", "--exclude", "pilot-benches", "--no-fail-fast"])
         .args(&args.filter)

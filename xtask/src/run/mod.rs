@@ -20,8 +20,8 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
 mod agents;
-mod file;
-mod pilot;
+pub(crate) mod file;
+pub(crate) mod pilot;
 pub(crate) mod progress;
 mod report;
 pub(crate) mod scene;
@@ -106,7 +106,7 @@ fn play(args: &Args, choice: Choice, pilot: &Path, say: &Say) -> Result<(Report,
         Choice::Auto => scene::veth_pair(["a", "b"])?,
         Choice::Udp => scene::loopback()?,
     };
-    configure(choice, pilot, directory.path(), &ends)?;
+    configure(choice == Choice::Udp, pilot, directory.path(), &ends)?;
     let original = directory.path().join("file");
     let sha256 = file::generate(&original, args.bytes)?;
 
@@ -150,7 +150,7 @@ fn play(args: &Args, choice: Choice, pilot: &Path, say: &Say) -> Result<(Report,
 }
 
 /// Makes both identities and both configurations: a knows where b is, b learns where a is.
-fn configure(choice: Choice, pilot: &Path, directory: &Path, ends: &[End; 2]) -> Result<()> {
+pub(crate) fn configure(is_udp: bool, pilot: &Path, directory: &Path, ends: &[End; 2]) -> Result<()> {
     let names = ["a", "b"];
     let keys = names.map(|name| keygen(pilot, directory, name));
     let [a, b] = keys;
@@ -162,7 +162,7 @@ fn configure(choice: Choice, pilot: &Path, directory: &Path, ends: &[End; 2]) ->
             number: own + 1,
             end,
             listen: end.address,
-            is_udp: choice == Choice::Udp,
+            is_udp,
             peers: vec![(names[peer], peer + 1, &keys[peer], (own == 0).then(|| ends[peer].address))],
         };
         config.write(directory)?;

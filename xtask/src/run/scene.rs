@@ -51,6 +51,11 @@ impl End {
         })
     }
 
+    /// An end on another machine, with a device that it has made.
+    pub(crate) fn elsewhere(device: &str, address: SocketAddr, core: usize) -> Self {
+        Self { namespace: None, interface: Some(device.to_owned()), address, core }
+    }
+
     fn netns(&self) -> &str {
         self.namespace.as_ref().map_or("", |namespace| &namespace.0)
     }
@@ -85,7 +90,7 @@ impl End {
 
     /// The prefix of the addresses that may talk to this end.
     pub(crate) fn allow_from(&self) -> &'static str {
-        if self.namespace.is_some() { "10.77.0.0/24" } else { "127.0.0.0/8" }
+        if self.address.ip().is_loopback() { "127.0.0.0/8" } else { "10.77.0.0/24" }
     }
 }
 
