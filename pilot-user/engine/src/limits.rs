@@ -133,7 +133,7 @@ pub const INTRODUCTIONS_PER_SECOND: u32 = 20;
 /// Of those, from one IPv4 address or IPv6 network of 64 bits. Lower: nodes behind one address wait for each other. Higher: one
 /// that has a few addresses keeps others from being introduced.
 pub const INTRODUCTIONS_PER_SOURCE_PER_SECOND: u32 = 4;
-/// Introductions under way at a time, of those begun here and of those answered each (128 KiB for both). Lower: as
+/// Introductions under way at a time, of those begun here and of those answered each (half a MiB for both). Lower: as
 /// [`INTRODUCTIONS_PER_SECOND`]. Higher: memory for strangers.
 pub const MAX_INTRODUCTIONS: usize = 64;
 /// How long who answered an introduction waits for the other end's proof, or for that again (W3.33). Lower: long paths are never introduced. Higher:
