@@ -15,4 +15,4 @@ pub mod service;
 mod test_directory;
 pub mod worker;
 
-pub use api::{Connection, Error, Listener, Node};
+pub use api::{Connection, Context, Error, Following, Listener, Node};

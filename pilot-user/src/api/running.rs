@@ -10,12 +10,14 @@ use serde_json::json;
 use super::host::Host;
 use super::switchboard::{Peer, Switchboard};
 use crate::config::Config;
+use crate::context::Owner;
 use crate::control::Control;
 use crate::identity_file;
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
 use crate::node::{Assembly, StartError};
 use crate::recent_peers::RecentPeers;
+use crate::service::contexts::ContextOwner;
 use crate::service::{Notice, Services};
 use crate::worker::drivers::{Pinned, SpawnError, Worker};
 
@@ -42,16 +44,17 @@ pub(crate) struct Stopped {
 }
 
 impl Running {
-    /// Starts all of it. `owner` is as in [`Assembly::start`], and told how many workers there are; `services` is what each worker offers
-    /// by itself, by its number.
+    /// Starts all of it. `services` says what each worker offers by itself, by its number.
     pub(crate) fn start<E: From<StartError> + From<SpawnError>>(
         config: Config,
         aeads: Aeads,
-        owner: impl Fn(usize, usize) -> usize,
         mut services: impl FnMut(usize, Sender<Notice>, Doorbell, &[(String, PeerId)]) -> Result<Services, E>,
     ) -> Result<Self, E> {
         let workers = config.queues.len();
-        let owner = |place| owner(place, workers);
+        // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
+        // contexts has all, because all followers of one are served from one document.
+        let holds_contexts = config.local.holds_contexts;
+        let owner = |place: usize| if holds_contexts { 0 } else { place % workers };
         let Assembly { control, peers, seats } = Assembly::start(&config, aeads, owner)?;
         let known = peers.iter().zip(config.lanes());
         let known = known.map(|((name, id), (place, peer, lane))| Peer {
@@ -70,7 +73,10 @@ impl Running {
         let recent = RecentPeers::read(&config.recent_peers);
         let (mut pinned, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
-            let services = services(number, sender.clone(), seat.doorbell(), &peers)?;
+            let mut services = services(number, sender.clone(), seat.doorbell(), &peers)?;
+            if holds_contexts && number == 0 && services.contexts().is_none() {
+                services = services.with_contexts(ContextOwner::new(Owner::default(), None, &peers));
+            }
             let (core, doorbell) = (seat.core, seat.doorbell());
             let mut worker = seat.with(Host::new(services, number as u8, Arc::clone(&board), inbox));
             listen = worker.link.local_addr();

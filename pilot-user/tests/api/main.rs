@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
 mod connections;
+mod contexts;
 mod daemon;
+mod half_open;
 mod introduce;
 mod lanes;
 mod scene;
