@@ -22,6 +22,12 @@ const QUEUES_MAX: usize = 16;
 /// Initiations a second: about what reading nothing else takes of a core (see [`HANDSHAKES_PER_SECOND`]). Higher: no limit at all.
 const HANDSHAKES_PER_SECOND_MAX: u32 = 3000;
 
+/// Time to drain unless configured: what agents need to end a task, and below what service managers wait before they kill.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Longest time to drain. Higher: a node that was told to stop does not for longer than anybody waits.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+
 /// Why a configuration cannot be used: which field, what was given, what is allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -135,6 +141,8 @@ pub struct Local {
     pub is_chosen: bool,
     /// Other users than the node's own, and the ports that each may connect to and listen on.
     pub users: BTreeMap<u32, BTreeSet<u16>>,
+    /// How long applications may take to end what they have, when the node was told to stop (L2.5).
+    pub drain: Duration,
 }
 
 /// A peer that is known without a directory.
@@ -189,6 +197,7 @@ struct FileLocal {
     socket: Option<PathBuf>,
     #[serde(default)]
     users: Vec<FileUser>,
+    drain_s: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -232,6 +241,7 @@ impl Config {
             is_chosen: file.local.socket.is_some(),
             socket: directory.join(file.local.socket.unwrap_or_else(|| file.identity.with_extension("sock"))),
             users: file.local.users.into_iter().map(|user| (user.uid, user.ports)).collect(),
+            drain: file.local.drain_s.map_or(DRAIN, Duration::from_secs),
         };
         let config = Self {
             local,
@@ -259,6 +269,10 @@ impl Config {
         config.check_bulk()?;
         config.check_handshakes()?;
         config.check_peers()?;
+        let drain = config.local.drain;
+        if drain > DRAIN_MAX {
+            refuse("local.drain_s", drain.as_secs(), format!("0 to {} seconds", DRAIN_MAX.as_secs()))?;
+        }
         Ok(config)
     }
 
@@ -518,6 +532,7 @@ key = "{c}"
             ),
             (("[1]", "[1]\nrekey_after_s = 0"), ["`rekey_after_s`", "given 0", "1 to 120 seconds"]),
             (("[1]", "[1]\nrekey_after_s = 121"), ["`rekey_after_s`", "given 121", "1 to 120 seconds"]),
+            (("[1]", "[1]\nlocal = { drain_s = 601 }"), ["`local.drain_s`", "given 601", "0 to 600 seconds"]),
             (("datapath = \"auto\"", "bulk_port = 4242"), ["`bulk_port`", "4242", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 0"), ["`bulk_port`", "given 0", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 65536"), ["bulk_port", "65536", "u16"]),

@@ -20,6 +20,7 @@
 //! all of it.
 
 pub(crate) mod access;
+pub mod audit;
 mod call;
 pub(crate) mod codec;
 mod connection;
@@ -30,6 +31,7 @@ pub mod limits;
 mod node;
 pub(crate) mod outbox;
 pub(crate) mod protocol;
+pub(crate) mod reload;
 pub(crate) mod running;
 mod session;
 mod stream;

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use pilot_engine::{Aeads, Code, PeerId};
+use pilot_engine::{Aeads, Code, PeerConfig, PeerId};
 use serde_json::json;
 
+use super::audit::Audit;
 use super::host::Host;
-use super::switchboard::{Peer, Switchboard};
+use super::reload::{self, Change, Refused};
+use super::switchboard::{Peer, PeerChange, Switchboard};
 use crate::config::Config;
 use crate::control::Control;
 use crate::identity_file;
@@ -32,6 +35,8 @@ pub(crate) struct Running {
     listen: SocketAddr,
     notices: Receiver<Notice>,
     recent: RecentPeers,
+    /// Which worker has the tunnel to the peer at a place in the configuration.
+    owner: Box<dyn Fn(usize) -> u8 + Send>,
 }
 
 /// A node that has stopped, for who wants to know what it counted.
@@ -47,24 +52,25 @@ impl Running {
     pub(crate) fn start<E: From<StartError> + From<SpawnError>>(
         config: Config,
         aeads: Aeads,
-        owner: impl Fn(usize, usize) -> usize,
+        owner: impl Fn(usize, usize) -> usize + Send + 'static,
         mut services: impl FnMut(usize, Sender<Notice>, Doorbell, &[(String, PeerId)]) -> Result<Services, E>,
     ) -> Result<Self, E> {
         let workers = config.queues.len();
-        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, |place| owner(place, workers))?;
+        let owner = Box::new(move |place| owner(place, workers) as u8);
+        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, |place| owner(place).into())?;
         let known = peers.iter().zip(&config.peers).enumerate();
         let known = known.map(|(place, ((name, id), peer))| Peer {
             name: name.clone(),
             address: peer.address,
             id: *id,
-            worker: owner(place, workers) as u8,
+            worker: owner(place),
             ports: peer.ports.clone(),
         });
         let identity = identity_file::read(&config.identity).map_err(StartError::from)?;
         let node = json!({"address": config.address.to_string(), "public_key": identity.public_key().to_string()});
         let doorbells = seats.iter().map(|seat| seat.doorbell()).collect();
-        let (board, inboxes) = Switchboard::new(known.collect(), node, doorbells);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
+        let (board, inboxes) = Switchboard::new(known.collect(), node, doorbells, sender.clone());
         let recent = RecentPeers::read(&config.recent_peers);
         let (mut pinned, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
@@ -86,7 +92,7 @@ impl Running {
             }
             pinned.push(Pinned::spawn(worker, core, doorbell)?);
         }
-        Ok(Self { config, control, peers, board, workers: pinned, listen, notices, recent })
+        Ok(Self { config, control, peers, board, workers: pinned, listen, notices, recent, owner })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -127,6 +133,59 @@ impl Running {
         {
             self.recent.note(&configured.key, *address);
         }
+    }
+
+    /// Runs with another configuration from now on: its peers, users and time to drain. What changed, a line each.
+    ///
+    /// # Errors
+    /// When it asks for what only a restart changes. Then nothing of it is taken.
+    pub(crate) fn reload(&mut self, wanted: Config) -> Result<Vec<Audit>, Refused> {
+        let changes = reload::plan(&self.config, &wanted)?;
+        let id_of = |peer: &crate::config::Peer| {
+            let mut known = self.config.peers.iter().zip(&self.peers);
+            known.find(|(configured, _)| configured.key == peer.key).map(|(_, (_, id))| *id)
+        };
+        let mut place = self.config.peers.len();
+        let (mut at_workers, mut owners) = (Vec::new(), Vec::new());
+        for change in &changes {
+            let known = |peer: &crate::config::Peer| PeerConfig {
+                key: peer.key,
+                address: peer.address,
+                endpoint: peer.endpoint,
+            };
+            match *change {
+                Change::Remove(peer) => at_workers.extend(id_of(peer).map(PeerChange::Remove)),
+                Change::Alter(_, peer) => at_workers.push(PeerChange::Alter(known(peer))),
+                Change::Add(peer) => {
+                    owners.push((self.owner)(place));
+                    at_workers.push(PeerChange::Add(known(peer), (self.owner)(place)));
+                    place += 1;
+                }
+            }
+        }
+        let before = self.board.peers();
+        let after = |added: Vec<PeerId>| {
+            let mut added = added.into_iter().zip(owners);
+            let peers = wanted.peers.iter().filter_map(|peer| {
+                let known = id_of(peer).and_then(|id| before.iter().find(|before| before.id == id));
+                let (id, worker) = known.map(|known| (known.id, known.worker)).or_else(|| added.next())?;
+                let (name, ports) = (peer.name.clone(), peer.ports.clone());
+                Some(Peer { name, address: peer.address, id, worker, ports })
+            });
+            peers.collect()
+        };
+        self.board.change_peers(at_workers, after).ok_or(Refused::Over)?;
+        let lines = reload::audit(&changes, &self.config, &wanted);
+        self.peers = self.board.peers().iter().map(|peer| (peer.name.clone(), peer.id)).collect();
+        self.config = wanted;
+        Ok(lines)
+    }
+
+    /// L2.5: tells applications that the node stops, and begins nothing any more. For how long they may go on.
+    pub(crate) fn drain(&self) -> Duration {
+        let drain = self.config.local.drain;
+        self.board.drain(drain.as_millis() as u64);
+        drain
     }
 
     /// Ends the workers, and tells the peers.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::connection::Opened;
 use super::limits::{CLIENT_CREDIT_BYTES, MAX_REQUESTS};
 use super::node::Listener;
-use super::protocol::{Error, Id, Request, ToNode, cost};
+use super::protocol::{Code, Error, Id, Request, ToNode, cost};
 use super::stream::Ends;
 use super::switchboard::Client;
 
@@ -105,6 +105,11 @@ impl Session {
         let (sender, receiver) = oneshot::channel();
         self.ask_with(what, pending(sender), permit);
         Ok(receiver)
+    }
+
+    /// Whether it ended because the node did.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.over.borrow().as_ref().is_some_and(|why| why.code == Code::ShuttingDown)
     }
 
     /// Waits until a request may be asked. Cancel-safe.

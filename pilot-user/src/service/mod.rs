@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use crossbeam_channel::Sender;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, RefuseCode};
 
+use crate::api::audit::Audit;
 use crate::link::doorbell::Doorbell;
 use crate::worker::Application;
 use contexts::ContextOwner;
@@ -54,6 +55,8 @@ pub enum Notice {
     },
     /// A file arrived, whole.
     File(ReceivedFile),
+    /// Something that is kept on record.
+    Audit(Audit),
 }
 
 /// The services of one worker.
@@ -84,6 +87,11 @@ impl Services {
     /// Serves contexts too; only on the worker that has all tunnels of the node.
     pub fn with_contexts(self, contexts: ContextOwner) -> Self {
         Self { contexts: Some(contexts), ..self }
+    }
+
+    /// These are the peers now.
+    pub fn set_peers(&mut self, peers: &[(String, pilot_engine::PeerId)]) {
+        self.contexts.iter_mut().for_each(|contexts| contexts.set_peers(peers));
     }
 
     fn notice(&self, notice: Notice) {

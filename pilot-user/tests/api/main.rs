@@ -3,4 +3,7 @@
 
 mod connections;
 mod daemon;
+mod killed;
+mod life;
+mod many;
 mod scene;

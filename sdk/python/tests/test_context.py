@@ -164,7 +164,7 @@ class Contexts(ScriptedCase):
             peer.say(PART, 0x200, b"x" * 65_536)
         await anext(following)
         for _ in range(3):
-            self.assertEqual(await peer.frame(), (CREDIT, 0x200, (65_536 + 64).to_bytes(4, "big")))
+            self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x200, (65_536 + 64).to_bytes(4, "big")))
 
     async def test_leaving_unfollows_once(self) -> None:
         node, peer, following = await self.following()

@@ -146,7 +146,7 @@ impl Client {
         self.queue.is_empty()
     }
 
-    fn inbound(&mut self, id: Id) -> Option<&mut Inbound> {
+    pub(super) fn inbound(&mut self, id: Id) -> Option<&mut Inbound> {
         match self.connections.get_mut(&id) {
             Some(connection) => Some(&mut connection.inbound),
             None => self.streams.get_mut(&id)?.inbound.as_mut(),
@@ -234,7 +234,10 @@ impl Client {
                 Ok(Read::Blocked) => inbound.is_readable = false,
                 Ok(Read::End) => {
                     self.outbox.put(ToApplication::Finish(id));
-                    self.end_receiving(id);
+                    (inbound.is_readable, inbound.is_ended) = (false, true);
+                    if inbound.is_over() {
+                        self.end_receiving(id);
+                    }
                 }
                 Err(OperationError::StreamReset { code }) => {
                     self.tell(id, protocol::Event::Reset { peer_code: code });
