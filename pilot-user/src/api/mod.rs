@@ -36,9 +36,11 @@ pub(crate) mod running;
 mod session;
 mod stream;
 pub(crate) mod switchboard;
+mod topic;
 
 pub use call::IncomingCall;
 pub use connection::Connection;
 pub use node::{Builder, Listener, Node, StartError};
 pub use protocol::{Code, Error};
 pub use stream::{RecvStream, SendStream};
+pub use topic::{Published, Publisher, Subscription, TOPICS_PORT};
