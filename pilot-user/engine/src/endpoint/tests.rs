@@ -301,7 +301,7 @@ fn what_nobody_reads_ends_its_connection() {
         pair.ends[1].accept(NOW, all[id as usize]).unwrap();
     }
     for (id, length) in [(0, 100), (1, 900), (2, 300), (3, 800), (4, 0)] {
-        pair.inject(&stream(id, 0, 0, false, length));
+        pair.inject(&stream(2 * id, 0, 0, false, length));
     }
     let end_unread = |pair: &mut Pair, most| {
         let mut events = std::collections::VecDeque::new();
