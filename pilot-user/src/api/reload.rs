@@ -43,6 +43,9 @@ pub(crate) fn plan<'a>(running: &'a Config, wanted: &'a Config) -> Result<Vec<Ch
     Ok(removed.chain(others).collect())
 }
 
+/// A field that only a restart changes, and how to say what it is.
+type Field = (&'static str, fn(&Config) -> String);
+
 fn check_rest(running: &Config, wanted: &Config) -> Result<(), Refused> {
     let Local { users, drain, .. } = running.local.clone();
     let local = Local { users, drain, ..wanted.local.clone() };
@@ -50,7 +53,7 @@ fn check_rest(running: &Config, wanted: &Config) -> Result<(), Refused> {
     if with_the_same == *running {
         return Ok(());
     }
-    let fields: [(&str, fn(&Config) -> String); 14] = [
+    let fields: [Field; 14] = [
         ("identity", |config| format!("{:?}", config.identity)),
         ("recent_peers", |config| format!("{:?}", config.recent_peers)),
         ("address", |config| config.address.to_string()),

@@ -227,7 +227,7 @@ impl Switchboard {
     /// For the record.
     pub(crate) fn audit(&self, audit: Audit) {
         // Bounded: an operator's terminal that does not read must not hold applications back.
-        if self.notices.try_send(Notice::Audit(audit)).is_err() {
+        if self.notices.try_send(Notice::Audit(Box::new(audit))).is_err() {
             tracing::warn!("an audit line is lost: nobody reads them");
         }
     }

@@ -118,8 +118,8 @@ async fn open(node: &Node, peer: &str, count: u32) -> Result<Vec<Connection>, Er
 /// Fills connections that nobody reads, in both directions.
 async fn stall(connections: Vec<Connection>) -> Vec<Connection> {
     let mut filling = JoinSet::new();
-    for connection in connections.iter().cloned() {
-        let piece = vec![0; 4096];
+    for connection in &connections {
+        let (connection, piece) = (connection.clone(), vec![0; 4096]);
         filling.spawn(async move {
             while tokio::time::timeout(FULL_AFTER, connection.send(&piece)).await.is_ok_and(|sent| sent.is_ok()) {}
         });

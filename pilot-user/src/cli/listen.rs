@@ -66,7 +66,7 @@ pub(super) fn run(
             let until = *drained.get_or_insert_with(|| {
                 let drain = if applications > 0 { running.drain() } else { Duration::ZERO };
                 let line = Audit::Draining { drain_ms: drain.as_millis() as u64, applications };
-                print(&Notice::Audit(line), running.peers(), output);
+                print_audit(&line, output);
                 Instant::now() + drain
             });
             if applications == 0 || Instant::now() >= until {
@@ -75,7 +75,7 @@ pub(super) fn run(
         }
         if reload.take() {
             let lines = read_again(&args.config, &mut running, daemon.as_ref());
-            lines.into_iter().for_each(|line| print(&Notice::Audit(line), running.peers(), output));
+            lines.into_iter().for_each(|line| print_audit(&line, output));
         }
         match running.notices().recv_timeout(LOOK_EVERY) {
             Ok(notice) => {
@@ -187,15 +187,17 @@ pub(super) fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output
             });
             output.event(&event, || Some(format!("received {path}, {bytes} bytes, sha256 {}", file.written.sha256)));
         }
-        Notice::Audit(line) => {
-            let mut event = serde_json::to_value(line).unwrap_or_default();
-            // A clock before 1970 is taken as 1970.
-            let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            event["event"] = "audit".into();
-            event["unix_ms"] = (unix_time.as_millis() as u64).into();
-            output.event(&event, || Some(format!("audit: {line}")));
-        }
+        Notice::Audit(line) => print_audit(line, output),
     }
+}
+
+fn print_audit(line: &Audit, output: &Output) {
+    let mut event = serde_json::to_value(line).unwrap_or_default();
+    // A clock before 1970 is taken as 1970.
+    let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    event["event"] = "audit".into();
+    event["unix_ms"] = (unix_time.as_millis() as u64).into();
+    output.event(&event, || Some(format!("audit: {line}")));
 }
 
 /// Says that datagrams go another way now, and why.

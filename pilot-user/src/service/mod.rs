@@ -56,7 +56,7 @@ pub enum Notice {
     /// A file arrived, whole.
     File(ReceivedFile),
     /// Something that is kept on record.
-    Audit(Audit),
+    Audit(Box<Audit>),
 }
 
 /// The services of one worker.
