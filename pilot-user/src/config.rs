@@ -22,6 +22,12 @@ const QUEUES_MAX: usize = 16;
 /// Initiations a second: about what reading nothing else takes of a core (see [`HANDSHAKES_PER_SECOND`]). Higher: no limit at all.
 const HANDSHAKES_PER_SECOND_MAX: u32 = 3000;
 
+/// Time to drain unless configured: what agents need to end a task, and below what service managers wait before they kill.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Longest time to drain. Higher: a node that was told to stop does not for longer than anybody waits.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+
 /// Why a configuration cannot be used: which field, what was given, what is allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -140,10 +146,12 @@ pub struct Local {
     /// Whether applications may have the node hold contexts. Then one worker has all tunnels, because all followers of a context are
     /// served from one document.
     pub holds_contexts: bool,
+    /// How long applications may take to end what they have, when the node was told to stop (L2.5).
+    pub drain: Duration,
 }
 
 /// What another user than the node's own may do.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct User {
     /// Ports to connect to and to listen on.
     pub ports: BTreeSet<u16>,
@@ -152,7 +160,7 @@ pub struct User {
 }
 
 /// Names of contexts, for each thing that can be done with one. `*` at the end of a name stands for all that begin so.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UserContexts {
     /// To create at this node, and to delete there.
@@ -220,6 +228,7 @@ struct FileLocal {
     contexts: Option<bool>,
     #[serde(default)]
     users: Vec<FileUser>,
+    drain_s: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +287,7 @@ impl Config {
                 .into_iter()
                 .map(|FileUser { uid, ports, contexts }| (uid, User { ports, contexts }))
                 .collect(),
+            drain: file.local.drain_s.map_or(DRAIN, Duration::from_secs),
         };
         let config = Self {
             local,
@@ -306,6 +316,10 @@ impl Config {
         config.check_bulk()?;
         config.check_handshakes()?;
         config.check_peers()?;
+        let drain = config.local.drain;
+        if drain > DRAIN_MAX {
+            refuse("local.drain_s", drain.as_secs(), format!("0 to {} seconds", DRAIN_MAX.as_secs()))?;
+        }
         Ok(config)
     }
 
@@ -575,6 +589,7 @@ key = "{c}"
             ),
             (("[1]", "[1]\nrekey_after_s = 0"), ["`rekey_after_s`", "given 0", "1 to 120 seconds"]),
             (("[1]", "[1]\nrekey_after_s = 121"), ["`rekey_after_s`", "given 121", "1 to 120 seconds"]),
+            (("[1]", "[1]\nlocal = { drain_s = 601 }"), ["`local.drain_s`", "given 601", "0 to 600 seconds"]),
             (("datapath = \"auto\"", "bulk_port = 4242"), ["`bulk_port`", "4242", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 0"), ["`bulk_port`", "given 0", "other than 4242"]),
             (("datapath = \"auto\"", "bulk_port = 65536"), ["bulk_port", "65536", "u16"]),

@@ -118,6 +118,9 @@ pub enum CloseReason {
     /// This node closed the tunnel.
     #[error("this node closed the tunnel: {0}")]
     ClosedHere(Code),
+    /// The application did not read, and the peer's tunnel holds more than there is room for (W5.22).
+    #[error("this node closed it: nobody reads what has arrived, and there is no room for more")]
+    NotRead,
     /// The peer's address is not known.
     #[error("no endpoint is known for the peer: it must connect first, or be given one in the configuration")]
     NoEndpoint,

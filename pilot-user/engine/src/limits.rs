@@ -232,16 +232,24 @@ pub const MAX_BULK_RETRY: Duration = Duration::from_secs(300);
 
 // Connections, streams, messages
 
-/// Connections of one tunnel at a time. Bounds what one peer makes us hold.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one tunnel at a time: those of many applications of a host to one peer. An idle one takes 1 KiB of the engine's
+/// memory. Lower: applications with a connection for each of their tasks are refused. Higher: what one peer makes us hold at rest,
+/// now 16 MiB; what it has sent and nobody reads is bounded by [`TUNNEL_UNREAD_BYTES`].
+pub const MAX_CONNECTIONS: usize = 16_384;
+/// Bytes of a tunnel's connections that arrived and are not read, above which those end that have most of them (W5.22): as much as
+/// the beginning's credit of a thousand connections. Lower: a thousand applications that pause for a second are ended. Higher: what
+/// one peer makes us hold, besides what the windows of those that read fast have grown by.
+pub const TUNNEL_UNREAD_BYTES: u64 = 512 << 20;
+/// Packets of a tunnel from one sum of what is unread to the next; as many of the largest size are 9 MiB, by which the bound may be
+/// passed. Lower: the sum, 100 µs with the most connections, costs more than the packets. Higher: more is held.
+pub const UNREAD_LOOK_PACKETS: u64 = 1024;
 /// Streams of each direction that a peer may have open in one connection.
 pub const MAX_STREAMS: u64 = 128;
 /// Streams that are over before the peer is told that it may open as many more, unless it is about to run out. Lower: a
 /// STREAM_LIMIT for every short stream.
 pub const STREAM_LIMIT_STEP: u64 = MAX_STREAMS / 8;
 /// Bytes of credit of a new connection: what an application that does not read can make us hold. Two stream windows, so that
-/// one stalled stream does not stop the others. [`MAX_CONNECTIONS`] of them are what a peer can make us hold in all, with
-/// [`TUNNEL_CREDIT_BYTES`]. Lower: messages wait for credit, see W5.13.
+/// one stalled stream does not stop the others. How much a peer can make us hold in all, [`TUNNEL_UNREAD_BYTES`] says. Lower: messages wait for credit, see W5.13.
 pub const CONNECTION_CREDIT_BYTES: u64 = 512 << 10;
 /// Bytes of credit of a new stream: the product of 10 Gb/s and 200 µs. Lower: the first round trips of every stream wait for
 /// credit and not for the congestion window.

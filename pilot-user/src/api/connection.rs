@@ -111,10 +111,11 @@ impl Connection {
     /// # Errors
     /// When the connection is over and all that had arrived was received.
     pub async fn receive(&self) -> Result<Vec<u8>, Error> {
-        let next = self.shared.messages.lock().await.recv().await;
-        let message = next.ok_or_else(|| self.shared.why_over())?;
+        let mut messages = self.shared.messages.lock().await;
+        let message = messages.recv().await.ok_or_else(|| self.shared.why_over())?;
         let owed = self.shared.owed.fetch_add(cost(&message), Ordering::Relaxed) + cost(&message);
-        if owed >= GIVE_BACK_AFTER_BYTES {
+        // L5.2: what is given back is what the peer is told to be consumed.
+        if owed >= GIVE_BACK_AFTER_BYTES || messages.is_empty() {
             let owed = self.shared.owed.swap(0, Ordering::Relaxed);
             if owed > 0 {
                 self.shared.session.say(ToNode::Credit(self.shared.id, owed));

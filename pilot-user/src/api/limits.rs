@@ -48,6 +48,9 @@ pub const MAX_CONTEXTS: usize = 1024;
 /// Bytes of changes that one application has asked for and that were not answered; as a session's other data. Lower: an application
 /// that writes much waits for answers. Higher: what a slow owner makes the node hold.
 pub const MAX_CHANGE_BYTES: usize = CLIENT_CREDIT_BYTES as usize;
+/// Connections that `connections` lists, at most; of the others it says how many there are. Lower: operators see fewer. Higher: the
+/// list outgrows a frame, and a worker takes longer for it than packets should wait, 1 µs each.
+pub const MAX_LISTED: usize = 1024;
 /// Connections that wait on a port for their application (L3.4), as a socket's backlog. Lower: bursts are refused. Higher: peers wait for
 /// what will not come.
 pub const MAX_BACKLOG: usize = 128;
@@ -60,6 +63,14 @@ pub const FIRST_USER_PORT: u16 = 1024;
 pub const MAX_DATAGRAMS: usize = 256;
 /// Bytes of the request or response of a call, which is held whole (L7.1); what is larger should be a stream.
 pub const MAX_CALL_BYTES: usize = 16 << 20;
+/// Messages of a topic that wait for one of its subscribers, beside its connection's credit (L8.3). Lower: who pauses misses some.
+/// Higher: memory for who does not come back, at most 64 MiB now.
+pub const TOPIC_QUEUE: usize = 1024;
+/// How long a topic waits for a subscriber whose queue is full (L8.3). Lower: a busy host's subscribers miss messages. Higher: one
+/// that does not read stops the others for as long.
+pub const TOPIC_SLOW_AFTER: Duration = Duration::from_millis(100);
+/// Subscribers of a topic. Higher: publishing one message takes longer than anybody expects of it.
+pub const MAX_SUBSCRIBERS: usize = 1024;
 /// How long an application may take to say hello (L1.2). Lower: a host under load loses some. Higher: who says nothing holds a place
 /// among [`MAX_APPLICATIONS`] for longer.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +78,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CONNECT_TIMEOUT: Duration = pilot_engine::limits::CONNECT_TIMEOUT;
 /// How long what was sent may take to arrive at a `close`, and what arrived may wait for credit at the end of a connection (L4.1).
 pub const LINGER: Duration = Duration::from_secs(5);
+/// How soon an application looks again for a node that is gone (`Node::attach_and_reconnect`). Lower: thousands of them take its
+/// host's time when it starts. Higher: they go on later.
+pub const REATTACH_PAUSE: Duration = Duration::from_millis(200);
 /// How often a closing connection looks whether all has arrived, which no event tells. Lower: passes for nothing. Higher: `close` takes
 /// as much longer.
 pub const CLOSE_POLL: Duration = Duration::from_millis(1);

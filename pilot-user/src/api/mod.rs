@@ -20,6 +20,7 @@
 //! all of it.
 
 pub(crate) mod access;
+pub mod audit;
 mod call;
 pub(crate) mod codec;
 mod connection;
@@ -32,10 +33,12 @@ pub mod limits;
 mod node;
 pub(crate) mod outbox;
 pub(crate) mod protocol;
+pub(crate) mod reload;
 pub(crate) mod running;
 mod session;
 mod stream;
 pub(crate) mod switchboard;
+mod topic;
 
 pub use call::IncomingCall;
 pub use connection::Connection;
@@ -44,3 +47,4 @@ pub use context::{Context, Following, Interest, Update};
 pub use node::{Builder, Listener, Node, StartError};
 pub use protocol::{Code, Error};
 pub use stream::{RecvStream, SendStream};
+pub use topic::{Published, Publisher, Subscription, TOPICS_PORT};

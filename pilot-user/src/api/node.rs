@@ -3,17 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use pilot_engine::Aeads;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
 
 use super::access::Access;
 use super::connection::{Connection, Opened};
 use super::context::Context;
 use super::dispatch::Dispatcher;
 use super::frames;
+use super::limits::{CONNECT_TIMEOUT, REATTACH_PAUSE};
 use super::protocol::{Code, Error, Request, VERSION};
 use super::running::Running;
 use super::session::{Note, Pending, Pipe, Session};
@@ -31,6 +34,14 @@ pub struct Node {
     session: Arc<Session>,
     /// The thread that keeps a node of this process.
     keeper: Option<Arc<Keeper>>,
+    again: Option<Arc<Again>>,
+}
+
+/// Sessions with the node of the host, one after the other.
+struct Again {
+    socket: PathBuf,
+    /// The latest. Who finds it over begins the next, and the others wait for that.
+    session: tokio::sync::Mutex<Arc<Session>>,
 }
 
 /// Describes a node of this process.
@@ -92,7 +103,7 @@ impl Builder {
         let dispatcher = Dispatcher::new(&session, notes);
         tokio::spawn(dispatcher.run(async move || delivery.next().await));
         let keeper = Some(Arc::new(Keeper::start(running)?));
-        Ok(Node { session, keeper })
+        Ok(Node { session, keeper, again: None })
     }
 }
 
@@ -107,7 +118,39 @@ impl Node {
     /// # Errors
     /// When nobody serves the socket, or this user may not use it.
     pub async fn attach(socket: impl AsRef<Path>) -> Result<Self, Error> {
-        let socket = socket.as_ref();
+        Ok(Self { session: Self::begin(socket.as_ref()).await?, keeper: None, again: None })
+    }
+
+    /// The node of this host, and the next one that serves the socket when that has ended, by a restart or otherwise: what is asked for
+    /// then waits for it, for 20 seconds at most; [`Listener`]s and [`Events`] go on there. Connections end with their node, once and
+    /// with an error of code [`Code::ShuttingDown`]: whether the peer has read what was under way, [`Connection::messages_consumed`]
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Node::attach`], of the first.
+    pub async fn attach_and_reconnect(socket: impl AsRef<Path>) -> Result<Self, Error> {
+        let socket = socket.as_ref().to_owned();
+        let session = Self::begin(&socket).await?;
+        let again = Again { socket, session: tokio::sync::Mutex::new(Arc::clone(&session)) };
+        Ok(Self { session, keeper: None, again: Some(Arc::new(again)) })
+    }
+
+    /// The session to ask in now.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        let Some(again) = &self.again else { return Ok(Arc::clone(&self.session)) };
+        let until = Instant::now() + CONNECT_TIMEOUT;
+        let mut session = again.session.lock().await;
+        while session.is_gone() {
+            match Self::begin(&again.socket).await {
+                Ok(next) => *session = next,
+                Err(error) if error.code != Code::ShuttingDown || Instant::now() >= until => return Err(error),
+                Err(_) => sleep(REATTACH_PAUSE).await,
+            }
+        }
+        Ok(Arc::clone(&session))
+    }
+
+    async fn begin(socket: &Path) -> Result<Arc<Session>, Error> {
         let stream = UnixStream::connect(socket).await.map_err(|error| {
             let words = format!("{}: {error}; is a node running, as by `pilot up`?", socket.display());
             Error::new(Code::ShuttingDown, words)
@@ -119,7 +162,7 @@ impl Node {
         tokio::spawn(frames::write_all(writer, queue));
         tokio::spawn(dispatcher.run(async move || reader.next().await.ok().flatten()));
         session.request(Request::Hello { version: VERSION, name: None }).await?;
-        Ok(Self { session, keeper: None })
+        Ok(session)
     }
 
     /// Opens a connection to a peer's port, when the peer has accepted. Dropped before that, it is closed if it comes to be.
@@ -129,7 +172,7 @@ impl Node {
     pub async fn connect(&self, peer: &str, port: u16) -> Result<Connection, Error> {
         let what = Request::Connect { peer: peer.to_owned(), port, timeout_ms: None };
         let peer = peer.to_owned();
-        let answer = self.session.ask(what, |to| Pending::Connect { peer, port, to }).await?;
+        let answer = self.session().await?.ask(what, |to| Pending::Connect { peer, port, to }).await?;
         answer.await.unwrap_or_else(|_| Err(Error::gone())).map(|Opened(connection)| connection)
     }
 
@@ -138,8 +181,10 @@ impl Node {
     /// # Errors
     /// When another application does, or the port is not for this one.
     pub async fn listen(&self, port: u16) -> Result<Listener, Error> {
-        let answer = self.session.ask(Request::Listen { port }, Pending::Listen).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::gone()))
+        let answer = self.session().await?.ask(Request::Listen { port }, Pending::Listen).await?;
+        let mut listener = answer.await.unwrap_or_else(|_| Err(Error::gone()))?;
+        listener.again = self.again.is_some().then(|| self.clone());
+        Ok(listener)
     }
 
     /// The shared context that a peer, or without one this node itself, holds under a name. Nothing is asked yet.
@@ -163,7 +208,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn peers(&self) -> Result<Value, Error> {
-        Ok(self.session.request(Request::Peers).await?["peers"].take())
+        Ok(self.session().await?.request(Request::Peers).await?["peers"].take())
     }
 
     /// The connections of all applications of the node, as JSON.
@@ -171,7 +216,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn connections(&self) -> Result<Value, Error> {
-        Ok(self.session.request(Request::Connections).await?["connections"].take())
+        Ok(self.session().await?.request(Request::Connections).await?["connections"].take())
     }
 
     /// What the node counts, as JSON.
@@ -179,7 +224,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn stats(&self) -> Result<Value, Error> {
-        self.session.request(Request::Stats { connection: None }).await
+        self.session().await?.request(Request::Stats { connection: None }).await
     }
 
     /// What happens at the node from now on, as the events of `docs/local-protocol.md` §4 with id 0.
@@ -188,12 +233,14 @@ impl Node {
     /// When the node is gone.
     pub async fn subscribe(&self) -> Result<Events, Error> {
         let (to_events, events) = unbounded_channel();
-        self.session.note(Note::Subscribed(to_events));
-        self.session.request(Request::Subscribe).await?;
-        Ok(Events(events))
+        let session = self.session().await?;
+        session.note(Note::Subscribed(to_events));
+        session.request(Request::Subscribe).await?;
+        Ok(Events { events, again: self.again.is_some().then(|| self.clone()) })
     }
 
-    /// Waits until the node is gone, or has ended the session with it; why. Cancel-safe.
+    /// Waits until the node is gone, or has ended the session with it; why. Cancel-safe. After [`Node::attach_and_reconnect`], that is
+    /// the first of them.
     pub async fn closed(&self) -> Error {
         let mut over = self.session.over.subscribe();
         let why = over.wait_for(Option::is_some).await;
@@ -212,12 +259,23 @@ impl Node {
 }
 
 /// What happens at a node.
-pub struct Events(UnboundedReceiver<Value>);
+pub struct Events {
+    events: UnboundedReceiver<Value>,
+    /// Where to go on when the node is gone.
+    again: Option<Node>,
+}
 
 impl Events {
-    /// The next event; `None`: the node is gone. Cancel-safe.
+    /// The next event; `None`: the node is gone, or none came after it. Cancel-safe.
     pub async fn next(&mut self) -> Option<Value> {
-        self.0.recv().await
+        loop {
+            let next = self.events.recv().await;
+            if next.is_some() {
+                return next;
+            }
+            let Self { events, .. } = self.again.as_ref()?.subscribe().await.ok()?;
+            self.events = events;
+        }
     }
 }
 
@@ -226,6 +284,8 @@ pub struct Listener {
     session: Arc<Session>,
     port: u16,
     incoming: UnboundedReceiver<Incoming>,
+    /// Where to go on when the node is gone.
+    again: Option<Node>,
 }
 
 /// A connection that waits to be accepted. Dropped, it is refused.
@@ -237,7 +297,7 @@ impl Listener {
     pub(crate) fn new(session: Arc<Session>, port: u16) -> (Self, UnboundedSender<Incoming>) {
         // At most a backlog waits at the node, and so here.
         let (to_incoming, incoming) = unbounded_channel();
-        (Self { session, port, incoming }, to_incoming)
+        (Self { session, port, incoming, again: None }, to_incoming)
     }
 
     /// The port.
@@ -250,6 +310,23 @@ impl Listener {
     /// # Errors
     /// When the node is gone.
     pub async fn accept(&mut self) -> Result<Connection, Error> {
+        loop {
+            let accepted = self.accept_here().await;
+            match (&accepted, self.again.clone()) {
+                (Err(error), Some(node)) if error.code == Code::ShuttingDown => {
+                    match Box::pin(node.listen(self.port)).await {
+                        Ok(listener) => *self = listener,
+                        // A node that is still there, and told to stop; or none for longer than asking waits.
+                        Err(error) if error.code == Code::ShuttingDown => sleep(REATTACH_PAUSE).await,
+                        Err(error) => return Err(error),
+                    }
+                }
+                _ => return accepted,
+            }
+        }
+    }
+
+    async fn accept_here(&mut self) -> Result<Connection, Error> {
         // First, so that nothing said on the connection can overtake that it is accepted.
         let permit = self.session.permit().await?;
         let Incoming { opened: Opened(connection) } = self.incoming.recv().await.ok_or_else(Error::gone)?;

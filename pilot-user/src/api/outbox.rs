@@ -36,6 +36,8 @@ struct Level {
     over: AtomicBool,
     /// In the other direction: frames that wait for a worker.
     inbox: AtomicUsize,
+    /// Connections at all workers.
+    connections: AtomicUsize,
 }
 
 /// Both ends; of an application that these workers serve.
@@ -97,6 +99,17 @@ impl Outbox {
     /// Frames of the application that wait for a worker.
     pub(crate) fn inbox_frames(&self) -> usize {
         self.level.inbox.load(Ordering::Relaxed)
+    }
+
+    /// A worker has more of the application's connections than before, or fewer.
+    pub(crate) fn on_connections(&self, before: usize, after: usize) {
+        // Together all workers add what they take away again: the sum never falls below 0, and what wraps in between comes back.
+        self.level.connections.fetch_add(after.wrapping_sub(before), Ordering::AcqRel);
+    }
+
+    /// The application's connections, at all workers.
+    pub(crate) fn connections(&self) -> usize {
+        self.level.connections.load(Ordering::Acquire)
     }
 
     /// Whether data may be put in. If not, the workers' doorbells ring when it may.

@@ -296,6 +296,11 @@ impl Error {
         Self::new(Code::ShuttingDown, "the node is gone: it was stopped, or its process ended")
     }
 
+    /// L2.5.
+    pub(crate) fn stops() -> Self {
+        Self::new(Code::ShuttingDown, "the node was told to stop: nothing is begun any more")
+    }
+
     fn by_peer(code: Code, peer_code: u64, words: String) -> Self {
         Self { code, words, peer_code: Some(peer_code) }
     }
@@ -313,6 +318,7 @@ impl From<&CloseReason> for Error {
             CloseReason::OtherVersion { .. } | CloseReason::ProtocolViolation(_) => Self::new(Code::Protocol, words),
             CloseReason::ClosedHere(_) => Self::new(Code::ClosedHere, words),
             CloseReason::NoEndpoint => Self::new(Code::NoEndpoint, words),
+            CloseReason::NotRead => Self::new(Code::Slow, words),
         }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use pilot_engine::{Aeads, Code, PeerId};
+use pilot_engine::{Aeads, Code, PeerConfig, PeerId};
 use serde_json::json;
 
+use super::audit::Audit;
 use super::host::Host;
-use super::switchboard::{Peer, Switchboard};
+use super::reload::{self, Change, Refused};
+use super::switchboard::{Peer, PeerChange, Switchboard};
 use crate::config::Config;
 use crate::context::Owner;
 use crate::control::Control;
@@ -34,6 +37,8 @@ pub(crate) struct Running {
     listen: SocketAddr,
     notices: Receiver<Notice>,
     recent: RecentPeers,
+    /// Which worker has the tunnel to the peer at a place in the configuration.
+    owner: Box<dyn Fn(usize) -> u8 + Send>,
 }
 
 /// A node that has stopped, for who wants to know what it counted.
@@ -54,22 +59,22 @@ impl Running {
         // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
         // contexts has all, because all followers of one are served from one document.
         let holds_contexts = config.local.holds_contexts;
-        let owner = |place: usize| if holds_contexts { 0 } else { place % workers };
-        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, owner)?;
+        let owner = Box::new(move |place: usize| if holds_contexts { 0 } else { (place % workers) as u8 });
+        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, |place| owner(place).into())?;
         let known = peers.iter().zip(config.lanes());
         let known = known.map(|((name, id), (place, peer, lane))| Peer {
             name: name.clone(),
             address: peer.address,
             lane,
             id: *id,
-            worker: owner(place + usize::from(lane)) as u8,
+            worker: owner(place + usize::from(lane)),
             ports: peer.ports.clone(),
         });
         let identity = identity_file::read(&config.identity).map_err(StartError::from)?;
         let node = json!({"address": config.address.to_string(), "public_key": identity.public_key().to_string()});
         let doorbells = seats.iter().map(|seat| seat.doorbell()).collect();
-        let (board, inboxes) = Switchboard::new(known.collect(), node, doorbells);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
+        let (board, inboxes) = Switchboard::new(known.collect(), node, doorbells, sender.clone());
         let recent = RecentPeers::read(&config.recent_peers);
         let (mut pinned, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
@@ -94,7 +99,7 @@ impl Running {
             }
             pinned.push(Pinned::spawn(worker, core, doorbell)?);
         }
-        Ok(Self { config, control, peers, board, workers: pinned, listen, notices, recent })
+        Ok(Self { config, control, peers, board, workers: pinned, listen, notices, recent, owner })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -136,6 +141,63 @@ impl Running {
         {
             self.recent.note(&configured.key, *address);
         }
+    }
+
+    /// Runs with another configuration from now on: its peers, users and time to drain. What changed, a line each.
+    ///
+    /// # Errors
+    /// When it asks for what only a restart changes. Then nothing of it is taken.
+    pub(crate) fn reload(&mut self, wanted: Config) -> Result<Vec<Audit>, Refused> {
+        let changes = reload::plan(&self.config, &wanted)?;
+        let id_of = |peer: &crate::config::Peer, lane: u8| {
+            let mut known = self.config.lanes().zip(&self.peers);
+            let is_it = |configured: &crate::config::Peer, at: u8| configured.key == peer.key && at == lane;
+            known.find(|((_, configured, at), _)| is_it(configured, *at)).map(|(_, (_, id))| *id)
+        };
+        let mut place = self.config.peers.len();
+        let (mut at_workers, mut owners) = (Vec::new(), Vec::new());
+        for change in &changes {
+            let known = |peer: &crate::config::Peer| PeerConfig {
+                key: peer.key,
+                address: peer.address,
+                endpoint: peer.endpoint,
+            };
+            match *change {
+                // With all its lanes.
+                Change::Remove(peer) => at_workers.extend(id_of(peer, 0).map(PeerChange::Remove)),
+                Change::Alter(_, peer) => at_workers.push(PeerChange::Alter(known(peer))),
+                Change::Add(peer) => {
+                    let lanes = (0..peer.lanes).map(|lane| (self.owner)(place + usize::from(lane)));
+                    let lanes: Vec<u8> = lanes.collect();
+                    owners.extend(&lanes);
+                    at_workers.push(PeerChange::Add(known(peer), lanes));
+                    place += 1;
+                }
+            }
+        }
+        let before = self.board.peers();
+        let after = |added: Vec<PeerId>| {
+            let mut added = added.into_iter().zip(owners);
+            let peers = wanted.lanes().filter_map(|(_, peer, lane)| {
+                let known = id_of(peer, lane).and_then(|id| before.iter().find(|before| before.id == id));
+                let (id, worker) = known.map(|known| (known.id, known.worker)).or_else(|| added.next())?;
+                let (name, ports) = (peer.name.clone(), peer.ports.clone());
+                Some(Peer { name, address: peer.address, lane, id, worker, ports })
+            });
+            peers.collect()
+        };
+        self.board.change_peers(at_workers, after).ok_or(Refused::Over)?;
+        let lines = reload::audit(&changes, &self.config, &wanted);
+        self.peers = self.board.peers().iter().map(|peer| (peer.name.clone(), peer.id)).collect();
+        self.config = wanted;
+        Ok(lines)
+    }
+
+    /// L2.5: tells applications that the node stops, and begins nothing any more. For how long they may go on.
+    pub(crate) fn drain(&self) -> Duration {
+        let drain = self.config.local.drain;
+        self.board.drain(drain.as_millis() as u64);
+        drain
     }
 
     /// Ends the workers, and tells the peers.

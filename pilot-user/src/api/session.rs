@@ -112,6 +112,11 @@ impl Session {
         Ok(receiver)
     }
 
+    /// Whether it ended because the node did.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.over.borrow().as_ref().is_some_and(|why| why.code == Code::ShuttingDown)
+    }
+
     /// Waits until a request may be asked. Cancel-safe.
     pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = Arc::clone(&self.requests).acquire_owned().await.map_err(|_| Error::gone())?;

@@ -268,16 +268,19 @@ impl AsyncRead for RecvStream {
                 let cut = self.cut.borrow().clone();
                 return Poll::Ready(cut.map_or(Ok(()), |error| Err(error.into())));
             };
-            self.owed += cost(&piece);
             (self.piece, self.at) = (piece, 0);
-            if self.owed >= GIVE_BACK_AFTER_BYTES {
-                let owed = std::mem::take(&mut self.owed);
-                self.connection.session.say(ToNode::Credit(self.id, owed));
-            }
         }
         let length = out.remaining().min(self.piece.len() - self.at);
         out.put_slice(&self.piece[self.at..self.at + length]);
         self.at += length;
+        if self.at == self.piece.len() {
+            self.owed += cost(&self.piece);
+            // L5.2: what is given back is what the peer is told to be consumed.
+            if self.owed >= GIVE_BACK_AFTER_BYTES || self.data.is_empty() {
+                let owed = std::mem::take(&mut self.owed);
+                self.connection.session.say(ToNode::Credit(self.id, owed));
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

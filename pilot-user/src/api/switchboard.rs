@@ -2,24 +2,26 @@
 //! Nothing here is on the way of a message but a look at its id.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
-use pilot_engine::PeerId;
 use pilot_engine::address::OverlayAddress;
+use pilot_engine::{PeerConfig, PeerId};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::access::{Access, ContextRight};
+use super::audit::Audit;
 use super::limits::{
     CLIENT_CREDIT_BYTES, FIRST_EPHEMERAL_PORT, FIRST_USER_PORT, FLOW_CREDIT_BYTES, FRAME_OVERHEAD_BYTES,
-    MAX_CONNECTIONS, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUESTS,
+    MAX_CONNECTIONS, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_LISTED, MAX_REQUESTS,
 };
 use super::outbox::{Delivery, Outbox, outbox};
 use super::protocol::{Code, Error, Id, NewContext, Request, SESSION, ToApplication, ToNode, VERSION, cost};
 use crate::link::doorbell::Doorbell;
-use crate::service::{CONTEXTS_PORT, ECHO_PORT, FILES_PORT};
+use crate::service::{CONTEXTS_PORT, ECHO_PORT, FILES_PORT, Notice};
 use pilot_engine::limits::MAX_MESSAGE_BYTES;
 
 /// The worker that holds the node's contexts, and then has all of its tunnels.
@@ -27,7 +29,7 @@ const CONTEXTS_WORKER: u8 = 0;
 
 /// An application, as the node numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
-pub(crate) struct ClientId(u64);
+pub(crate) struct ClientId(pub(crate) u64);
 
 /// A peer as applications name it, on one of its lanes.
 #[derive(Clone, Debug)]
@@ -44,10 +46,39 @@ pub(crate) struct Peer {
 
 /// What a worker is told.
 pub(crate) enum ToWorker {
-    Attach { client: ClientId, outbox: Outbox },
-    Detach { client: ClientId },
-    Do { client: ClientId, what: ToNode },
+    Attach {
+        client: ClientId,
+        outbox: Outbox,
+    },
+    Detach {
+        client: ClientId,
+    },
+    Do {
+        client: ClientId,
+        what: ToNode,
+    },
     Inspect(Arc<Gather>),
+    /// Answered by the ids of those that were added.
+    Change {
+        changes: Arc<[PeerChange]>,
+        done: Sender<Vec<PeerId>>,
+    },
+    /// These are the peers now.
+    Named(Arc<[(String, PeerId)]>),
+    /// L2.5: the node stops after so long.
+    Drain {
+        drain_ms: u64,
+    },
+}
+
+/// What becomes of a peer while the node runs.
+#[derive(Clone, Debug)]
+pub(crate) enum PeerChange {
+    /// Another one, whose tunnels are these workers', a lane each.
+    Add(PeerConfig, Vec<u8>),
+    /// One that is there.
+    Alter(PeerConfig),
+    Remove(PeerId),
 }
 
 /// What all workers are asked together: the last one to say its part answers.
@@ -77,7 +108,7 @@ pub(crate) struct Listening {
 
 /// See the module's head.
 pub(crate) struct Switchboard {
-    pub(crate) peers: Vec<Peer>,
+    peers: ArcSwap<Vec<Peer>>,
     /// What `hello` says of the node.
     node: Value,
     workers: Vec<Sender<ToWorker>>,
@@ -87,6 +118,11 @@ pub(crate) struct Switchboard {
     next_client: AtomicU64,
     /// Counts connections, which take a peer's lanes in turn.
     next_lane: AtomicUsize,
+    /// Applications that have a session.
+    applications: AtomicUsize,
+    /// L2.5: the node was told to stop.
+    is_draining: AtomicBool,
+    notices: Sender<Notice>,
 }
 
 /// An application's end of it. Dropped, all that the application had is ended (L2.3).
@@ -99,18 +135,26 @@ pub(crate) struct Client {
 
 impl Switchboard {
     /// For workers with these doorbells; and what each is told, in their order.
-    pub(crate) fn new(peers: Vec<Peer>, node: Value, doorbells: Vec<Doorbell>) -> (Arc<Self>, Vec<Receiver<ToWorker>>) {
+    pub(crate) fn new(
+        peers: Vec<Peer>,
+        node: Value,
+        doorbells: Vec<Doorbell>,
+        notices: Sender<Notice>,
+    ) -> (Arc<Self>, Vec<Receiver<ToWorker>>) {
         // Not bounded by themselves: what an application may have under way is (credit, requests), and a socket whose frames wait
         // for a worker is not read.
         let (workers, inboxes) = doorbells.iter().map(|_| crossbeam_channel::unbounded()).unzip();
         let board = Self {
-            peers,
+            peers: ArcSwap::from_pointee(peers),
             node,
             workers,
             doorbells: doorbells.into(),
             ports: Mutex::default(),
             next_client: AtomicU64::new(0),
             next_lane: AtomicUsize::new(0),
+            applications: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
+            notices,
         };
         (Arc::new(board), inboxes)
     }
@@ -118,6 +162,7 @@ impl Switchboard {
     /// A new application.
     pub(crate) fn attach(self: &Arc<Self>, access: Access) -> (Client, Delivery) {
         let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
+        self.applications.fetch_add(1, Ordering::Relaxed);
         let (outbox, delivery) = outbox(Arc::clone(&self.doorbells));
         for worker in 0..self.workers.len() {
             self.tell(worker, ToWorker::Attach { client: id, outbox: outbox.clone() });
@@ -126,16 +171,22 @@ impl Switchboard {
     }
 
     /// A peer's lanes, by its name or address; never none.
-    fn lanes(&self, given: &str) -> Result<Vec<&Peer>, Error> {
+    fn lanes(&self, given: &str) -> Result<Vec<Peer>, Error> {
         let address: Option<OverlayAddress> = given.parse().ok();
         let is_it = |peer: &&Peer| peer.name == given || Some(peer.address) == address;
-        let lanes: Vec<_> = self.peers.iter().filter(is_it).collect();
+        let peers = self.peers.load();
+        let lanes: Vec<_> = peers.iter().filter(is_it).cloned().collect();
         if lanes.is_empty() {
-            let known = self.peers.iter().filter(|peer| peer.lane == 0).map(|peer| peer.name.as_str());
+            let known = peers.iter().filter(|peer| peer.lane == 0).map(|peer| peer.name.as_str());
             let known = known.collect::<Vec<_>>().join(", ");
             return Err(Error::new(Code::UnknownPeer, format!("peer: given `{given}`, configured: {known}")));
         }
         Ok(lanes)
+    }
+
+    /// A peer's first lane.
+    pub(crate) fn peer(&self, given: &str) -> Result<Peer, Error> {
+        Ok(self.lanes(given)?.swap_remove(0))
     }
 
     /// The worker that begins the next connection to a peer: its lanes take turns.
@@ -146,9 +197,10 @@ impl Switchboard {
 
     /// The peer's first lane that a worker has, of which there is one if [`Switchboard::next_worker`] named it. More than one are of use
     /// to peers that have more workers.
-    pub(crate) fn lane_of(&self, worker: u8, given: &str) -> Result<&Peer, Error> {
-        let lanes = self.lanes(given)?;
-        Ok(lanes.iter().find(|lane| lane.worker == worker).unwrap_or(&lanes[0]))
+    pub(crate) fn lane_of(&self, worker: u8, given: &str) -> Result<Peer, Error> {
+        let mut lanes = self.lanes(given)?;
+        let at = lanes.iter().position(|lane| lane.worker == worker).unwrap_or(0);
+        Ok(lanes.swap_remove(at))
     }
 
     /// The worker that reaches a peer's contexts; without a peer, that has the node's own.
@@ -156,8 +208,63 @@ impl Switchboard {
         peer.map_or(Ok(CONTEXTS_WORKER), |peer| Ok(self.peer(peer)?.worker))
     }
 
-    pub(crate) fn named(&self, id: PeerId) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.id == id)
+    pub(crate) fn named(&self, id: PeerId) -> Option<Peer> {
+        self.peers.load().iter().find(|peer| peer.id == id).cloned()
+    }
+
+    pub(crate) fn peers(&self) -> Arc<Vec<Peer>> {
+        self.peers.load_full()
+    }
+
+    /// Has all workers change peers, and then who is who. The ids of those that were added; `None`: a worker has ended.
+    pub(crate) fn change_peers(
+        &self,
+        changes: Vec<PeerChange>,
+        peers: impl FnOnce(Vec<PeerId>) -> Vec<Peer>,
+    ) -> Option<()> {
+        let changes: Arc<[PeerChange]> = changes.into();
+        let (done, answers) = crossbeam_channel::unbounded();
+        for worker in 0..self.workers.len() {
+            self.tell(worker, ToWorker::Change { changes: Arc::clone(&changes), done: done.clone() });
+        }
+        drop(done);
+        // The same at all, which add in the same order.
+        let mut added = Vec::new();
+        for _ in &self.workers {
+            added = answers.recv().ok()?;
+        }
+        let peers = peers(added);
+        let names: Arc<[_]> = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
+        self.peers.store(Arc::new(peers));
+        for worker in 0..self.workers.len() {
+            self.tell(worker, ToWorker::Named(Arc::clone(&names)));
+        }
+        Some(())
+    }
+
+    /// L2.5: nothing is begun any more, and applications are told so.
+    pub(crate) fn drain(&self, drain_ms: u64) {
+        self.is_draining.store(true, Ordering::Release);
+        for worker in 0..self.workers.len() {
+            self.tell(worker, ToWorker::Drain { drain_ms });
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// How many applications have a session.
+    pub(crate) fn applications(&self) -> usize {
+        self.applications.load(Ordering::Relaxed)
+    }
+
+    /// For the record.
+    pub(crate) fn audit(&self, audit: Audit) {
+        // Bounded: an operator's terminal that does not read must not hold applications back.
+        if self.notices.try_send(Notice::Audit(Box::new(audit))).is_err() {
+            tracing::warn!("an audit line is lost: nobody reads them");
+        }
     }
 
     /// Who listens on a port.
@@ -213,6 +320,9 @@ impl Client {
                 let words = format!("version: given {version}, this node speaks {VERSION}");
                 return Err(Error::new(Code::Version, words));
             }
+            Request::Connect { .. } | Request::Listen { .. } if self.board.is_draining() => {
+                return Err(Error::stops());
+            }
             Request::Connect { peer, port, .. } => {
                 self.access.check_port(*port)?;
                 return Ok(Some(self.board.next_worker(peer)?));
@@ -224,6 +334,7 @@ impl Client {
                     return Err(Error::new(Code::NoSuch, format!("this application does not listen on port {port}")));
                 }
                 ports.remove(port);
+                self.board.audit(Audit::ListeningEnded { application: self.id.0, port: *port });
                 done(json!({}));
             }
             Request::Peers => self.gather(request, Inspection::Peers),
@@ -314,6 +425,7 @@ impl Client {
             return Err(Error::new(Code::PortInUse, format!("an application listens on port {port} already")));
         }
         ports.insert(port, Listening { client: self.id, waiting: Arc::default() });
+        self.board.audit(Audit::Listening { application: self.id.0, port });
         // Before the lock is given back, and so before anything that a worker says of the port.
         self.outbox.put(ToApplication::Result { request, value: json!({"port": port}) });
         Ok(())
@@ -331,7 +443,14 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.board.ports().retain(|_, listening| listening.client != self.id);
+        self.board.ports().retain(|port, listening| {
+            let is_ours = listening.client == self.id;
+            if is_ours {
+                self.board.audit(Audit::ListeningEnded { application: self.id.0, port: *port });
+            }
+            !is_ours
+        });
+        self.board.applications.fetch_sub(1, Ordering::Relaxed);
         for worker in 0..self.board.workers.len() {
             self.board.tell(worker, ToWorker::Detach { client: self.id });
         }
@@ -339,14 +458,20 @@ impl Drop for Client {
 }
 
 impl Gather {
-    /// A worker's part: a list, or numbers that add up.
+    /// A worker's part: a list, the beginning of one and how long it is, or numbers that add up.
     pub(crate) fn say(&self, part: Value) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.push(part);
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let value = match self.what {
                 Inspection::Peers => json!({"peers": joined(&mut parts, "name")}),
-                Inspection::Connections => json!({"connections": joined(&mut parts, "peer")}),
+                Inspection::Connections => {
+                    let all = parts.iter().filter_map(|part| part["all"].as_u64()).sum::<u64>();
+                    let mut lists = parts.iter_mut().map(|part| part["listed"].take()).collect();
+                    let mut listed = joined(&mut lists, "peer");
+                    listed.truncate(MAX_LISTED);
+                    json!({"more": all - listed.len() as u64, "connections": listed})
+                }
                 Inspection::Stats => parts.drain(..).fold(json!({}), sum),
             };
             self.outbox.put(ToApplication::Result { request: self.request, value });

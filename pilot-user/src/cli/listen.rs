@@ -1,8 +1,10 @@
 //! `pilot up`, `pilot listen` and `pilot ctx serve`: a node with its services on pinned workers, until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use crossbeam_channel::RecvTimeoutError;
@@ -13,6 +15,7 @@ use super::session::{self, Stop};
 use super::stats::{Tally, stats, summary};
 use super::{Failure, NodeArgs, Output, ctx, introduce};
 use crate::api::access::Access;
+use crate::api::audit::Audit;
 use crate::api::running::{Running, Stopped};
 use crate::config::{Config, Local};
 use crate::control::Datapath;
@@ -30,7 +33,7 @@ pub(super) fn run(
     contexts: Option<&Path>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let stop = Stop::on_signals()?;
+    let (stop, reload) = (Stop::on_signals()?, Reload::on_signal()?);
     let mut config = Config::read(&args.config).map_err(Failure::usage)?;
     config.local.holds_contexts |= contexts.is_some();
     let mut deletions = None;
@@ -52,7 +55,25 @@ pub(super) fn run(
     let daemon = serve(&running)?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
     let (mut latest, mut ready) = (running.control().datapath(), false);
-    while !stop.is_set() && !running.is_over() {
+    // L2.5: until when applications may end what they have.
+    let mut drained = None;
+    while !running.is_over() {
+        if stop.is_set() {
+            let applications = running.board().applications();
+            let until = *drained.get_or_insert_with(|| {
+                let drain = if applications > 0 { running.drain() } else { Duration::ZERO };
+                let line = Audit::Draining { drain_ms: drain.as_millis() as u64, applications };
+                print_audit(&line, output);
+                Instant::now() + drain
+            });
+            if applications == 0 || Instant::now() >= until {
+                break;
+            }
+        }
+        if reload.take() {
+            let lines = read_again(&args.config, &mut running, daemon.as_ref());
+            lines.into_iter().for_each(|line| print_audit(&line, output));
+        }
         match running.notices().recv_timeout(LOOK_EVERY) {
             Ok(notice) => {
                 running.note(&notice);
@@ -85,11 +106,48 @@ pub(super) fn run(
     Ok(())
 }
 
+/// Set when the process was told to read its configuration again.
+struct Reload(Arc<AtomicBool>);
+
+impl Reload {
+    /// Listens to SIGHUP.
+    fn on_signal() -> Result<Self, Failure> {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&flag))
+            .context("cannot listen to signals")
+            .map_err(Failure::Failed)?;
+        Ok(Self(flag))
+    }
+
+    /// Whether it was since this was asked.
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Takes the configuration as it is now, or none of it. What came of it, a line each.
+fn read_again(file: &Path, running: &mut Running, daemon: Option<&Daemon>) -> Vec<Audit> {
+    let taken = Config::read(file).map_err(|error| error.to_string()).and_then(|config| {
+        let users = users(&config);
+        let mut lines = running.reload(config).map_err(|error| error.to_string())?;
+        if let Some(Err(error)) = daemon.map(|daemon| daemon.set_users(users)) {
+            tracing::warn!(%error, "the socket's mode cannot be changed");
+        }
+        lines.push(Audit::Reloaded { changes: lines.len() });
+        Ok(lines)
+    });
+    taken.unwrap_or_else(|why| vec![Audit::ReloadRefused { why }])
+}
+
+/// L2.1: what other users may do.
+fn users(config: &Config) -> BTreeMap<u32, Access> {
+    config.local.users.iter().map(|(uid, user)| (*uid, Access::User(user.clone()))).collect()
+}
+
 /// Serves the node to the applications of its host. That they cannot be is a failure where the operator has asked for it.
 fn serve(running: &Running) -> Result<Option<Daemon>, Failure> {
-    let Local { socket, is_chosen, users, .. } = &running.config().local;
-    let users = users.iter().map(|(uid, user)| (*uid, Access::User(user.clone()))).collect();
-    match Daemon::start(Arc::clone(running.board()), socket, users) {
+    let Local { socket, is_chosen, .. } = &running.config().local;
+    match Daemon::start(Arc::clone(running.board()), socket, users(running.config())) {
         Ok(daemon) => Ok(Some(daemon)),
         Err(error) if *is_chosen => {
             Err(Failure::Failed(anyhow::Error::new(error).context(format!("cannot serve {}", socket.display()))))
@@ -138,7 +196,17 @@ pub(super) fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output
             });
             output.event(&event, || Some(format!("received {path}, {bytes} bytes, sha256 {}", file.written.sha256)));
         }
+        Notice::Audit(line) => print_audit(line, output),
     }
+}
+
+fn print_audit(line: &Audit, output: &Output) {
+    let mut event = serde_json::to_value(line).unwrap_or_default();
+    // A clock before 1970 is taken as 1970.
+    let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    event["event"] = "audit".into();
+    event["unix_ms"] = (unix_time.as_millis() as u64).into();
+    output.event(&event, || Some(format!("audit: {line}")));
 }
 
 /// Says that datagrams go another way now, and why.

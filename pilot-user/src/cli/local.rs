@@ -1,12 +1,12 @@
 //! Commands that use the node of this host, through its socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Failure, Output};
+use super::{Failure, Output, bench, topic};
 use crate::api::{Code, Error, Node};
 use crate::config::Config;
 
@@ -22,6 +22,12 @@ pub(super) enum LocalCommand {
         #[command(flatten)]
         node: SocketArgs,
     },
+    /// Time messages to a peer's echo service, and how much goes, through this host's node.
+    Bench(bench::BenchArgs),
+    /// Publish messages to whoever subscribes.
+    Pub(topic::PubArgs),
+    /// Print what a peer's application publishes, until the topic ends.
+    Sub(topic::SubArgs),
     /// Call an application at a peer's port and print its response.
     Call {
         /// The peer's name, or its overlay address.
@@ -63,6 +69,9 @@ pub(super) fn run(command: LocalCommand, output: &Output) -> Result<(), Failure>
                 let event = json!({"event": "connections", "connections": connections});
                 output.event(&event, || Some(lines(&connections, connection)));
             }
+            LocalCommand::Bench(args) => bench::run(args, output).await?,
+            LocalCommand::Pub(args) => topic::publish(args, output).await?,
+            LocalCommand::Sub(args) => topic::subscribe(args, output).await?,
             LocalCommand::Call { peer, port, request, node, deadline } => {
                 let connection = node.attach().await?.connect(&peer, port).await.map_err(failure)?;
                 let response =
@@ -76,10 +85,12 @@ pub(super) fn run(command: LocalCommand, output: &Output) -> Result<(), Failure>
 }
 
 impl SocketArgs {
-    async fn attach(self) -> Result<Node, Failure> {
-        let socket = match (self.socket, self.config) {
-            (Some(socket), _) => socket,
-            (None, config) => Config::read(&config.unwrap_or_default()).map_err(Failure::usage)?.local.socket,
+    pub(super) async fn attach(&self) -> Result<Node, Failure> {
+        let socket = match (&self.socket, &self.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, config) => {
+                Config::read(config.as_deref().unwrap_or(Path::new(""))).map_err(Failure::usage)?.local.socket
+            }
         };
         Node::attach(socket).await.map_err(failure)
     }

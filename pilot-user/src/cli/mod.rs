@@ -1,6 +1,9 @@
 //! The `pilot` command: arguments, and what a command's end means.
 
+mod bench;
 mod ctx;
+mod generate;
+mod hint;
 mod introduce;
 mod keygen;
 mod listen;
@@ -10,6 +13,7 @@ mod ping;
 mod send;
 mod session;
 mod stats;
+mod topic;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,9 +25,14 @@ use pilot_engine::{Aead, Aeads};
 
 pub use output::Output;
 
+/// Said with `--help`, and by the manual: scripts rely on them.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed: the network, the peer or this machine; 2 the arguments or the configuration are wrong, or a right \
+is missing; 130 told to stop before it was done.";
+
 /// A transport for agents: encrypted tunnels that remember, over AF_XDP where there is one.
 #[derive(Parser, Debug)]
-#[command(version, about, max_term_width = 100)]
+#[command(name = "pilot", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// One JSON object a line, instead of text.
     #[arg(long, global = true)]
@@ -81,6 +90,17 @@ enum Command {
     Ctx(ctx::CtxCommand),
     #[command(flatten)]
     Local(local::LocalCommand),
+    /// Print a script by which a shell completes the arguments of `pilot`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command.
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Send a file to a peer.
     Send {
         /// The file.
@@ -157,6 +177,8 @@ pub fn main() -> ExitCode {
         Command::Listen { node, files } => listen::run(&node, Some(files), None, &output),
         Command::Ctx(command) => ctx::run(command, &output),
         Command::Local(command) => local::run(command, &output),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { directory } => generate::man(&directory, &output),
         Command::Ping { peer, node, count, payload, interval } => {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
             ping::run(&node, &peer, wanted, &output)

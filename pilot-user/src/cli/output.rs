@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, hint};
 
 /// Standard output, in one of both forms.
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +33,18 @@ impl Output {
     }
 
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
-        let (code, text) = match failure {
-            Failure::Usage(error) => (2, in_words(error)),
-            Failure::Failed(error) => (1, in_words(error)),
-            Failure::Interrupted => (130, "interrupted".to_owned()),
+        let (code, text, (name, hint)) = match failure {
+            Failure::Usage(error) => (2, in_words(error), hint::of(error)),
+            Failure::Failed(error) => (1, in_words(error), hint::of(error)),
+            Failure::Interrupted => (130, "interrupted".to_owned(), (None, None)),
         };
         if self.json {
-            self.event(&serde_json::json!({"event": "error", "error": text, "exit_code": code}), || None);
+            let event =
+                serde_json::json!({"event": "error", "error": text, "exit_code": code, "code": name, "hint": hint});
+            self.event(&event, || None);
         }
         eprintln!("pilot: {text}");
+        hint.into_iter().for_each(|hint| eprintln!("hint: {hint}"));
         ExitCode::from(code)
     }
 }

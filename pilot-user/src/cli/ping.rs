@@ -92,7 +92,7 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     }
     match failed {
         _ if lost == 0 => Ok(()),
-        Some(reason) => Err(Failure::Failed(anyhow!("{name}: {reason}"))),
+        Some(reason) => Err(Failure::Failed(anyhow::Error::new(reason).context(name.to_owned()))),
         None => Err(Failure::Interrupted),
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn run(args: &NodeArgs, file: &Path, name: &str, output: &Output) -> 
         Some(Ok(Answer::Refused { reason })) => {
             return Err(Failure::Failed(anyhow!("{name} refused the file: {reason}")));
         }
-        Some(Err(error)) => return Err(Failure::Failed(anyhow!("{name}: {error}"))),
+        Some(Err(error)) => return Err(Failure::Failed(error.context(name.to_owned()))),
         None => return Err(Failure::Interrupted),
     };
     let sha256 = hex(&sender.digest.finalize());

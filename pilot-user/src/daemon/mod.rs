@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::api::access::Access;
 use crate::api::limits::MAX_APPLICATIONS;
@@ -21,9 +21,13 @@ use crate::api::switchboard::Switchboard;
 /// A socket that is served, on a thread of its own. Dropped, it is removed, and all sessions end.
 pub(crate) struct Daemon {
     socket: PathBuf,
+    users: watch::Sender<Users>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// L2.1: rights of other users than the node's own.
+pub(crate) type Users = Arc<BTreeMap<u32, Access>>;
 
 impl Daemon {
     /// Serves a socket to this process's user, and to others as far as they may.
@@ -31,20 +35,32 @@ impl Daemon {
     /// # Errors
     /// When the socket cannot be made, or another process serves it.
     pub(crate) fn start(board: Arc<Switchboard>, socket: &Path, users: BTreeMap<u32, Access>) -> io::Result<Self> {
-        let listener = listen(socket, !users.is_empty())?;
+        let listener = listen(socket)?;
+        allow(socket, &users)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
+        let (users, rights) = watch::channel(Users::new(users));
         let thread = std::thread::Builder::new().name("pilot-daemon".into()).spawn(move || {
             runtime.block_on(async {
                 let Ok(listener) = UnixListener::from_std(listener) else { return };
                 tokio::select! {
                     // A stop, or nobody who could say so.
                     _ = stopped => {}
-                    () = serve(listener, board, users) => {}
+                    () = serve(listener, board, rights) => {}
                 }
             });
         })?;
-        Ok(Self { socket: socket.to_owned(), stop: Some(stop), thread: Some(thread) })
+        Ok(Self { socket: socket.to_owned(), users, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Other users have other rights from now on: sessions of those whose rights changed end.
+    ///
+    /// # Errors
+    /// When the socket's mode cannot be changed. The rights are as they are to be then.
+    pub(crate) fn set_users(&self, users: BTreeMap<u32, Access>) -> io::Result<()> {
+        let allowed = allow(&self.socket, &users);
+        self.users.send_replace(Users::new(users));
+        allowed
     }
 }
 
@@ -57,8 +73,13 @@ impl Drop for Daemon {
     }
 }
 
-/// L2.1: for the own user alone, unless others may be let in. Between the two calls anybody may connect, and is asked who it is.
-fn listen(socket: &Path, for_others: bool) -> io::Result<std::os::unix::net::UnixListener> {
+/// L2.1: for the own user alone, unless others may be let in. Before, anybody may connect, and is asked who it is.
+fn allow(socket: &Path, users: &BTreeMap<u32, Access>) -> io::Result<()> {
+    let mode = if users.is_empty() { 0o600 } else { 0o666 };
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode))
+}
+
+fn listen(socket: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     use std::os::unix::net::{UnixListener, UnixStream};
     let listener = match UnixListener::bind(socket) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -71,12 +92,11 @@ fn listen(socket: &Path, for_others: bool) -> io::Result<std::os::unix::net::Uni
         }
         result => result?,
     };
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(if for_others { 0o666 } else { 0o600 }))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-async fn serve(listener: UnixListener, board: Arc<Switchboard>, users: BTreeMap<u32, Access>) {
+async fn serve(listener: UnixListener, board: Arc<Switchboard>, users: watch::Receiver<Users>) {
     let places = Arc::new(Semaphore::new(MAX_APPLICATIONS));
     loop {
         let stream = match listener.accept().await {
@@ -88,16 +108,20 @@ async fn serve(listener: UnixListener, board: Arc<Switchboard>, users: BTreeMap<
                 continue;
             }
         };
+        if board.is_draining() {
+            session::refuse(stream, Error::stops());
+            continue;
+        }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             let words = format!("{MAX_APPLICATIONS} applications are served at a time");
             session::refuse(stream, Error::new(Code::TooMany, words));
             continue;
         };
-        match access(&stream, &users) {
-            Ok(access) => {
-                let board = Arc::clone(&board);
+        match who(&stream) {
+            Ok(who) => {
+                let (board, users) = (Arc::clone(&board), users.clone());
                 tokio::spawn(async move {
-                    session::run(stream, &board, access).await;
+                    session::run(stream, &board, who, users).await;
                     drop(place);
                 });
             }
@@ -106,9 +130,20 @@ async fn serve(listener: UnixListener, board: Arc<Switchboard>, users: BTreeMap<
     }
 }
 
-/// L2.1: what the user at the other end may do.
-fn access(stream: &UnixStream, users: &BTreeMap<u32, Access>) -> Result<Access, Error> {
-    let uid = stream.peer_cred().map_err(|error| Error::new(Code::Internal, error.to_string()))?.uid();
+/// L2.1: who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+struct Who {
+    uid: u32,
+    pid: Option<i32>,
+}
+
+fn who(stream: &UnixStream) -> Result<Who, Error> {
+    let credentials = stream.peer_cred().map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+    Ok(Who { uid: credentials.uid(), pid: credentials.pid() })
+}
+
+/// L2.1: what a user may do.
+fn access(uid: u32, users: &Users) -> Result<Access, Error> {
     if uid == nix::unistd::geteuid().as_raw() {
         return Ok(Access::Owner);
     }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::{Users, Who, access};
 use crate::api::access::Access;
+use crate::api::audit::Audit;
 use crate::api::codec::{Frame as _, Unreadable};
 use crate::api::frames::{self, KEPT_BYTES, Reader, WRITE_BYTES};
 use crate::api::limits::{CLIENT_CREDIT_BYTES, HELLO_TIMEOUT, INBOX_FRAMES, MAX_REQUESTS};
@@ -31,11 +34,26 @@ struct Accounts {
 }
 
 /// Serves an application until it is gone.
-pub(super) async fn run(stream: UnixStream, board: &std::sync::Arc<Switchboard>, access: Access) {
+pub(super) async fn run(
+    stream: UnixStream,
+    board: &std::sync::Arc<Switchboard>,
+    who: Who,
+    mut users: watch::Receiver<Users>,
+) {
+    let allowed = access(who.uid, &users.borrow_and_update());
+    let rights = match allowed {
+        Ok(rights) => rights,
+        Err(error) => {
+            board.audit(Audit::ApplicationRefused { uid: who.uid, why: error.words.clone() });
+            return refuse(stream, error);
+        }
+    };
     let (mut reader, write) = frames::split(stream);
     // L1.2: without hello, there is nothing for it at any worker.
-    let hello = match timeout(HELLO_TIMEOUT, reader.next()).await {
-        Ok(Ok(Some(hello @ ToNode::Request { what: Request::Hello { .. }, .. }))) => hello,
+    let (hello, name) = match timeout(HELLO_TIMEOUT, reader.next()).await {
+        Ok(Ok(Some(ToNode::Request { request, what: Request::Hello { version, name } }))) => {
+            (ToNode::Request { request, what: Request::Hello { version, name: None } }, name)
+        }
         Ok(Ok(None)) => return,
         Ok(Ok(Some(_))) => return last_words(write, Error::malformed("the first frame is a request `hello`")).await,
         Ok(Err(unreadable)) => return last_words(write, unreadable.error).await,
@@ -47,14 +65,30 @@ pub(super) async fn run(stream: UnixStream, board: &std::sync::Arc<Switchboard>,
             return last_words(write, Error::new(Code::TimedOut, words)).await;
         }
     };
-    let (client, delivery) = board.attach(access);
+    let (client, delivery) = board.attach(rights.clone());
+    let application = client.id.0;
+    board.audit(Audit::ApplicationCame { application, uid: who.uid, pid: who.pid, name });
     let accounts = Accounts::default();
     accounts.requests.fetch_add(1, Ordering::Relaxed);
     client.handle(hello);
     tokio::select! {
         () = read_all(&mut reader, &client, &accounts) => {}
         () = write_all(write, delivery, &accounts) => {}
+        () = changed_rights(who, &rights, &mut users, &client) => {}
     }
+    drop(client);
+    board.audit(Audit::ApplicationWent { application });
+}
+
+/// Has the session end when its user's rights are others. Never ends itself: the last words are still to be written.
+async fn changed_rights(who: Who, rights: &Access, users: &mut watch::Receiver<Users>, client: &Client) {
+    while users.changed().await.is_ok() {
+        if access(who.uid, &users.borrow_and_update()).ok().as_ref() != Some(rights) {
+            let words = format!("the rights of user {} have changed: attach again for those there are", who.uid);
+            client.outbox.end(Error::new(Code::NotAllowed, words));
+        }
+    }
+    std::future::pending().await
 }
 
 /// Tells an application that it is not served. The socket takes so little at once, or it is lost.

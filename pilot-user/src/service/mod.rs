@@ -14,6 +14,7 @@ use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::PublicKey;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, RefuseCode};
 
+use crate::api::audit::Audit;
 use crate::link::doorbell::Doorbell;
 use crate::worker::Application;
 use contexts::ContextOwner;
@@ -58,6 +59,8 @@ pub enum Notice {
     Introduced(Introduced),
     /// A file arrived, whole.
     File(ReceivedFile),
+    /// Something that is kept on record.
+    Audit(Box<Audit>),
 }
 
 /// Who somebody is that was a stranger.
@@ -106,6 +109,11 @@ impl Services {
     /// The contexts that it holds, if it does.
     pub fn contexts(&mut self) -> Option<&mut ContextOwner> {
         self.contexts.as_mut()
+    }
+
+    /// These are the peers now.
+    pub fn set_peers(&mut self, peers: &[(String, pilot_engine::PeerId)]) {
+        self.contexts.iter_mut().for_each(|contexts| contexts.set_peers(peers));
     }
 
     fn notice(&self, notice: Notice) {

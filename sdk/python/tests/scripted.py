@@ -41,11 +41,14 @@ class Peer:
         self.reader = reader
         self.writer = writer
 
-    async def frame(self) -> tuple[int, int, bytes]:
-        """The next frame that the application sends."""
-        (length,) = struct.unpack(">I", await asyncio.wait_for(self.reader.readexactly(4), SECONDS))
-        kind, id = struct.unpack(">BI", await self.reader.readexactly(5))
-        return kind, id, await self.reader.readexactly(length - 5)
+    async def frame(self, *, credit: bool = False) -> tuple[int, int, bytes]:
+        """The next frame that the application sends. CREDIT only where it is asked for: each thing that is read is given back."""
+        while True:
+            (length,) = struct.unpack(">I", await asyncio.wait_for(self.reader.readexactly(4), SECONDS))
+            kind, id = struct.unpack(">BI", await self.reader.readexactly(5))
+            body = await self.reader.readexactly(length - 5)
+            if kind != CREDIT or credit:
+                return kind, id, body
 
     async def asked(self, op: str) -> tuple[int, dict[str, Any]]:
         """The next frame, which must be this request; its number and members."""

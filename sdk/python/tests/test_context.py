@@ -167,7 +167,7 @@ class Contexts(ScriptedCase):
         await anext(following)
         # The event costs as much as an empty frame.
         for given in (64 + 65_536 + 64, 65_536 + 64, 65_536 + 64):
-            self.assertEqual(await peer.frame(), (CREDIT, 0x200, given.to_bytes(4, "big")))
+            self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x200, given.to_bytes(4, "big")))
 
     async def test_a_model_is_given_the_document_and_then_all_deltas_at_once(self) -> None:
         _, peer, following = await self.following()
@@ -193,7 +193,7 @@ class Contexts(ScriptedCase):
         reading = asyncio.ensure_future(anext(following))
         for _ in range(1024):
             peer.event(0x200, "checked", stamp="aa:7")
-        self.assertEqual(await peer.frame(), (CREDIT, 0x200, (65_536).to_bytes(4, "big")))
+        self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x200, (65_536).to_bytes(4, "big")))
         self.assertEqual(following.stamp, "aa:7")
         await self.cancel(reading)
 

@@ -79,17 +79,32 @@ class Credit(ScriptedCase):
         await marker
         for _ in range(2):
             await connection.receive()
-            self.assertEqual(await peer.frame(), (CREDIT, 0x200, COST.to_bytes(4, "big")))
+            self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x200, COST.to_bytes(4, "big")))
         small = 65_536 // 65 + 1
         given = 0
         for _ in range(small):
             peer.say(MESSAGE, 0x200, b"x")
         await connection.receive()
-        given += int.from_bytes((await peer.frame())[2], "big")
+        given += int.from_bytes((await peer.frame(credit=True))[2], "big")
         for _ in range(small):
             await connection.receive()
-        given += int.from_bytes((await peer.frame())[2], "big")
+        given += int.from_bytes((await peer.frame(credit=True))[2], "big")
         self.assertEqual(given, COST + small * 65)
+
+    async def test_what_is_read_is_given_back_at_once_where_nothing_waits(self) -> None:
+        """L5.2, L4.2: so that the peer is told that it is consumed; behind FINISH, too."""
+        _, peer, connection = await self.connected()
+        peer.say(MESSAGE, 0x200, b"a")
+        peer.say(MESSAGE, 0x200, b"bc")
+        await connection.receive()
+        await connection.receive()
+        self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x200, (2 * 64 + 3).to_bytes(4, "big")))
+        peer.event(0x200, "stream", stream=0x600, unidirectional=True)
+        stream = await connection.accept_stream()
+        peer.say(DATA, 0x600, b"def")
+        peer.say(0x13, 0x600)
+        self.assertEqual(await stream.read_all(), b"def")
+        self.assertEqual(await peer.frame(credit=True), (CREDIT, 0x600, (64 + 3).to_bytes(4, "big")))
 
     async def test_a_reader_keeps_its_sender_going_for_ever(self) -> None:
         """Bytes by the dozen megabytes, with the sender held to its credit."""
@@ -102,7 +117,7 @@ class Credit(ScriptedCase):
             left, sent = FLOW, 0
             while sent < total:
                 if left < piece + 64:
-                    kind, id, body = await peer.frame()
+                    kind, id, body = await peer.frame(credit=True)
                     self.assertEqual((kind, id), (CREDIT, 0x600))
                     left += int.from_bytes(body, "big")
                     self.assertLessEqual(left, FLOW)

@@ -73,7 +73,7 @@ impl Table {
             let connection = item.connection().and_then(|key| self.get(key)).filter(|it| it.is_open());
             let Some((connection, id)) = connection.and_then(|it| Some((it, it.wire_id?))) else { continue };
             let wrote = match item {
-                SentFrame::MessagesConsumed(_) => frame::write_messages_consumed(w, id, connection.messages_taken()),
+                SentFrame::MessagesConsumed(_) => frame::write_messages_consumed(w, id, connection.messages_consumed()),
                 SentFrame::Consumed(_, stream) => match connection.stream_consumed(crate::stream::StreamId(stream)) {
                     Some(offset) => frame::write_consumed(w, id, stream, offset),
                     None => continue,

@@ -77,6 +77,10 @@ pub(crate) struct Connection {
     pub(crate) queued: [bool; Lane::ALL.len()],
     pub(crate) credit_queued: bool,
     pub(crate) messages_consumed_queued: bool,
+    /// What the application takes is consumed when it says so, and not before (W5.16).
+    is_consumed_later: bool,
+    /// Messages that it took and has not said so of.
+    messages_held: u64,
     messages_told: bool,
     messages_blocked: bool,
     pub(crate) datagrams_out: DatagramQueue,
@@ -102,6 +106,9 @@ impl Lane {
     pub(crate) const ALL: [Self; 3] = [Self::Messages, Self::Datagrams, Self::Streams];
 }
 
+// What limits::MAX_CONNECTIONS counts on: an idle one has nothing beside itself.
+const _: () = assert!(size_of::<Connection>() <= 1024);
+
 impl Connection {
     pub(crate) fn new(handle: ConnectionHandle, port: u16, is_opener: bool, state: State) -> Self {
         Self {
@@ -121,6 +128,8 @@ impl Connection {
             queued: [false; Lane::ALL.len()],
             credit_queued: false,
             messages_consumed_queued: false,
+            is_consumed_later: false,
+            messages_held: 0,
             messages_told: false,
             messages_blocked: false,
             datagrams_out: DatagramQueue::default(),
@@ -223,10 +232,29 @@ impl Connection {
             return Ok(None);
         };
         self.consume(message::cost(length), 0, pace, spare);
+        if self.is_consumed_later {
+            self.messages_held += 1;
+        } else {
+            self.tell_messages_consumed();
+        }
+        Ok(Some(length))
+    }
+
+    /// See [`crate::Endpoint::consume_later`].
+    pub(crate) fn consume_later(&mut self) {
+        self.is_consumed_later = true;
+    }
+
+    /// The application says that it has consumed messages of those that it took.
+    pub(crate) fn consume_messages(&mut self, count: u64) {
+        self.messages_held = self.messages_held.saturating_sub(count);
+        self.tell_messages_consumed();
+    }
+
+    fn tell_messages_consumed(&mut self) {
         if !std::mem::replace(&mut self.messages_consumed_queued, true) {
             self.due.push(SentFrame::MessagesConsumed(self.handle.key));
         }
-        Ok(Some(length))
     }
 
     pub(crate) fn send_datagram(&mut self, datagram: &[u8]) -> Result<(), OperationError> {
@@ -272,9 +300,9 @@ impl Connection {
         }
     }
 
-    /// Messages that the application took.
-    pub(crate) fn messages_taken(&self) -> u64 {
-        self.messages_in.taken()
+    /// Messages that the application has consumed.
+    pub(crate) fn messages_consumed(&self) -> u64 {
+        self.messages_in.taken() - self.messages_held
     }
 
     /// Bytes by which its window has grown.

@@ -152,23 +152,44 @@ impl Connection {
         }
         match read {
             Read::Bytes(length) => {
-                // Twice the stream's window, as at the beginning: one stalled stream must not stop the others.
-                let window = 2 * recv.window();
-                if !std::mem::replace(&mut stream.consumed_queued, true) {
+                if self.is_consumed_later {
+                    recv.hold(length as u64);
+                } else if !std::mem::replace(&mut stream.consumed_queued, true) {
                     self.due.push(SentFrame::Consumed(key, id.0));
                 }
+                // Twice the stream's window, as at the beginning: one stalled stream must not stop the others.
+                let window = 2 * recv.window();
                 self.consume(length as u64, window, pace, spare);
             }
             Read::Blocked => {
                 stream.readable_told = false;
                 self.check_stream(id)?;
             }
-            Read::End => {
-                self.due.push(SentFrame::AllConsumed(key, id.0, recv.consumed()));
-                self.forget_if_over(id);
-            }
+            Read::End => self.tell_all_consumed(id),
         }
         Ok(read)
+    }
+
+    /// The application says that it has consumed bytes of those that it read.
+    pub(crate) fn consume_bytes(&mut self, id: StreamId, bytes: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        // What was stopped or reset is over in another way.
+        let Some(recv) = stream.recv.as_mut().filter(|recv| recv.needs_consumed()) else { return };
+        recv.consume(bytes);
+        if recv.is_over() {
+            self.tell_all_consumed(id);
+        } else if !std::mem::replace(&mut stream.consumed_queued, true) {
+            self.due.push(SentFrame::Consumed(self.handle.key, id.0));
+        }
+    }
+
+    /// A stream was read to its end: once all of it is consumed, that is told at once (W5.16).
+    fn tell_all_consumed(&mut self, id: StreamId) {
+        let recv = self.streams.get(&id).and_then(|stream| stream.recv.as_ref());
+        if let Some(recv) = recv.filter(|recv| recv.is_over()) {
+            self.due.push(SentFrame::AllConsumed(self.handle.key, id.0, recv.consumed()));
+            self.forget_if_over(id);
+        }
     }
 
     /// Below which offset the peer's application has read a stream.

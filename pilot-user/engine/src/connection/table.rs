@@ -8,7 +8,7 @@ use super::{Connection, End, Key, Lane, PeerLimits, State};
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
 use crate::event::{ConnectionHandle, Event, PeerId};
 use crate::flow::Pace;
-use crate::limits::{MAX_CONNECTIONS, TUNNEL_CREDIT_BYTES};
+use crate::limits::{CONNECTION_CREDIT_BYTES, MAX_CONNECTIONS, TUNNEL_CREDIT_BYTES};
 use crate::range_set::RangeSet;
 use crate::recovery::sent::SentFrame;
 use crate::stream::StreamId;
@@ -318,6 +318,33 @@ impl Table {
         self.shut(key, CloseReason::ClosedHere(Code::NoError), &mut VecDeque::new());
     }
 
+    /// W5.22: with more than `most` bytes unread, ends the connections that have most of them, until it is no more.
+    pub(crate) fn end_unread(&mut self, most: u64, events: &mut VecDeque<Event>) {
+        // So few have no credit for it, but for what their windows have grown by.
+        if self.len() as u64 <= most / CONNECTION_CREDIT_BYTES {
+            return;
+        }
+        let open = self.slots.iter().filter_map(|slot| slot.connection.as_deref()).filter(|it| it.is_open());
+        let mut unread: Vec<(u64, Key)> = open.map(|it| (it.receive_credit.unread(), it.handle.key)).collect();
+        let mut sum: u64 = unread.iter().map(|(bytes, _)| bytes).sum();
+        if sum <= most {
+            return;
+        }
+        unread.sort_unstable_by(|one, other| other.cmp(one));
+        for (bytes, key) in unread {
+            if sum <= most {
+                break;
+            }
+            sum -= bytes;
+            if let Some(connection) = self.get_mut(key) {
+                let reason = "its application does not read".to_owned();
+                connection.end = Some(End { refused: false, code: Code::LimitExceeded as u64, reason });
+                self.control.push_back(SentFrame::End(key));
+            }
+            self.shut(key, CloseReason::NotRead, events);
+        }
+    }
+
     // Queues
 
     /// Puts a connection in the queues of those with something to send.
@@ -368,6 +395,19 @@ impl Table {
         pace: Pace,
     ) -> Result<Read, OperationError> {
         self.reading(key, |connection, spare| connection.read(stream, out, pace, spare))
+    }
+
+    /// Runs what an application says that it has consumed.
+    pub(crate) fn consume(&mut self, key: Key, run: impl FnOnce(&mut Connection)) {
+        if let Some(connection) = self.get_mut(key) {
+            run(connection);
+        }
+        self.queue_due(key);
+    }
+
+    /// Whether there is something to tell of what was consumed.
+    pub(crate) fn has_consumed(&self) -> bool {
+        !self.lazy.is_empty()
     }
 
     fn reading<R>(

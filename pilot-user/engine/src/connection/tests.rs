@@ -24,7 +24,7 @@ fn opened(table: &mut Table) -> Key {
 /// Messages arrive and are taken as fast as credit allows, for a while. The window after.
 fn take_fast(table: &mut Table, key: Key) -> u64 {
     let pace = Pace { now: Instant::from_nanos(1), rtt: Some(Duration::from_secs(1)) };
-    let mut number = table.get(key).unwrap().messages_taken() as u16;
+    let mut number = table.get(key).unwrap().messages_consumed() as u16;
     for _ in 0..200_000 {
         let connection = table.get_mut(key).unwrap();
         connection.on_message(number, &[0; 1000], &mut VecDeque::new()).unwrap();

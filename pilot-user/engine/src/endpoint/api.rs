@@ -61,6 +61,25 @@ impl Endpoint {
         tunnel.configure(peer);
     }
 
+    /// Lets a peer talk to this node no more: it is told that its tunnels are closed, and is a stranger from then on. Its ids name
+    /// nobody any more; added again, it has another.
+    pub fn remove_peer(&mut self, now: Instant, peer: PeerId) {
+        /// No worker has this number.
+        const NOBODY: u8 = u8::MAX;
+        let Some(tunnel) = self.tunnels.get(peer.0 as usize) else { return };
+        let identity = tunnel.config.key.identity;
+        // Removed before, it may have another id now.
+        if (0..MAX_LANES).all(|lane| self.peers.get(&(identity, lane)) != Some(&peer)) {
+            return;
+        }
+        for lane in 0..MAX_LANES {
+            if let Some(id) = self.peers.remove(&(identity, lane)) {
+                self.with(now, id, |tunnel, ctx| tunnel.on_removed(ctx));
+                self.owners[id.0 as usize] = NOBODY;
+            }
+        }
+    }
+
     /// Opens a connection to a peer's port. It can be written to at once; what is written leaves when the peer has accepted,
     /// which [`crate::Event::Connected`] tells. Without a tunnel, a handshake comes first.
     pub fn connect(&mut self, now: Instant, peer: PeerId, port: u16) -> Result<ConnectionHandle, OperationError> {
@@ -294,6 +313,28 @@ impl Endpoint {
             let pace = tunnel.pace(now);
             tunnel.table.read(connection.key, stream, out, pace)
         })
+    }
+
+    /// From now on, what is taken from a connection counts as consumed when [`Endpoint::consume_messages`] and
+    /// [`Endpoint::consume_bytes`] say so: for who hands it on to an application that may come to nothing. Credit is given when it is
+    /// taken, as ever.
+    pub fn consume_later(&mut self, connection: ConnectionHandle) {
+        if let Some(tunnel) = self.tunnels.get_mut(connection.peer.0 as usize) {
+            tunnel.table.get_mut(connection.key).into_iter().for_each(Connection::consume_later);
+        }
+    }
+
+    /// So many more of the messages that were taken are consumed, of a connection of [`Endpoint::consume_later`].
+    pub fn consume_messages(&mut self, now: Instant, connection: ConnectionHandle, count: u64) {
+        self.with(now, connection.peer, |tunnel, _| tunnel.consume(connection.key, |it| it.consume_messages(count)));
+    }
+
+    /// So many more of the bytes that were read of a stream are consumed, of a connection of [`Endpoint::consume_later`]. A half that
+    /// was read to its end is there until all of it is.
+    pub fn consume_bytes(&mut self, now: Instant, connection: ConnectionHandle, stream: StreamId, bytes: u64) {
+        self.with(now, connection.peer, |tunnel, _| {
+            tunnel.consume(connection.key, |it| it.consume_bytes(stream, bytes))
+        });
     }
 
     /// How many bytes of a stream the peer's application has read, as far as this end was told, which the peer does when it sends

@@ -286,6 +286,41 @@ fn connections_are_bounded() {
     assert!(sent.windows(refused.len()).any(|window| window == refused));
 }
 
+/// wire.md W5.22: where more is unread than there is room for, those end that have most of it, and both ends hear of it.
+#[test]
+fn what_nobody_reads_ends_its_connection() {
+    let (mut pair, [_, theirs]) = Pair::connected();
+    let mut all = vec![theirs];
+    for id in 1..5 {
+        pair.inject(&bytes(|w| frame::write_open(w, 2 * id, 7)));
+        let offered = pair.events(1).into_iter().find_map(|event| match event {
+            Event::Offered { connection, .. } => Some(connection),
+            _ => None,
+        });
+        all.extend(offered);
+        pair.ends[1].accept(NOW, all[id as usize]).unwrap();
+    }
+    for (id, length) in [(0, 100), (1, 900), (2, 300), (3, 800), (4, 0)] {
+        pair.inject(&stream(2 * id, 0, 0, false, length));
+    }
+    let end_unread = |pair: &mut Pair, most| {
+        let mut events = std::collections::VecDeque::new();
+        pair.ends[1].tunnels[0].table.end_unread(most, &mut events);
+        events.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(end_unread(&mut pair, 2100), []);
+    let closed = |at: usize| Event::Closed { connection: all[at], reason: CloseReason::NotRead };
+    assert_eq!(end_unread(&mut pair, 500), [closed(1), closed(3)]);
+    assert!([0, 2, 4].iter().all(|at| pair.ends[1].is_open(all[*at])));
+    let told = bytes(|w| frame::write_close_connection(w, 2, 8, "its application does not read"));
+    let mut sent = Vec::new();
+    let mut buffer = [0; 1500];
+    while let Some(transmit) = pair.ends[1].poll_transmit(NOW, &mut buffer) {
+        sent.extend(pair.ends[0].tunnels[0].open_for_test(&buffer[..transmit.len]));
+    }
+    assert!(sent.windows(told.len()).any(|window| window == told));
+}
+
 /// wire.md W4.8: of two ids the one that was sent later counts, whichever arrives first.
 #[test]
 fn a_late_session_id_does_not_replace_a_newer_one() {

@@ -14,6 +14,8 @@ pub(crate) struct RecvStream {
     /// The bytes from offset `read` on, up to the highest that arrived; where `beyond` does not cover them, zeros.
     buffer: VecDeque<u8>,
     read: u64,
+    /// Of what was read, the last bytes, which the application has not said that it has consumed.
+    held: u64,
     /// Everything below arrived.
     contiguous: u64,
     /// What arrived above `contiguous`.
@@ -65,6 +67,7 @@ impl RecvStream {
         Self {
             buffer: VecDeque::new(),
             read: 0,
+            held: 0,
             contiguous: 0,
             beyond: RangeSet::default(),
             length: None,
@@ -257,14 +260,24 @@ impl RecvStream {
         Ok((Read::Bytes(length), due && self.length.is_none()))
     }
 
-    /// The application has read everything below.
+    /// Bytes were read that are not consumed yet.
+    pub(crate) fn hold(&mut self, bytes: u64) {
+        self.held += bytes;
+    }
+
+    /// The application has consumed so many of those.
+    pub(crate) fn consume(&mut self, bytes: u64) {
+        self.held = self.held.saturating_sub(bytes);
+    }
+
+    /// The application has consumed everything below.
     pub(crate) fn consumed(&self) -> u64 {
-        self.read
+        self.read - self.held
     }
 
     /// Whether the peer has to know how far the application has read.
     pub(crate) fn needs_consumed(&self) -> bool {
-        matches!(self.state(), RecvState::Recv | RecvState::SizeKnown | RecvState::DataRecvd) && self.stop.is_none()
+        self.reset.is_none() && self.stop.is_none() && !self.is_over()
     }
 
     /// Bytes that the peer may be ahead of the application.
@@ -277,10 +290,11 @@ impl RecvStream {
         self.length.is_none() && self.stop.is_none()
     }
 
-    /// Everything, with its end, was read; or nobody will read it, both ends know, and it is known how long it is.
+    /// Everything, with its end, was read and consumed; or nobody will read it, both ends know, and it is known how long it is.
     pub(crate) fn is_over(&self) -> bool {
         let both_know = |(_, delivery)| self.reset.is_some() || delivery == Delivery::Acked;
-        self.end_read || self.length.is_some() && self.stop.is_some_and(both_know)
+        let is_done = self.end_read && (self.held == 0 || self.reset.is_some());
+        is_done || self.length.is_some() && self.stop.is_some_and(both_know)
     }
 }
 

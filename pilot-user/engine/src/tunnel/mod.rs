@@ -20,6 +20,7 @@ mod mtu;
 mod path;
 mod receive;
 mod rekey;
+mod removed;
 mod rest;
 pub(crate) mod transmit;
 
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use crate::config::{Config, PeerConfig};
 use crate::connection::table::Table;
+use crate::connection::{Connection, Key};
 use crate::crypto::aead::Aead;
 use crate::crypto::cookie::Cookie;
 use crate::crypto::handshake::{Initiated, Initiation};
@@ -269,6 +271,16 @@ impl Tunnel {
         let rtt = self.transport.as_ref().map(|transport| &transport.recovery.rtt);
         // Before the first sample the estimate is a guess for the worst path.
         Pace { now, rtt: rtt.filter(|rtt| rtt.min.is_some()).map(|rtt| rtt.smoothed) }
+    }
+
+    /// Runs what an application says that it has consumed. The ACK that is owed takes it along; where it has left, a PING does
+    /// (W5.16).
+    pub(crate) fn consume(&mut self, key: Key, run: impl FnOnce(&mut Connection)) {
+        self.table.consume(key, run);
+        let is_awaited = self.transport.as_ref().is_some_and(|transport| transport.acks.due().is_none());
+        if is_awaited && self.table.has_consumed() && self.table.control.is_empty() {
+            self.table.control.push_back(SentFrame::Ping);
+        }
     }
 
     /// Bytes that a stream may hold for sending: what is in flight, and as much to follow.

@@ -13,7 +13,7 @@ use crate::crypto::keys::Slot;
 use crate::error::{CloseReason, Code, ProtocolViolation};
 use crate::event::Event;
 use crate::frame::{Frame, PathData};
-use crate::limits::KEY_LINGER_TIMEOUTS;
+use crate::limits::{KEY_LINGER_TIMEOUTS, TUNNEL_UNREAD_BYTES, UNREAD_LOOK_PACKETS};
 use crate::packet::decode_number;
 use crate::recovery::Fate;
 use crate::recovery::ack::Acks;
@@ -76,6 +76,7 @@ impl Tunnel {
         transport.is_resting = false;
         transport.awaiting_since = None;
         transport.stats.received_packets += 1;
+        let look_for_unread = transport.stats.received_packets.is_multiple_of(UNREAD_LOOK_PACKETS);
         transport.stats.received_bytes += datagram.len() as u64;
         session.local.on_used(ctx.now, header.receiver);
         if slot == Slot::Current && !session.keys.is_confirmed() {
@@ -89,6 +90,9 @@ impl Tunnel {
         if let Some(closing) = &mut self.closing {
             closing.due = closing.packets_left > 0;
             return Ok(());
+        }
+        if look_for_unread {
+            self.table.end_unread(TUNNEL_UNREAD_BYTES, ctx.events);
         }
         match self.on_frames(ctx, Arrival { number, path, ecn, bytes: datagram.len() }, &scratch[..length]) {
             Ok(()) => {}

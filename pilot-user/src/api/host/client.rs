@@ -9,7 +9,7 @@ use serde_json::json;
 use super::super::limits::{CLIENT_GIVE_BACK_AFTER_BYTES, CLOSE_POLL, CONNECT_TIMEOUT, LINGER, MAX_CONNECTIONS};
 use super::super::outbox::Outbox;
 use super::super::protocol::{self, Code, Error, Id, Request, SESSION, ToApplication, ToNode, cost};
-use super::super::switchboard::{ClientId, Ids};
+use super::super::switchboard::{ClientId, Ids, Switchboard};
 use super::Context;
 use super::connection::{Connection, State, Stream};
 use super::flow::{Inbound, Outbound, Taken};
@@ -58,6 +58,13 @@ impl Client {
 
     pub(super) fn tell(&self, id: Id, event: protocol::Event) {
         self.outbox.put(ToApplication::Event(id, event));
+    }
+
+    /// L2.5: when the node stops, a session ends as soon as it has no connections.
+    pub(super) fn end_if_drained(&self, board: &Switchboard) {
+        if board.is_draining() && self.outbox.connections() == 0 {
+            self.outbox.end(Error::stops());
+        }
     }
 
     pub(super) fn answer(&self, request: u32, result: Result<serde_json::Value, Error>) {
@@ -278,9 +285,19 @@ impl Client {
 
     fn on_credit(&mut self, ctx: &mut Context<'_>, id: Id, bytes: u32) {
         let Some(inbound) = self.inbound(id) else { return };
-        if !inbound.give_back(bytes) {
+        let Some(read) = inbound.give_back(bytes) else {
             let words = format!("CREDIT for {}: given {bytes} bytes, which is more than was sent", id.0);
             return self.outbox.end(Error::malformed(words));
+        };
+        let is_over = inbound.is_over();
+        // L4.2: only now has the peer's application read it, in the peer's words.
+        if let Some(connection) = self.connections.get(&id) {
+            ctx.endpoint.consume_messages(ctx.now, connection.handle, read.bodies);
+        } else if let Some(Stream { handle, stream, .. }) = self.streams.get(&id) {
+            ctx.endpoint.consume_bytes(ctx.now, *handle, *stream, read.bytes);
+        }
+        if is_over {
+            self.end_receiving(id);
         }
         self.pump(ctx, id);
     }
@@ -341,6 +358,8 @@ impl Client {
     ) -> Id {
         let id = self.fresh_id();
         ctx.owners.insert(handle, (self.id, id));
+        // L4.2: when the application gives credit back.
+        ctx.endpoint.consume_later(handle);
         self.connections.insert(id, Connection::new(handle, opened_here, state));
         self.set_timer(ctx, id, deadline);
         id

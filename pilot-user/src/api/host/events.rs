@@ -241,7 +241,10 @@ impl Client {
                 Ok(Read::Blocked) => inbound.is_readable = false,
                 Ok(Read::End) => {
                     self.outbox.put(ToApplication::Finish(id));
-                    self.end_receiving(id);
+                    (inbound.is_readable, inbound.is_ended) = (false, true);
+                    if inbound.is_over() {
+                        self.end_receiving(id);
+                    }
                 }
                 Err(OperationError::StreamReset { code }) => {
                     self.tell(id, protocol::Event::Reset { peer_code: code });

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::super::limits::{FLOW_CREDIT_BYTES, GIVE_BACK_AFTER_BYTES};
+use super::super::limits::{FLOW_CREDIT_BYTES, FRAME_OVERHEAD_BYTES, GIVE_BACK_AFTER_BYTES};
 use super::super::protocol::cost;
 
 /// Towards the application. What it has no credit for stays in the engine, whose sender then runs out of credit too.
@@ -10,6 +10,12 @@ use super::super::protocol::cost;
 pub(super) struct Inbound {
     /// Bytes that the application would still take (L5.1).
     credit: u32,
+    /// What each of the bodies cost that it has and has not given back, the oldest first (L4.2). Credit bounds them.
+    given: VecDeque<u32>,
+    /// Of the first of those: how much was given back.
+    returned: u32,
+    /// The end of it was given to the application, too.
+    pub(super) is_ended: bool,
     /// The engine may have something: told once, until it has said that there is nothing more.
     pub(super) is_readable: bool,
     /// In its client's queue for room in the outbox.
@@ -18,7 +24,14 @@ pub(super) struct Inbound {
 
 impl Default for Inbound {
     fn default() -> Self {
-        Self { credit: FLOW_CREDIT_BYTES, is_readable: false, is_queued: false }
+        Self {
+            credit: FLOW_CREDIT_BYTES,
+            given: VecDeque::new(),
+            returned: 0,
+            is_ended: false,
+            is_readable: false,
+            is_queued: false,
+        }
     }
 }
 
@@ -27,15 +40,37 @@ impl Inbound {
         self.credit
     }
 
+    /// A body goes to the application.
     pub(super) fn spend(&mut self, cost: u32) {
         self.credit -= cost;
+        self.given.push_back(cost);
     }
 
-    /// L5.2: the application has read so much. `false`: more than there was.
-    pub(super) fn give_back(&mut self, bytes: u32) -> bool {
-        self.credit = self.credit.saturating_add(bytes);
-        self.credit <= FLOW_CREDIT_BYTES
+    /// L5.2: the application has read so much. What it has consumed with that; `None`: more than there was.
+    pub(super) fn give_back(&mut self, bytes: u32) -> Option<Read> {
+        self.credit = self.credit.checked_add(bytes).filter(|credit| *credit <= FLOW_CREDIT_BYTES)?;
+        self.returned += bytes;
+        let mut read = Read::default();
+        while let Some(cost) = self.given.front().copied().filter(|cost| *cost <= self.returned) {
+            self.returned -= cost;
+            self.given.pop_front();
+            read.bodies += 1;
+            read.bytes += u64::from(cost - FRAME_OVERHEAD_BYTES);
+        }
+        Some(read)
     }
+
+    /// Whether the application has read all that it was given, to the end.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_ended && self.given.is_empty()
+    }
+}
+
+/// What an application has read of a flow: whole bodies, and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Read {
+    pub(super) bodies: u64,
+    pub(super) bytes: u64,
 }
 
 /// From the application: what the engine has no room for is held, and is never more than the credit.
@@ -120,5 +155,28 @@ impl Outbound {
         }
         self.credit += self.owed;
         Some(std::mem::take(&mut self.owed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L4.2: a body is read when all that it cost was given back, whatever pieces that comes in.
+    #[test]
+    fn what_is_given_back_was_read_in_its_order() {
+        let mut inbound = Inbound::default();
+        for cost in [65, 64, 164] {
+            inbound.spend(cost);
+        }
+        let read = |bodies, bytes| Some(Read { bodies, bytes });
+        assert_eq!(inbound.give_back(64), read(0, 0));
+        assert_eq!(inbound.give_back(1), read(1, 1));
+        inbound.is_ended = true;
+        assert_eq!(inbound.give_back(64 + 163), read(1, 0));
+        assert!(!inbound.is_over());
+        assert_eq!(inbound.give_back(1), read(1, 100));
+        assert!(inbound.is_over());
+        assert_eq!(inbound.give_back(1), None, "L5.2: more than is owed");
     }
 }

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
-use pilot_engine::{ConnectionHandle, DropReason, Endpoint, Event, Instant, RefuseCode};
+use pilot_engine::{ConnectionHandle, DropReason, Endpoint, Event, Instant, PeerId, RefuseCode};
 use serde_json::{Value, json};
 
-use super::limits::{COMMANDS_A_PASS, MAX_BACKLOG};
+use super::limits::{COMMANDS_A_PASS, MAX_BACKLOG, MAX_LISTED};
 use super::protocol::{self, Id, SESSION};
-use super::switchboard::{ClientId, Inspection, Switchboard, ToWorker, numbers};
+use super::switchboard::{ClientId, Inspection, PeerChange, Switchboard, ToWorker, numbers};
 use crate::context::LinkId;
 use crate::service::Services;
 use crate::service::contexts::ContextOwner;
@@ -94,7 +94,15 @@ impl Host {
         let Self { services, clients, owners, here, timers, starving, scratch, board, .. } = self;
         let client = clients.get_mut(&client)?;
         let contexts = services.contexts();
-        Some(run(client, &mut Context { endpoint, now, owners, here, contexts, timers, starving, scratch, board }))
+        let before = client.connections.len();
+        let result =
+            run(client, &mut Context { endpoint, now, owners, here, contexts, timers, starving, scratch, board });
+        let after = client.connections.len();
+        if before != after {
+            client.outbox.on_connections(before, after);
+            client.end_if_drained(board);
+        }
+        Some(result)
     }
 
     fn on_told(&mut self, endpoint: &mut Endpoint, now: Instant, told: ToWorker) {
@@ -121,13 +129,49 @@ impl Host {
                 };
                 gather.say(part);
             }
+            ToWorker::Change { changes, done } => {
+                let added = changes.iter().filter_map(|change| self.change_peer(endpoint, now, change)).collect();
+                // Who asked may have given up.
+                let _ = done.send(added);
+            }
+            ToWorker::Named(peers) => self.services.set_peers(&peers),
+            // One tells; the others refuse what peers offer from now on, as that one does.
+            ToWorker::Drain { drain_ms } if self.worker == 0 => {
+                for client in self.clients.values() {
+                    client.tell(SESSION, protocol::Event::ShuttingDown { drain_ms });
+                    client.end_if_drained(&self.board);
+                }
+            }
+            ToWorker::Drain { .. } => {}
         }
+    }
+
+    /// The ids of a peer that was added, one a lane.
+    fn change_peer(&self, endpoint: &mut Endpoint, now: Instant, change: &PeerChange) -> Vec<PeerId> {
+        match change {
+            PeerChange::Add(peer, workers) => {
+                let first = endpoint.add_peer(*peer);
+                let lanes = workers.iter().enumerate().map(|(lane, worker)| {
+                    // The configuration has checked the lane.
+                    let id = endpoint.add_lane(first, lane as u8).unwrap_or(first);
+                    endpoint.set_owner(id, *worker);
+                    if peer.endpoint.is_some() {
+                        endpoint.open_tunnel(now, id);
+                    }
+                    id
+                });
+                return lanes.collect();
+            }
+            PeerChange::Alter(peer) => _ = endpoint.add_peer(*peer),
+            PeerChange::Remove(id) => endpoint.remove_peer(now, *id),
+        }
+        Vec::new()
     }
 
     /// L3.4: offers a connection to who listens on its port. Whether anybody does.
     fn on_offered(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle, port: u16) -> bool {
         let Some(listening) = self.board.listening(port) else { return false };
-        let Some(peer) = self.board.named(connection.peer()).cloned() else { return false };
+        let Some(peer) = self.board.named(connection.peer()) else { return false };
         if listening.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_BACKLOG {
             listening.waiting.fetch_sub(1, Ordering::Relaxed);
             let reason = format!("{MAX_BACKLOG} connections wait on port {port}");
@@ -141,10 +185,10 @@ impl Host {
         .is_some()
     }
 
-    /// Whether a peer may connect to a port of this node at all.
+    /// Whether a peer may connect to a port of this node at all. One that is added is known here before it is named there.
     fn is_allowed(&self, connection: ConnectionHandle, port: u16) -> bool {
         let peer = self.board.named(connection.peer());
-        peer.is_none_or(|peer| peer.ports.as_ref().is_none_or(|ports| ports.contains(&port)))
+        peer.is_some_and(|peer| peer.ports.as_ref().is_none_or(|ports| ports.contains(&port)))
     }
 
     fn tell_subscribers(&self, event: &protocol::Event) {
@@ -154,7 +198,8 @@ impl Host {
     }
 
     fn peers(&self, endpoint: &Endpoint) -> Value {
-        let own = self.board.peers.iter().filter(|peer| peer.worker == self.worker);
+        let peers = self.board.peers();
+        let own = peers.iter().filter(|peer| peer.worker == self.worker);
         own.map(|peer| {
             let stats = endpoint.tunnel_stats(peer.id);
             let of_it = self.owners.keys().filter(|connection| connection.peer() == peer.id);
@@ -175,9 +220,10 @@ impl Host {
     fn connections(&self, endpoint: &Endpoint, asker: ClientId) -> Value {
         let all = self.owners.iter().filter_map(|(handle, (client, id))| {
             let connection = self.clients.get(client)?.connection(*id)?;
+            let named = self.board.named(handle.peer());
             let mut it = json!({
-                "peer": self.board.named(handle.peer()).map(|peer| peer.name.as_str()),
-                "lane": self.board.named(handle.peer()).map(|peer| peer.lane),
+                "peer": named.as_ref().map(|peer| peer.name.as_str()),
+                "lane": named.as_ref().map(|peer| peer.lane),
                 "port": endpoint.port(*handle),
                 "opened_here": connection.opened_here,
                 "open": endpoint.is_open(*handle),
@@ -188,7 +234,7 @@ impl Host {
             }
             Some(it)
         });
-        all.collect()
+        json!({"listed": all.take(MAX_LISTED).collect::<Vec<_>>(), "all": self.owners.len()})
     }
 }
 
@@ -208,7 +254,9 @@ impl Application for Host {
     fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
         let connection = match event {
             Event::Offered { connection, port } => {
-                if !self.is_allowed(connection, port) {
+                if self.board.is_draining() {
+                    endpoint.refuse(now, connection, RefuseCode::NoListener as u64, "the node stops");
+                } else if !self.is_allowed(connection, port) {
                     let reason = format!("this peer may not connect to port {port}");
                     endpoint.refuse(now, connection, RefuseCode::NotAllowed as u64, &reason);
                 } else if !self.on_offered(endpoint, now, connection, port) {
@@ -218,13 +266,13 @@ impl Application for Host {
             }
             Event::TunnelUp { peer, .. } => {
                 if let Some(peer) = self.board.named(peer) {
-                    self.tell_subscribers(&protocol::Event::TunnelUp { peer: peer.name.clone() });
+                    self.tell_subscribers(&protocol::Event::TunnelUp { peer: peer.name });
                 }
                 return self.services.on_event(endpoint, now, event);
             }
             Event::TunnelDown { peer, ref reason } => {
                 if let Some(peer) = self.board.named(peer) {
-                    let (peer, reason) = (peer.name.clone(), reason.to_string());
+                    let (peer, reason) = (peer.name, reason.to_string());
                     self.tell_subscribers(&protocol::Event::TunnelDown { peer, reason });
                 }
                 return self.services.on_event(endpoint, now, event);

@@ -46,9 +46,17 @@ struct Linked {
 impl ContextOwner {
     /// Serves what `owner` holds to these peers. Without a store, none of it may be durable.
     pub fn new(owner: Owner, store: Option<Store>, peers: &[(String, PeerId)]) -> Self {
-        let names = peers.iter().map(|(name, id)| (*id, name.clone())).collect();
         let (connections, links) = (BTreeMap::new(), Vec::new());
-        Self { owner, store, names, connections, links, here: VecDeque::new(), deletions: None, buffer: Vec::new() }
+        let (names, here) = (BTreeMap::new(), VecDeque::new());
+        let mut it =
+            Self { owner, store, names, connections, links, here, deletions: None, buffer: Vec::new() };
+        it.set_peers(peers);
+        it
+    }
+
+    /// These are the peers now. Who is connected already keeps the name that it came with.
+    pub fn set_peers(&mut self, peers: &[(String, PeerId)]) {
+        self.names = peers.iter().map(|(name, id)| (*id, name.clone())).collect();
     }
 
     /// Deletes the contexts whose names come here ([`ContextOwner::delete`]); whoever sends them rings the worker's doorbell.

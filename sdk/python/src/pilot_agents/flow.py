@@ -95,7 +95,8 @@ class Inbox(Generic[T]):
             await self._changed.wait()
         item, cost = self._items.popleft()
         self._owed += cost
-        if self._give is not None and self._owed >= self._give_at and not self._over:
+        # What is given back is what the peer is told to be consumed (L5.2): at once where nothing more waits.
+        if self._give is not None and (self._owed >= self._give_at or not self._items):
             self._left += self._owed
             self._give(self._owed)
             self._owed = 0
