@@ -222,7 +222,7 @@ impl Following {
     }
 
     fn line(&self, update: &Update) -> String {
-        update.change.as_ref().map_or_else(|| self.render(), |change| tokens::delta(change, update.stamp))
+        update.change.as_ref().map_or_else(|| self.render(), |change| tokens::delta(change, update.stamp.version))
     }
 
     /// Takes one frame; the step, if it is whole now.

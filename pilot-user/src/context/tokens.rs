@@ -6,7 +6,6 @@
 use super::change::Change;
 use super::client::Replica;
 use super::document::{Document, Kind};
-use super::message::Stamp;
 
 /// Text for a model's conversation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,9 +35,10 @@ impl Conversation {
         given
     }
 
-    /// A change, after which the document is what `replica` is: one line of JSON that names version and operation.
-    pub fn delta(&mut self, change: &Change, replica: &Replica) -> Given {
-        let given = self.give(delta(change, replica.stamp));
+    /// A change that led to this version, after which the document is what `replica` is: one line of JSON that names version and
+    /// operation.
+    pub fn delta(&mut self, version: u64, change: &Change, replica: &Replica) -> Given {
+        let given = self.give(delta(change, version));
         self.resent_tokens += count(&render(&replica.document));
         given
     }
@@ -52,8 +52,8 @@ impl Conversation {
 }
 
 /// A change as a model reads it, that led to a version: one line of JSON behind the version.
-pub fn delta(change: &Change, stamp: Stamp) -> String {
-    format!("{} {}", stamp.version, change.to_json())
+pub fn delta(change: &Change, version: u64) -> String {
+    format!("{version} {}", change.to_json())
 }
 
 /// Tokens of a text.
@@ -97,7 +97,7 @@ mod tests {
         let change = Change::merge(br#"{"anomalies":48}"#).unwrap();
         replica.document.apply(&change, change.encode().len()).unwrap();
         replica.stamp.version = 1;
-        let delta = conversation.delta(&change, &replica);
+        let delta = conversation.delta(1, &change, &replica);
         assert_eq!(delta.text, r#"1 {"merge":{"anomalies":48}}"#);
         assert_eq!(conversation.given_tokens, whole.tokens + delta.tokens);
         assert_eq!(conversation.given_bytes, (whole.text.len() + delta.text.len()) as u64);

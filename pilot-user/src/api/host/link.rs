@@ -92,8 +92,9 @@ impl Follower {
                 replica.document.encode(&mut self.body);
                 protocol::Event::Whole { stamp, kind, bytes: self.body.len() }
             }
-            Notice::Changed { change, .. } => {
+            Notice::Changed { version, change, .. } => {
                 self.body = documents::change_to_json(change, kind);
+                let stamp = Stamp { version: *version, ..stamp };
                 protocol::Event::Changed { stamp, bytes: self.body.len() }
             }
             Notice::Checked { .. } => protocol::Event::Checked { stamp },

@@ -76,7 +76,8 @@ async fn fulfil(
     let mut news = News::Whole;
     while !on_news(Some(following.replica()), news).map_err(|error| words(&error))? {
         news = match following.step().await.map_err(failure)? {
-            Step::Updated(update) => update.change.map_or(News::Whole, News::Changed),
+            Step::Updated(Update { stamp, change: Some(change) }) => News::Changed(stamp.version, change),
+            Step::Updated(Update { change: None, .. }) => News::Whole,
             Step::Checked => News::Checked,
             Step::Diverged => News::Diverged,
         };

@@ -62,21 +62,25 @@ pub(super) fn follow(
 ) -> Result<(), Failure> {
     let kept = keep.as_deref().map(|file| Keeper::read(file, &target.name, &follow)).transpose()?.flatten();
     let mut left = count.unwrap_or(u64::MAX);
+    // The version that was printed last. When several messages came in one pass, the copy is ahead of what is told of it: a
+    // document that is printed whole may have the changes that are told next.
+    let mut printed = 0;
     run(target, Wish::Follow { follow: follow.clone(), replica: kept }, |replica, news| {
         let Some(replica) = replica else { return Ok(false) };
         match news {
             News::Whole => {
                 print_whole(&target.name, replica, output);
+                printed = replica.stamp.version;
                 if let Some(conversation) = &mut conversation {
                     conversation.render(replica);
                 }
             }
-            News::Changed(change) => {
+            News::Changed(version, change) if version > printed => {
+                printed = version;
                 if let Some(conversation) = &mut conversation {
-                    conversation.delta(&change, replica);
+                    conversation.delta(version, &change, replica);
                 }
-                let (version, change) = (replica.stamp.version, change.to_json());
-                let stamp = replica.stamp;
+                let (stamp, change) = (Stamp { version, ..replica.stamp }, change.to_json());
                 let event = json!({"event": "change", "name": target.name, "version": version, "stamp": stamp, "change": change});
                 output.event(&event, || Some(format!("{version}: {change}")));
                 left -= 1;
@@ -92,7 +96,7 @@ pub(super) fn follow(
                 output
                     .event(&event, || Some(format!("`{}` differs from its owner's: asking for it whole", target.name)));
             }
-            News::Done(_) => return Ok(false),
+            News::Changed(..) | News::Done(_) => return Ok(false),
         }
         if let Some(Conversation { given_tokens, given_bytes, resent_tokens }) = conversation {
             let event = json!({
@@ -178,7 +182,8 @@ pub(super) enum Wish {
 /// What became of it. That it is refused, or over, is an error.
 pub(super) enum News {
     Whole,
-    Changed(Change),
+    /// To this version.
+    Changed(u64, Change),
     Checked,
     Diverged,
     Done(Stamp),
@@ -188,7 +193,7 @@ impl News {
     fn of(notice: Notice) -> anyhow::Result<Option<Self>> {
         Ok(Some(match notice {
             Notice::Whole { .. } => Self::Whole,
-            Notice::Changed { change, .. } => Self::Changed(change),
+            Notice::Changed { version, change, .. } => Self::Changed(version, change),
             Notice::Checked { .. } => Self::Checked,
             Notice::Diverged { .. } => Self::Diverged,
             Notice::Done { stamp, .. } => Self::Done(stamp),

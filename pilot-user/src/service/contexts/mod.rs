@@ -186,7 +186,7 @@ impl ContextOwner {
         };
         let mut room = carrier.flush(endpoint, now, *connection);
         while room && self.owner.poll_transmit(id, &mut self.buffer) {
-            room = carrier.send(endpoint, now, *connection, &mut self.buffer);
+            room = carrier.send(endpoint, now, *connection, &mut self.buffer) && !self.owner.is_idle(id);
         }
     }
 
