@@ -130,7 +130,7 @@ impl Host {
                 gather.say(part);
             }
             ToWorker::Change { changes, done } => {
-                let added = changes.iter().filter_map(|change| self.change_peer(endpoint, now, change)).collect();
+                let added = changes.iter().flat_map(|change| self.change_peer(endpoint, now, change)).collect();
                 // Who asked may have given up.
                 let _ = done.send(added);
             }

@@ -9,7 +9,7 @@ use super::super::Failure;
 use super::super::local;
 use super::super::session::Stop;
 use super::remote::{News, Wish};
-use crate::api::{Code, Following, Interest, Node, Step};
+use crate::api::{Code, Following, Interest, Node, Step, Update};
 use crate::context::{Follow, Replica};
 
 /// How soon a signal is noticed.

@@ -48,8 +48,7 @@ impl ContextOwner {
     pub fn new(owner: Owner, store: Option<Store>, peers: &[(String, PeerId)]) -> Self {
         let (connections, links) = (BTreeMap::new(), Vec::new());
         let (names, here) = (BTreeMap::new(), VecDeque::new());
-        let mut it =
-            Self { owner, store, names, connections, links, here, deletions: None, buffer: Vec::new() };
+        let mut it = Self { owner, store, names, connections, links, here, deletions: None, buffer: Vec::new() };
         it.set_peers(peers);
         it
     }
