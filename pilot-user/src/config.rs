@@ -9,7 +9,7 @@ use pilot_common::address::Prefix;
 use pilot_common::maps::{MAX_ALLOW_FROM, MAX_QUEUES};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::PublicKey;
-use pilot_engine::limits::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE_PER_SECOND, REKEY_AFTER_TIME};
+use pilot_engine::limits::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE_PER_SECOND, MAX_LANES, REKEY_AFTER_TIME};
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a network device, in bytes (IFNAMSIZ less the final zero).
@@ -118,6 +118,8 @@ pub struct Config {
     pub handshakes_per_source_per_second: u32,
     /// Age at which a key under which data flowed is replaced.
     pub rekey_after: Duration,
+    /// Whether strangers are told who this node is, and this node who they are (wire.md §3.5).
+    pub introductions: bool,
     /// Who may send to us; empty: everyone.
     pub allow_from: Vec<Prefix>,
     /// The peers that are known without a directory.
@@ -148,6 +150,8 @@ pub struct Peer {
     pub key: PublicKey,
     /// Where to reach it; without it, the peer must come to us.
     pub endpoint: Option<SocketAddr>,
+    /// Tunnels to it, each with a worker of its own as far as there are workers (wire.md W3.16).
+    pub lanes: u8,
     /// Ports of this node that it may connect to; `None`: all.
     pub ports: Option<Vec<u16>>,
 }
@@ -175,6 +179,8 @@ struct File {
     handshakes_per_second: Option<u32>,
     handshakes_per_source_per_second: Option<u32>,
     rekey_after_s: Option<u64>,
+    #[serde(default)]
+    introductions: bool,
     #[serde(default)]
     allow_from: Vec<String>,
     #[serde(default)]
@@ -205,11 +211,17 @@ struct FilePeer {
     address: String,
     key: String,
     endpoint: Option<String>,
+    #[serde(default = "one")]
+    lanes: u8,
     ports: Option<Vec<u16>>,
 }
 
 fn queue_0() -> Vec<u32> {
     vec![0]
+}
+
+fn one() -> u8 {
+    1
 }
 
 impl Config {
@@ -251,6 +263,7 @@ impl Config {
                 .handshakes_per_source_per_second
                 .unwrap_or(HANDSHAKES_PER_SOURCE_PER_SECOND),
             rekey_after: file.rekey_after_s.map_or(REKEY_AFTER_TIME, Duration::from_secs),
+            introductions: file.introductions,
             allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
             peers: file.peers.into_iter().map(Peer::parse).collect::<Result<_, _>>()?,
         };
@@ -260,6 +273,11 @@ impl Config {
         config.check_handshakes()?;
         config.check_peers()?;
         Ok(config)
+    }
+
+    /// The tunnels to be: each lane of each peer, and the peer's place. In the order of the peers, and lane 0 first.
+    pub fn lanes(&self) -> impl Iterator<Item = (usize, &Peer, u8)> {
+        self.peers.iter().enumerate().flat_map(|(place, peer)| (0..peer.lanes).map(move |lane| (place, peer, lane)))
     }
 
     fn check_device(&self) -> Result<(), Error> {
@@ -355,6 +373,9 @@ impl Config {
             if let Some(other) = keys.insert(peer.key.identity, name) {
                 return refuse(format!("peers.{name}.key"), format!("{other}'s key"), "a key of its own");
             }
+            if !(1..=MAX_LANES).contains(&peer.lanes) {
+                return refuse(format!("peers.{name}.lanes"), peer.lanes, format!("1 to {MAX_LANES} tunnels"));
+            }
             if let Some(endpoint) = peer.endpoint {
                 self.check_endpoint(&format!("peers.{name}.endpoint"), endpoint)?;
             }
@@ -362,7 +383,8 @@ impl Config {
         Ok(())
     }
 
-    fn check_endpoint(&self, field: &str, endpoint: SocketAddr) -> Result<(), Error> {
+    /// Whether datagrams can go to an address, and be answered from there.
+    pub(crate) fn check_endpoint(&self, field: &str, endpoint: SocketAddr) -> Result<(), Error> {
         let ip = endpoint.ip();
         if endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
             return refuse(field, endpoint, "an address and port of one host");
@@ -388,6 +410,7 @@ impl Peer {
             address: parse(field("address"), &file.address)?,
             key: parse(field("key"), &file.key)?,
             endpoint: file.endpoint.map(|text| socket_addr(field("endpoint"), &text)).transpose()?,
+            lanes: file.lanes,
             ports: file.ports,
             name: file.name,
         })
@@ -540,6 +563,8 @@ key = "{c}"
             (("name = \"c\"", "name = \"\""), ["`peers.name`", "\"\"", "a name"]),
             (("0.0003", "0.0002"), ["`peers.c.address`", "which is b's", "its own"]),
             (("0.0003", "0.0001"), ["`peers.c.address`", "which is this node's", "its own"]),
+            (("name = \"c\"", "name = \"c\"\nlanes = 0"), ["`peers.c.lanes`", "given 0", "1 to 16 tunnels"]),
+            (("name = \"c\"", "name = \"c\"\nlanes = 17"), ["`peers.c.lanes`", "given 17", "1 to 16 tunnels"]),
             ((&key(3), &b), ["`peers.c.key`", "b's key", "its own"]),
             ((&b, "pilot1-x"), ["`peers.b.key`", "pilot1-x", "pilot keygen"]),
         ] {
@@ -554,6 +579,18 @@ key = "{c}"
     fn several_queues_have_a_core_each() {
         let config = check(&[("[0]", "[2, 0, 1]"), ("[1]", "[1, 0, 3]")]).unwrap();
         assert_eq!((config.queues, config.cores), (vec![2, 0, 1], vec![1, 0, 3]), "in their order");
+    }
+
+    #[test]
+    fn lanes_and_introductions_are_as_given() {
+        let config = check(&[]).unwrap();
+        assert!(!config.introductions, "off by default");
+        assert_eq!(config.lanes().map(|(place, _, lane)| (place, lane)).collect::<Vec<_>>(), [(0, 0), (1, 0)]);
+        let given = [("[1]", "[1]\nintroductions = true"), ("name = \"b\"", "name = \"b\"\nlanes = 3")];
+        let config = check(&given).unwrap();
+        assert!(config.introductions);
+        let lanes: Vec<_> = config.lanes().map(|(_, peer, lane)| (peer.name.as_str(), lane)).collect();
+        assert_eq!(lanes, [("b", 0), ("b", 1), ("b", 2), ("c", 0)]);
     }
 
     #[test]

@@ -147,63 +147,43 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    /// A directory of its own, removed at the end.
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("pilot-identity-{}-{name}", std::process::id()));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn file(&self) -> PathBuf {
-            self.0.join("a.key")
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::test_directory::Directory;
 
     #[test]
     fn what_was_created_is_read_and_belongs_to_its_owner_only() {
-        let directory = Directory::new("round-trip");
-        let made = create(&directory.file()).unwrap();
-        assert_eq!(directory.file().metadata().unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(read(&directory.file()).unwrap().public_key(), made.public_key());
+        let directory = Directory::new("identity-round-trip");
+        let made = create(&directory.file("a.key")).unwrap();
+        assert_eq!(directory.file("a.key").metadata().unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(read(&directory.file("a.key")).unwrap().public_key(), made.public_key());
     }
 
     #[test]
     fn keys_are_not_overwritten_also_not_through_a_link() {
-        let directory = Directory::new("exists");
-        let made = create(&directory.file()).unwrap();
-        assert!(matches!(create(&directory.file()), Err(Error::Exists(_))));
-        let link = directory.0.join("link");
-        std::os::unix::fs::symlink(directory.0.join("nowhere"), &link).unwrap();
+        let directory = Directory::new("identity-exists");
+        let made = create(&directory.file("a.key")).unwrap();
+        assert!(matches!(create(&directory.file("a.key")), Err(Error::Exists(_))));
+        let link = directory.file("link");
+        std::os::unix::fs::symlink(directory.file("nowhere"), &link).unwrap();
         assert!(matches!(create(&link), Err(Error::Exists(_))));
-        assert_eq!(read(&directory.file()).unwrap().public_key(), made.public_key());
+        assert_eq!(read(&directory.file("a.key")).unwrap().public_key(), made.public_key());
     }
 
     #[test]
     fn a_file_that_others_can_read_is_refused_in_words() {
-        let directory = Directory::new("mode");
-        create(&directory.file()).unwrap();
+        let directory = Directory::new("identity-mode");
+        create(&directory.file("a.key")).unwrap();
         for mode in [0o644, 0o640, 0o604, 0o660, 0o601] {
-            std::fs::set_permissions(directory.file(), std::fs::Permissions::from_mode(mode)).unwrap();
-            let error = read(&directory.file()).unwrap_err().to_string();
+            std::fs::set_permissions(directory.file("a.key"), std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = read(&directory.file("a.key")).unwrap_err().to_string();
             assert!(error.contains(&format!("{mode:04o}")) && error.contains("chmod 600"), "{error}");
         }
-        std::fs::set_permissions(directory.file(), std::fs::Permissions::from_mode(0o400)).unwrap();
-        assert!(read(&directory.file()).is_ok());
+        std::fs::set_permissions(directory.file("a.key"), std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(read(&directory.file("a.key")).is_ok());
     }
 
     #[test]
     fn other_content_is_refused_and_not_quoted() {
-        let directory = Directory::new("content");
+        let directory = Directory::new("identity-content");
         let good = STANDARD.encode([7; 32]);
         let short = STANDARD.encode([7; 31]);
         for (number, text) in [

@@ -11,6 +11,8 @@ pub mod link;
 pub mod node;
 pub mod recent_peers;
 pub mod service;
+#[cfg(test)]
+mod test_directory;
 pub mod worker;
 
 pub use api::{Connection, Error, Listener, Node};

@@ -38,7 +38,7 @@ pub enum StartError {
 pub struct Assembly {
     /// The control thread.
     pub control: Control,
-    /// The configured peers: name and id.
+    /// The tunnels to be, as [`Config::lanes`] has them: the peer's name, and the id.
     pub peers: Vec<(String, PeerId)>,
     /// One for each queue, in their order.
     pub seats: Vec<Seat>,
@@ -56,7 +56,7 @@ pub struct Seat {
 
 impl Assembly {
     /// Opens sockets and starts the control thread. `aeads` is what the node offers and accepts; `owner` says which worker
-    /// has the tunnel to the peer at a place in the configuration.
+    /// has the tunnel to the peer at a place in the configuration; a peer's lanes count on from its place.
     ///
     /// # Errors
     /// When the identity cannot be read or the address not be listened on. That AF_XDP cannot be had is none: the node
@@ -94,16 +94,19 @@ impl Assembly {
             engine.handshakes_per_second = config.handshakes_per_second;
             engine.handshakes_per_source_per_second = config.handshakes_per_source_per_second;
             engine.rekey_after = config.rekey_after;
+            engine.introductions = config.introductions;
             engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
             engine.bulk_port = link.bulk_port();
             engine.bulk = bulk.into();
             let mut endpoint = Endpoint::new(engine, seed);
             // In the same order at every worker, so that a peer has one id.
             peers = Vec::new();
-            for (place, peer) in config.peers.iter().enumerate() {
+            for (place, peer, lane) in config.lanes() {
                 let known = PeerConfig { key: peer.key, address: peer.address, endpoint: peer.endpoint };
-                let id = endpoint.add_peer(known);
-                endpoint.set_owner(id, owner(place) as u8);
+                let first = endpoint.add_peer(known);
+                // The configuration has checked the lane.
+                let id = endpoint.add_lane(first, lane).unwrap_or(first);
+                endpoint.set_owner(id, owner(place + usize::from(lane)) as u8);
                 peers.push((peer.name.clone(), id));
             }
             let core = config.cores.get(worker).copied();

@@ -114,27 +114,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
-
-    /// A directory of its own, removed at the end.
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("pilot-recent-{}-{name}", std::process::id()));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn file(&self) -> PathBuf {
-            self.0.join("a.peers")
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::test_directory::Directory;
 
     fn key(n: u16) -> PublicKey {
         let mut identity = [0; 32];
@@ -148,68 +128,68 @@ mod tests {
 
     #[test]
     fn what_was_noted_is_known_to_the_next_process() {
-        let directory = Directory::new("round-trip");
-        let mut peers = RecentPeers::read(&directory.file());
+        let directory = Directory::new("recent-round-trip");
+        let mut peers = RecentPeers::read(&directory.file("a.peers"));
         assert_eq!(peers.address(&key(1)), None);
         peers.note(&key(1), address(1));
         peers.note(&key(2), "[2001:db8::1]:4242".parse().unwrap());
         peers.note(&key(1), address(3));
-        let again = RecentPeers::read(&directory.file());
+        let again = RecentPeers::read(&directory.file("a.peers"));
         assert_eq!(again.known, peers.known);
         assert_eq!(again.known.peers.len(), 2);
         assert_eq!(again.address(&key(1)), Some(address(3)));
-        assert_eq!(directory.file().metadata().unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(directory.file("a.peers").metadata().unwrap().mode() & 0o7777, 0o600);
     }
 
     /// No news is not written: a tunnel that comes and goes does not wear the disk.
     #[test]
     fn the_file_is_replaced_whole_and_only_for_news() {
-        let directory = Directory::new("replaced");
-        let mut peers = RecentPeers::read(&directory.file());
+        let directory = Directory::new("recent-replaced");
+        let mut peers = RecentPeers::read(&directory.file("a.peers"));
         peers.note(&key(1), address(1));
-        let before = directory.file().metadata().unwrap().ino();
+        let before = directory.file("a.peers").metadata().unwrap().ino();
         peers.note(&key(1), address(1));
-        assert_eq!(directory.file().metadata().unwrap().ino(), before);
+        assert_eq!(directory.file("a.peers").metadata().unwrap().ino(), before);
         // What a crash left in the way, and a link that somebody planted.
-        let new = directory.0.join("a.peers.new");
-        let target = directory.0.join("target");
+        let new = directory.file("a.peers.new");
+        let target = directory.file("target");
         std::fs::write(&target, "precious").unwrap();
         std::os::unix::fs::symlink(&target, &new).unwrap();
         peers.note(&key(1), address(2));
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
         assert!(!new.exists());
-        assert_eq!(RecentPeers::read(&directory.file()).address(&key(1)), Some(address(2)));
+        assert_eq!(RecentPeers::read(&directory.file("a.peers")).address(&key(1)), Some(address(2)));
     }
 
     #[test]
     fn a_damaged_file_is_as_none_and_is_replaced() {
-        let directory = Directory::new("damaged");
+        let directory = Directory::new("recent-damaged");
         let good = format!("[[peers]]\nkey = \"{}\"\naddress = \"10.0.0.1:1\"\n", key(1));
-        std::fs::write(directory.file(), &good).unwrap();
-        assert_eq!(RecentPeers::read(&directory.file()).address(&key(1)), Some(address(1)));
+        std::fs::write(directory.file("a.peers"), &good).unwrap();
+        assert_eq!(RecentPeers::read(&directory.file("a.peers")).address(&key(1)), Some(address(1)));
         let long = good.repeat(FILE_LEN_MAX as usize / good.len() + 1);
         for bad in ["\u{0}\u{1}", &good[..good.len() - 3], "[[peers]]\nkey = 7\n", "peers = 1", "more = 1", &long] {
-            std::fs::write(directory.file(), bad).unwrap();
-            let mut peers = RecentPeers::read(&directory.file());
+            std::fs::write(directory.file("a.peers"), bad).unwrap();
+            let mut peers = RecentPeers::read(&directory.file("a.peers"));
             assert_eq!(peers.known, Known::default());
             peers.note(&key(2), address(2));
-            assert_eq!(RecentPeers::read(&directory.file()).address(&key(2)), Some(address(2)));
+            assert_eq!(RecentPeers::read(&directory.file("a.peers")).address(&key(2)), Some(address(2)));
         }
-        std::fs::write(directory.file(), [0xff, 0xfe]).unwrap();
-        assert_eq!(RecentPeers::read(&directory.file()).known, Known::default());
+        std::fs::write(directory.file("a.peers"), [0xff, 0xfe]).unwrap();
+        assert_eq!(RecentPeers::read(&directory.file("a.peers")).known, Known::default());
     }
 
     #[test]
     fn the_longest_ago_are_forgotten() {
-        let directory = Directory::new("bounded");
-        let mut peers = RecentPeers::read(&directory.file());
+        let directory = Directory::new("recent-bounded");
+        let mut peers = RecentPeers::read(&directory.file("a.peers"));
         peers.known.peers =
             (0..PEERS_MAX as u16).map(|n| Recent { key: key(n).to_string(), address: address(n) }).collect();
         peers.note(&key(2000), address(2000));
-        let again = RecentPeers::read(&directory.file());
+        let again = RecentPeers::read(&directory.file("a.peers"));
         assert_eq!(again.known.peers.len(), PEERS_MAX);
         assert!(again.address(&key(2000)).is_some() && again.address(&key(PEERS_MAX as u16 - 1)).is_none());
-        assert!(directory.file().metadata().unwrap().len() < FILE_LEN_MAX / 2);
+        assert!(directory.file("a.peers").metadata().unwrap().len() < FILE_LEN_MAX / 2);
     }
 
     #[test]

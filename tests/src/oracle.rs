@@ -147,6 +147,8 @@ impl Application for Oracle {
         match event {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
+            // Nobody asks for any here.
+            Event::Introduced { .. } | Event::NotIntroduced { .. } => {}
             Event::Sending { bulk, .. } => self.sending.push(bulk),
             Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { connection } => {

@@ -57,6 +57,9 @@ pub struct Config {
     pub handshakes_per_second: u32,
     /// Under load, initiations a second that it reads from one IPv4 address or IPv6 network of 64 bits (W3.22).
     pub handshakes_per_source_per_second: u32,
+    /// Whether this node introduces itself to strangers, and answers those that do (W3.30). Who is a stranger no more is still
+    /// no peer: see [`crate::Event::Introduced`].
+    pub introductions: bool,
     /// This node's second UDP port, which takes part in the bulk path; not the first one. Peers are told.
     pub bulk_port: Option<u16>,
     /// Whether this end sends over the bulk path.
@@ -81,6 +84,7 @@ impl Config {
             rekey_after_packets: REKEY_AFTER_PACKETS,
             handshakes_per_second: HANDSHAKES_PER_SECOND,
             handshakes_per_source_per_second: HANDSHAKES_PER_SOURCE_PER_SECOND,
+            introductions: false,
             bulk_port: None,
             bulk: BulkUse::Never,
         }

@@ -178,6 +178,9 @@ pub enum OperationError {
         /// How many are allowed.
         allowed: u64,
     },
+    /// The configuration does not allow introductions.
+    #[error("introductions are off on this node")]
+    IntroductionsOff,
     /// The endpoint does not know the peer.
     #[error("unknown peer")]
     UnknownPeer,

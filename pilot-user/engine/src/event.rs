@@ -1,8 +1,12 @@
 //! What the engine tells the application. Readable and writable are told once, and again only after a call has said
 //! that there is nothing more, or no room. And what it asks of the link.
 
+use std::net::SocketAddr;
+
+use crate::address::OverlayAddress;
 use crate::connection::Key;
 use crate::error::CloseReason;
+use crate::identity::PublicKey;
 use crate::stream::StreamId;
 
 /// A peer and a lane to it, as the endpoint numbers them: the order in which they were added.
@@ -146,6 +150,25 @@ pub enum Event {
         stream: Option<StreamId>,
         /// As in [`crate::OperationError::PeerRestarted`].
         consumed_offset: u64,
+    },
+    /// Somebody has proven to have these keys (W3.30), which says nothing about whether to trust it. To talk to it, let it in by
+    /// [`crate::Endpoint::add_peer`]; the tunnel then begins as any other.
+    Introduced {
+        /// Who it is.
+        key: PublicKey,
+        /// The overlay address that it says it has.
+        address: OverlayAddress,
+        /// Where it is.
+        remote: SocketAddr,
+        /// Whether it was asked for by [`crate::Endpoint::introduce`], and not by the other end.
+        begun_here: bool,
+        /// Whether the end that was asked has the other among its peers. Otherwise it waits until it is let in there.
+        accepted: bool,
+    },
+    /// Nobody answered there to [`crate::Endpoint::introduce`], or not who was wanted.
+    NotIntroduced {
+        /// Where.
+        remote: SocketAddr,
     },
     /// A connection is over. What had arrived can still be read.
     Closed {

@@ -127,6 +127,21 @@ pub const MAX_REPLIES: usize = 64;
 /// more of a reflector, if not an amplifier.
 pub const VERSION_ANSWERS_PER_SECOND: u32 = 10;
 
+/// Introductions a second that a worker answers, if it answers any (W3.34): a percent of a core. Lower: many that come at once
+/// wait for each other. Higher: strangers take the tunnels' time.
+pub const INTRODUCTIONS_PER_SECOND: u32 = 20;
+/// Of those, from one IPv4 address or IPv6 network of 64 bits. Lower: nodes behind one address wait for each other. Higher: one
+/// that has a few addresses keeps others from being introduced.
+pub const INTRODUCTIONS_PER_SOURCE_PER_SECOND: u32 = 4;
+/// Introductions under way at a time, of those begun here and of those answered each (half a MiB for both). Lower: as
+/// [`INTRODUCTIONS_PER_SECOND`]. Higher: memory for strangers.
+pub const MAX_INTRODUCTIONS: usize = 64;
+/// How long who answered an introduction waits for the other end's proof, or for that again (W3.33). Lower: long paths are never introduced. Higher:
+/// strangers that prove nothing keep others' places.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait before what was not answered of an introduction is repeated (W3.35): it is begun by hand, and lasts
+/// [`CONNECT_TIMEOUT`]. Higher: lossy paths are not introduced in that time.
+pub const MAX_INTRODUCTION_WAIT: Duration = Duration::from_secs(1);
 /// Waits between initiations (W3.11); the last one repeats.
 pub const INITIATION_RETRY: [Duration; 5] = [
     Duration::from_millis(250),

@@ -285,7 +285,7 @@ impl From<&OperationError> for Error {
                 Self::by_peer(Code::Closed, *code, words)
             }
             OperationError::TooMany { .. } => Self::new(Code::TooMany, words),
-            OperationError::UnknownPeer => Self::new(Code::UnknownPeer, words),
+            OperationError::UnknownPeer | OperationError::IntroductionsOff => Self::new(Code::UnknownPeer, words),
         }
     }
 }

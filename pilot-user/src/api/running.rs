@@ -42,8 +42,8 @@ pub(crate) struct Stopped {
 }
 
 impl Running {
-    /// Starts all of it. `owner` says which worker has the tunnel to the peer at a place in the configuration, of how many there are;
-    /// `services` what each worker offers by itself, by its number.
+    /// Starts all of it. `owner` is as in [`Assembly::start`], and told how many workers there are; `services` is what each worker offers
+    /// by itself, by its number.
     pub(crate) fn start<E: From<StartError> + From<SpawnError>>(
         config: Config,
         aeads: Aeads,
@@ -51,13 +51,15 @@ impl Running {
         mut services: impl FnMut(usize, Sender<Notice>, Doorbell, &[(String, PeerId)]) -> Result<Services, E>,
     ) -> Result<Self, E> {
         let workers = config.queues.len();
-        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, |place| owner(place, workers))?;
-        let known = peers.iter().zip(&config.peers).enumerate();
-        let known = known.map(|(place, ((name, id), peer))| Peer {
+        let owner = |place| owner(place, workers);
+        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, owner)?;
+        let known = peers.iter().zip(config.lanes());
+        let known = known.map(|((name, id), (place, peer, lane))| Peer {
             name: name.clone(),
             address: peer.address,
+            lane,
             id: *id,
-            worker: owner(place, workers) as u8,
+            worker: owner(place + usize::from(lane)) as u8,
             ports: peer.ports.clone(),
         });
         let identity = identity_file::read(&config.identity).map_err(StartError::from)?;
@@ -74,7 +76,7 @@ impl Running {
             listen = worker.link.local_addr();
             // Those whose address is known, and whose tunnel this worker has, hear from us at once: a peer that knew us before we
             // restarted need not find out.
-            for ((_, id), peer) in peers.iter().zip(&config.peers) {
+            for ((_, id), (_, peer, _)) in peers.iter().zip(config.lanes()) {
                 let last = recent.address(&peer.key);
                 if let Some(address) = last {
                     worker.endpoint.remember_address(*id, address);
@@ -123,7 +125,8 @@ impl Running {
     /// Keeps what a notice says for a later process: where peers are.
     pub(crate) fn note(&mut self, notice: &Notice) {
         if let Notice::TunnelUp { peer, address: Some(address) } = notice
-            && let Some((_, configured)) = self.peers.iter().zip(&self.config.peers).find(|((_, id), _)| id == peer)
+            && let Some((_, (_, configured, _))) =
+                self.peers.iter().zip(self.config.lanes()).find(|((_, id), _)| id == peer)
         {
             self.recent.note(&configured.key, *address);
         }

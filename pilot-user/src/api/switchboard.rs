@@ -26,11 +26,12 @@ use pilot_engine::limits::MAX_MESSAGE_BYTES;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub(crate) struct ClientId(u64);
 
-/// A peer as applications name it.
+/// A peer as applications name it, on one of its lanes.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) address: OverlayAddress,
+    pub(crate) lane: u8,
     pub(crate) id: PeerId,
     /// Which worker has its tunnel.
     pub(crate) worker: u8,
@@ -81,6 +82,8 @@ pub(crate) struct Switchboard {
     // Taken when somebody begins or ends to listen, and when a peer opens a connection.
     ports: Mutex<BTreeMap<u16, Listening>>,
     next_client: AtomicU64,
+    /// Counts connections, which take a peer's lanes in turn.
+    next_lane: AtomicUsize,
 }
 
 /// An application's end of it. Dropped, all that the application had is ended (L2.3).
@@ -104,6 +107,7 @@ impl Switchboard {
             doorbells: doorbells.into(),
             ports: Mutex::default(),
             next_client: AtomicU64::new(0),
+            next_lane: AtomicUsize::new(0),
         };
         (Arc::new(board), inboxes)
     }
@@ -118,13 +122,30 @@ impl Switchboard {
         (Client { id, outbox, access, board: Arc::clone(self) }, delivery)
     }
 
-    /// A peer, by its name or address.
-    pub(crate) fn peer(&self, given: &str) -> Result<&Peer, Error> {
+    /// A peer's lanes, by its name or address; never none.
+    fn lanes(&self, given: &str) -> Result<Vec<&Peer>, Error> {
         let address: Option<OverlayAddress> = given.parse().ok();
-        self.peers.iter().find(|peer| peer.name == given || Some(peer.address) == address).ok_or_else(|| {
-            let known = self.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", ");
-            Error::new(Code::UnknownPeer, format!("peer: given `{given}`, configured: {known}"))
-        })
+        let is_it = |peer: &&Peer| peer.name == given || Some(peer.address) == address;
+        let lanes: Vec<_> = self.peers.iter().filter(is_it).collect();
+        if lanes.is_empty() {
+            let known = self.peers.iter().filter(|peer| peer.lane == 0).map(|peer| peer.name.as_str());
+            let known = known.collect::<Vec<_>>().join(", ");
+            return Err(Error::new(Code::UnknownPeer, format!("peer: given `{given}`, configured: {known}")));
+        }
+        Ok(lanes)
+    }
+
+    /// The worker that begins the next connection to a peer: its lanes take turns.
+    fn next_worker(&self, given: &str) -> Result<u8, Error> {
+        let lanes = self.lanes(given)?;
+        Ok(lanes[self.next_lane.fetch_add(1, Ordering::Relaxed) % lanes.len()].worker)
+    }
+
+    /// The peer's first lane that a worker has, of which there is one if [`Switchboard::next_worker`] named it. More than one are of use
+    /// to peers that have more workers.
+    pub(crate) fn lane_of(&self, worker: u8, given: &str) -> Result<&Peer, Error> {
+        let lanes = self.lanes(given)?;
+        Ok(lanes.iter().find(|lane| lane.worker == worker).unwrap_or(&lanes[0]))
     }
 
     pub(crate) fn named(&self, id: PeerId) -> Option<&Peer> {
@@ -186,7 +207,7 @@ impl Client {
             }
             Request::Connect { peer, port, .. } => {
                 self.access.check_port(*port)?;
-                return Ok(Some(self.board.peer(peer)?.worker));
+                return Ok(Some(self.board.next_worker(peer)?));
             }
             Request::Listen { port } => self.listen(request, *port)?,
             Request::Unlisten { port } => {
@@ -304,11 +325,11 @@ impl Gather {
     }
 }
 
-/// All lists as one, in the order of a member.
+/// All lists as one, in the order of a member, and of lanes.
 fn joined(parts: &mut Vec<Value>, by: &str) -> Vec<Value> {
     let lists = parts.drain(..).filter_map(|part| if let Value::Array(list) = part { Some(list) } else { None });
     let mut all: Vec<Value> = lists.flatten().collect();
-    all.sort_by_cached_key(|value| value[by].as_str().map(str::to_owned));
+    all.sort_by_cached_key(|value| (value[by].as_str().map(str::to_owned), value["lane"].as_u64()));
     all
 }
 

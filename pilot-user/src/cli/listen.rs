@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::session::{self, Stop};
 use super::stats::{Tally, stats, summary};
-use super::{Failure, NodeArgs, Output, ctx};
+use super::{Failure, NodeArgs, Output, ctx, introduce};
 use crate::api::access::Access;
 use crate::api::running::{Running, Stopped};
 use crate::config::{Config, Local};
@@ -105,22 +105,34 @@ fn serve(running: &Running) -> Result<Option<Daemon>, Failure> {
 
 /// Prints what a worker says.
 pub(super) fn print(notice: &Notice, peers: &[(String, PeerId)], output: &Output) {
-    let name = |id: &PeerId| peers.iter().find(|(_, peer)| peer == id).map_or("?", |(name, _)| name.as_str());
+    let name = |id: &PeerId| {
+        let place = peers.iter().position(|(_, peer)| peer == id)?;
+        let (name, lanes) = (peers[place].0.as_str(), &peers[..place]);
+        Some((name, lanes.iter().filter(|(of, _)| of == name).count()))
+    };
+    let name = |id: &PeerId| name(id).unwrap_or(("?", 0));
+    // Most peers have one lane, of which nobody need hear.
+    let words = |(name, lane): (&str, usize)| match lane {
+        0 => name.to_owned(),
+        lane => format!("{name}, lane {lane}"),
+    };
     match notice {
         Notice::TunnelUp { peer, .. } => {
-            let peer = name(peer);
-            output.event(&json!({"event": "tunnel_up", "peer": peer}), || Some(format!("{peer}: tunnel up")));
+            let (peer, lane) = name(peer);
+            let event = json!({"event": "tunnel_up", "peer": peer, "lane": lane});
+            output.event(&event, || Some(format!("{}: tunnel up", words((peer, lane)))));
         }
         Notice::TunnelDown { peer, reason } => {
-            let peer = name(peer);
-            let event = json!({"event": "tunnel_down", "peer": peer, "reason": reason});
-            output.event(&event, || Some(format!("{peer}: tunnel down: {reason}")));
+            let (peer, lane) = name(peer);
+            let event = json!({"event": "tunnel_down", "peer": peer, "lane": lane, "reason": reason});
+            output.event(&event, || Some(format!("{}: tunnel down: {reason}", words((peer, lane)))));
         }
         Notice::Sending { peer, bulk, why } => {
-            let (peer, way) = (name(peer), if *bulk { "the bulk path" } else { "the first path" });
-            let event = json!({"event": "sending", "peer": peer, "bulk": bulk, "why": why});
-            output.event(&event, || Some(format!("{peer}: sending over {way}: {why}")));
+            let ((peer, lane), way) = (name(peer), if *bulk { "the bulk path" } else { "the first path" });
+            let event = json!({"event": "sending", "peer": peer, "lane": lane, "bulk": bulk, "why": why});
+            output.event(&event, || Some(format!("{}: sending over {way}: {why}", words((peer, lane)))));
         }
+        Notice::Introduced(introduced) => introduce::print(introduced, output),
         Notice::File(file) => {
             let (bytes, path) = (file.written.bytes, file.written.path.display());
             let event = json!({

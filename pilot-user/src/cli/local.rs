@@ -103,7 +103,10 @@ fn text(value: &Value) -> &str {
 }
 
 fn peer(peer: &Value) -> String {
-    let (name, address) = (text(&peer["name"]), text(&peer["address"]));
+    let (mut name, address) = (text(&peer["name"]).to_owned(), text(&peer["address"]));
+    if peer["lane"].as_u64() > Some(0) {
+        name = format!("{name}, lane {}", peer["lane"]);
+    }
     if peer["up"] == true {
         let (endpoint, rtt, count) = (text(&peer["endpoint"]), &peer["smoothed_rtt_us"], &peer["connections"]);
         format!("{name} ({address}) up at {endpoint}, round trip {rtt} µs, {count} connections")

@@ -1,6 +1,7 @@
 //! The `pilot` command: arguments, and what a command's end means.
 
 mod ctx;
+mod introduce;
 mod keygen;
 mod listen;
 mod local;
@@ -10,10 +11,12 @@ mod send;
 mod session;
 mod stats;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pilot_engine::identity::PublicKey;
 use pilot_engine::{Aead, Aeads};
 
 pub use output::Output;
@@ -62,6 +65,16 @@ enum Command {
         /// Milliseconds between messages; 0: the next as soon as the last was answered.
         #[arg(long, value_name = "MS", default_value_t = 1000)]
         interval: u64,
+    },
+    /// Ask who is at an address, and tell it who this node is; both need `introductions` in their configuration.
+    Introduce {
+        /// Where to ask.
+        endpoint: SocketAddr,
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Who it has to be: of this public key, the identity.
+        #[arg(long)]
+        key: Option<PublicKey>,
     },
     /// Shared contexts: documents that peers follow by their changes.
     #[command(subcommand)]
@@ -148,6 +161,7 @@ pub fn main() -> ExitCode {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
             ping::run(&node, &peer, wanted, &output)
         }
+        Command::Introduce { endpoint, node, key } => introduce::run(&node, endpoint, key, &output),
         Command::Send { file, peer, node } => send::run(&node, &file, &peer, &output),
     };
     match result {

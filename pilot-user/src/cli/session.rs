@@ -62,11 +62,10 @@ impl Stop {
     }
 }
 
-/// Reads the configuration and starts a node. `owner` says which worker has the tunnel to the peer at a place in the
-/// configuration, of how many there are.
-pub(super) fn start(args: &NodeArgs, owner: impl Fn(usize, usize) -> usize) -> Result<(Config, Assembly), Failure> {
+/// Reads the configuration and starts a node, whose first worker has all tunnels.
+pub(super) fn start(args: &NodeArgs) -> Result<(Config, Assembly), Failure> {
     let config = Config::read(&args.config).map_err(Failure::usage)?;
-    let node = Assembly::start(&config, aeads(args)?, |place| owner(place, config.queues.len()))?;
+    let node = Assembly::start(&config, aeads(args)?, |_| 0)?;
     Ok((config, node))
 }
 
@@ -131,7 +130,7 @@ pub(super) fn with_peer<A: Application>(
     begin: impl FnOnce(&mut A, &mut Endpoint, pilot_engine::Instant, PeerId) -> anyhow::Result<()>,
 ) -> Result<Session<A>, Failure> {
     let stop = Stop::on_signals()?;
-    let (_, Assembly { control, peers, seats }) = start(args, |_, _| 0)?;
+    let (_, Assembly { control, peers, seats }) = start(args)?;
     let peer = peer(&peers, name)?;
     let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
     let mut seats = seats.into_iter();
@@ -172,7 +171,13 @@ pub(super) fn handoffs<A>(first: &Worker<PairLink, A>, beside: &[Worker<PairLink
 
 /// A configured peer by name.
 fn peer(peers: &[(String, PeerId)], name: &str) -> Result<PeerId, Failure> {
-    let known = || peers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let known = || {
+        let mut names: Vec<_> = peers.iter().map(|(name, _)| name.as_str()).collect();
+        // A peer's lanes follow each other.
+        names.dedup();
+        names.join(", ")
+    };
+    // Its first lane.
     peers
         .iter()
         .find(|(known, _)| known == name)

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
+use pilot_engine::address::OverlayAddress;
+use pilot_engine::identity::PublicKey;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, RefuseCode};
 
 use crate::link::doorbell::Doorbell;
@@ -52,8 +54,23 @@ pub enum Notice {
         /// Why.
         why: &'static str,
     },
+    /// Somebody proved who it is (wire.md §3.5).
+    Introduced(Introduced),
     /// A file arrived, whole.
     File(ReceivedFile),
+}
+
+/// Who somebody is that was a stranger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Introduced {
+    /// Its keys.
+    pub key: PublicKey,
+    /// The overlay address that it says it has.
+    pub address: OverlayAddress,
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// Whether who was asked has the other among its peers.
+    pub accepted: bool,
 }
 
 /// The services of one worker.
@@ -147,6 +164,11 @@ impl Application for Services {
                 self.notice(Notice::TunnelDown { peer, reason: reason.to_string() });
             }
             Event::Sending { peer, bulk, why } => self.notice(Notice::Sending { peer, bulk, why }),
+            Event::Introduced { key, address, remote, accepted, .. } => {
+                self.notice(Notice::Introduced(Introduced { key, address, remote, accepted }));
+            }
+            // None is begun here but by the command that asks for it.
+            Event::NotIntroduced { .. } => {}
             Event::Connected { .. } | Event::StreamOpened { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { .. } | Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } => {}
         }

@@ -3,4 +3,6 @@
 
 mod connections;
 mod daemon;
+mod introduce;
+mod lanes;
 mod scene;

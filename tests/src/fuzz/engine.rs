@@ -356,7 +356,9 @@ impl World {
             | Event::PeerRestarted { .. }
             | Event::Sending { .. }
             | Event::MessagesWritable { .. }
-            | Event::StreamWritable { .. } => {}
+            | Event::StreamWritable { .. }
+            | Event::Introduced { .. }
+            | Event::NotIntroduced { .. } => {}
             Event::MessagesConsumed { connection } => self.with_handle(end, connection, |world, it| {
                 let (sent, read) = world.messages.get(&(it.port, end)).expect("there were messages");
                 assert_eq!(sent.len(), *read, "messages were not consumed");

@@ -9,7 +9,7 @@ use super::aead::{Aead, Aeads, KeyPair};
 use super::cookie::{self, Cookie, write_mac2};
 use super::kem::{self, CIPHERTEXT_LEN, DecapsulationKey, ENCAPSULATION_KEY_LEN};
 use super::mac::{MAC_LEN, Mac1Key};
-use super::noise::{Noise, PSK_LOCATION};
+use super::noise::{IK_PSK, Noise};
 use super::parameters::{Parameters, encapsulation_key, write_encapsulation_key};
 use super::rng::SeededRng;
 use crate::codec::Writer;
@@ -123,7 +123,7 @@ impl Initiation {
         let mut payload = [0; RESPONSE_MAX_LEN];
         let length = self
             .noise
-            .set_psk(PSK_LOCATION, &*psk)
+            .set_psk(IK_PSK, &*psk)
             .and_then(|()| self.noise.read_message(message, &mut payload))
             .map_err(|_| HandshakeError::Decrypt)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
@@ -173,7 +173,7 @@ impl Initiated {
     ) -> Option<(usize, Secrets)> {
         let (ciphertext, secret) = kem::encapsulate(&self.encapsulation_key, rng)?;
         let psk = kem::psk(self.noise.get_handshake_hash(), &secret, &ciphertext);
-        self.noise.set_psk(PSK_LOCATION, &*psk).ok()?;
+        self.noise.set_psk(IK_PSK, &*psk).ok()?;
         let mut payload = [0; RESPONSE_MAX_LEN / 2];
         let mut writer = Writer::new(&mut payload);
         parameters.encode(&mut writer)?;

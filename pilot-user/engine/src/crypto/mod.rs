@@ -4,6 +4,7 @@ pub(crate) mod aead;
 pub(crate) mod backend;
 pub(crate) mod cookie;
 pub(crate) mod handshake;
+pub(crate) mod introduction;
 pub(crate) mod kem;
 pub(crate) mod keys;
 pub(crate) mod mac;

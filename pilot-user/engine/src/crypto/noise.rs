@@ -8,11 +8,15 @@ use zeroize::Zeroizing;
 use super::primitives::Primitives;
 use super::rng::SeededRng;
 
-/// With the KEM's secret as psk 2 (W3.13).
-const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+/// Of a handshake for a tunnel, with the KEM's secret as psk 2 (W3.13).
+const IK: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+/// See [`HandshakeState::set_psk`].
+pub(super) const IK_PSK: usize = 2;
+/// Of an introduction, with the KEM's secret as psk 3 (W3.31).
+const XX: &str = "Noise_XXpsk3_25519_ChaChaPoly_BLAKE2s";
+/// See [`HandshakeState::set_psk`].
+pub(super) const XX_PSK: usize = 3;
 const PROLOGUE: &[u8] = b"Pilot wire 1";
-/// Of this pattern, see [`HandshakeState::set_psk`].
-pub(super) const PSK_LOCATION: usize = 2;
 
 /// A handshake under way. Boxed before it holds a secret, so that none is left where it was moved from.
 pub(super) struct Noise(Box<HandshakeState>);
@@ -20,13 +24,25 @@ pub(super) struct Noise(Box<HandshakeState>);
 impl Noise {
     /// An initiator, who knows whom it talks to.
     pub(super) fn initiator(own_secret: &[u8; 32], peer: &[u8; 32], rng: SeededRng) -> Option<Self> {
-        let builder = builder(PATTERN, rng)?.local_private_key(own_secret).ok()?.remote_public_key(peer).ok()?;
+        let builder = builder(IK, rng)?.local_private_key(own_secret).ok()?.remote_public_key(peer).ok()?;
         Some(Self(Box::new(builder.prologue(PROLOGUE).ok()?.build_initiator().ok()?)))
     }
 
     /// A responder, who learns it from message 1.
     pub(super) fn responder(own_secret: &[u8; 32], rng: SeededRng) -> Option<Self> {
-        let builder = builder(PATTERN, rng)?.local_private_key(own_secret).ok()?;
+        let builder = builder(IK, rng)?.local_private_key(own_secret).ok()?;
+        Some(Self(Box::new(builder.prologue(PROLOGUE).ok()?.build_responder().ok()?)))
+    }
+
+    /// The initiator of an introduction, who knows nobody's key.
+    pub(super) fn xx_initiator(own_secret: &[u8; 32], rng: SeededRng) -> Option<Self> {
+        let builder = builder(XX, rng)?.local_private_key(own_secret).ok()?;
+        Some(Self(Box::new(builder.prologue(PROLOGUE).ok()?.build_initiator().ok()?)))
+    }
+
+    /// The responder of an introduction, who learns it from message 3.
+    pub(super) fn xx_responder(own_secret: &[u8; 32], rng: SeededRng) -> Option<Self> {
+        let builder = builder(XX, rng)?.local_private_key(own_secret).ok()?;
         Some(Self(Box::new(builder.prologue(PROLOGUE).ok()?.build_responder().ok()?)))
     }
 
@@ -81,10 +97,16 @@ mod tests {
         (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
-    /// The vector of cacophony for this pattern, as snow tests itself with it: its own primitives are not in our build.
+    /// The vectors of cacophony for both patterns, as snow tests itself with them: its own primitives are not in our build.
     #[test]
-    fn the_pattern_over_our_primitives_is_cacophonys() {
-        let vector: Vec<(&str, Vec<u8>)> = include_str!("../../tests/vectors/noise_ikpsk2.txt")
+    fn the_patterns_over_our_primitives_are_cacophonys() {
+        is_cacophonys(IK, IK_PSK, 2, include_str!("../../tests/vectors/noise_ikpsk2.txt"));
+        is_cacophonys(XX, XX_PSK, 3, include_str!("../../tests/vectors/noise_xxpsk3.txt"));
+    }
+
+    /// A pattern of so many messages. Only where the initiator knows the responder's key, the vector says so.
+    fn is_cacophonys(pattern: &str, psk_location: usize, messages: usize, vector: &'static str) {
+        let vector: Vec<(&str, Vec<u8>)> = vector
             .lines()
             .filter(|line| !line.starts_with('#'))
             .map(|line| line.split_once(' ').unwrap())
@@ -94,32 +116,35 @@ mod tests {
         let one = |name: &str| all(name)[0];
         let psk: &[u8; 32] = one("psk").try_into().unwrap();
         let end = |secret: &'static str, ephemeral: &'static str| {
-            let builder = builder(PATTERN, SeededRng::new([0; 32])).unwrap();
+            let builder = builder(pattern, SeededRng::new([0; 32])).unwrap();
             builder
                 .prologue(one("prologue"))
                 .unwrap()
-                .psk(2, psk)
+                .psk(psk_location as u8, psk)
                 .unwrap()
                 .local_private_key(one(secret))
                 .unwrap()
                 .fixed_ephemeral_key_for_testing_only(one(ephemeral))
         };
-        let initiator = end("init_static", "init_ephemeral").remote_public_key(one("init_remote_static")).unwrap();
+        let known = all("init_remote_static");
+        let initiator = end("init_static", "init_ephemeral");
+        let initiator = known.iter().fold(initiator, |initiator, key| initiator.remote_public_key(key).unwrap());
         let mut ends =
             [initiator.build_initiator().unwrap(), end("resp_static", "resp_ephemeral").build_responder().unwrap()];
         let (mut message, mut text) = ([0; 200], [0; 200]);
-        for (n, (payload, ciphertext)) in all("payload").into_iter().zip(all("ciphertext")).take(2).enumerate() {
-            let length = ends[n].write_message(payload, &mut message).unwrap();
+        for (n, (payload, ciphertext)) in all("payload").into_iter().zip(all("ciphertext")).take(messages).enumerate() {
+            let [from, to] = [n % 2, 1 - n % 2];
+            let length = ends[from].write_message(payload, &mut message).unwrap();
             assert_eq!(&message[..length], ciphertext);
-            let length = ends[1 - n].read_message(&message[..length], &mut text).unwrap();
+            let length = ends[to].read_message(&message[..length], &mut text).unwrap();
             assert_eq!(&text[..length], payload);
         }
         assert!(ends.iter().all(|end| end.get_handshake_hash() == one("handshake_hash")));
-        // What follows is sealed with the split keys.
+        // What follows is sealed with the split keys, messages alternating as before.
         let (first, second) = ends[0].dangerously_get_raw_split();
-        for (n, (payload, ciphertext)) in all("payload").into_iter().zip(all("ciphertext")).enumerate().skip(2) {
+        for (n, (payload, ciphertext)) in all("payload").into_iter().zip(all("ciphertext")).enumerate().skip(messages) {
             let key = [&first, &second][n % 2];
-            let nonce = std::array::from_fn(|i| if i == 4 { (n / 2 - 1) as u8 } else { 0 });
+            let nonce = std::array::from_fn(|i| if i == 4 { ((n - messages) / 2) as u8 } else { 0 });
             let aead = crate::crypto::aead::Aead::ChaCha20Poly1305;
             let key = crate::crypto::backend::AeadKey::new(aead, key).unwrap();
             let mut text = payload.to_vec();

@@ -155,6 +155,38 @@ impl Parameters {
     }
 }
 
+/// What both ends of an introduction say of themselves (W3.32): the TLVs that name a node, and bind its message to the header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SelfDescription {
+    pub(crate) certificate: [u8; CERTIFICATE_LEN],
+    pub(crate) address: OverlayAddress,
+    pub(crate) session_id: u32,
+}
+
+impl SelfDescription {
+    /// Writes the TLVs. `None`: no room.
+    pub(crate) fn encode(&self, writer: &mut Writer<'_>) -> Option<()> {
+        tlv(writer, CERTIFICATE, &self.certificate)?;
+        tlv(writer, ADDRESS, &self.address.to_bytes())?;
+        tlv(writer, SESSION_ID, &self.session_id.to_be_bytes())
+    }
+
+    /// Reads the TLVs; unknown ones are passed over (W3.6). `None`: malformed, or one missing.
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        let (mut certificate, mut address, mut session_id) = (None, None, None);
+        for tlv in tlvs(payload) {
+            let (kind, value) = tlv?;
+            match kind {
+                CERTIFICATE => certificate = Some(value.try_into().ok()?),
+                ADDRESS => address = Some(OverlayAddress::from_bytes(value.try_into().ok()?)),
+                SESSION_ID => session_id = Some(u32::from_be_bytes(value.try_into().ok()?)),
+                _ => {}
+            }
+        }
+        Some(Self { certificate: certificate?, address: address?, session_id: session_id? })
+    }
+}
+
 /// Writes TLV 13. It is none of [`Parameters`], which last as long as a session: the key is done with when it was used.
 pub(crate) fn write_encapsulation_key(writer: &mut Writer<'_>, key: &[u8; ENCAPSULATION_KEY_LEN]) -> Option<()> {
     writer.u8(KEM)?;

@@ -95,7 +95,9 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     let data_to_responder = data(&mut at_a.keys, at_a.peer.session_id, NUMBERS[0]);
     let data_to_initiator = data(&mut at_b.keys, at_b.peer.session_id, NUMBERS[1]);
     let (b, mut rng) = (node(2).identity, SeededRng::new([44; 32]));
-    let cookie = Cookies::new(&b).reply(UNIX_TIME, SOURCE.parse().unwrap(), &initiation, &mut rng).unwrap();
+    let cookie = Cookies::new(&b, &b.public_key().static_key)
+        .reply(UNIX_TIME, SOURCE.parse().unwrap(), &initiation, &mut rng)
+        .unwrap();
     let opened = cookie::open(&b.public_key().static_key, attempt.mac1(), &cookie).unwrap();
     let mut with_cookie = initiation;
     write_mac2(&opened, &mut with_cookie);
@@ -145,7 +147,8 @@ fn what_was_written_is_read() {
     assert_eq!(initiated.key, node(1).identity.public_key());
     assert_eq!(initiated.parameters, node(1).parameters);
     let source = SOURCE.parse().unwrap();
-    let cookies = Cookies::new(&node(2).identity);
+    let b = node(2).identity;
+    let cookies = Cookies::new(&b, &b.public_key().static_key);
     assert!(cookies.verify(UNIX_TIME, source, &kept("initiation_with_cookie")));
 
     // Whatever this version says in an initiation of its own, here it has said what is kept.

@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
+use pilot_common::limit::Limit;
 use std::hash::BuildHasher as _;
 
-use crate::config::Config;
 use crate::crypto::cookie::Cookies;
 use crate::crypto::rng::SeededRng;
+use crate::identity::Identity;
 use crate::limits::MAX_HANDSHAKE_SOURCES;
 use crate::time::Instant;
 
@@ -29,30 +30,40 @@ pub(super) struct Admission {
     sources: Sources,
 }
 
+/// Initiations a second that are read.
+#[derive(Clone, Copy)]
+pub(super) struct Rates {
+    /// From anywhere; of more, those with a cookie. With 0, always.
+    pub(super) all: u32,
+    /// Of those, from one source.
+    pub(super) of_source: u32,
+}
+
 impl Admission {
-    pub(super) fn new(config: &Config, rng: &mut SeededRng) -> Self {
+    /// `receiver` is the static key that initiations are made for.
+    pub(super) fn new(own: &Identity, receiver: &[u8; 32], rng: &mut SeededRng) -> Self {
         let sources = Sources {
             hash: FixedState::with_seed(u64::from(rng.next_u32()) << 32 | u64::from(rng.next_u32())),
             slots: vec![Slot::default(); MAX_HANDSHAKE_SOURCES].into_boxed_slice(),
         };
-        Self { cookies: Cookies::new(&config.identity), load: Rate::default(), sources }
+        Self { cookies: Cookies::new(own, receiver), load: Rate::default(), sources }
     }
 
     /// Decides about an initiation, which counts as load in any case. Sources are looked at only when they are proven: before
     /// that, anybody could use up what another may have.
     pub(super) fn decide(
         &mut self,
-        config: &Config,
+        rates: Rates,
         now: Instant,
         unix_time: Duration,
         source: SocketAddr,
         initiation: &[u8],
     ) -> Verdict {
-        if !self.load.is_exceeded(now, config.handshakes_per_second) {
+        if !self.load.is_exceeded(now, rates.all) {
             Verdict::Read
         } else if !self.cookies.verify(unix_time, source, initiation) {
             Verdict::Cookie
-        } else if self.sources.rate(source).try_take(now, config.handshakes_per_source_per_second) {
+        } else if self.sources.rate(source).try_take(now, rates.of_source) {
             Verdict::Read
         } else {
             Verdict::Limited
@@ -60,44 +71,34 @@ impl Admission {
     }
 }
 
-/// A second's worth of events at once, and then so many a second (the generic cell rate algorithm).
+/// A second's worth of events at once, and then so many a second.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Rate {
-    /// When all that was counted would be over, had it come evenly.
-    busy_until: Instant,
+    /// See [`Limit::take`]: what its owner has used, in nanoseconds of the engine's time.
+    bucket: u64,
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+const SECOND_NS: u64 = 1_000_000_000;
 
 impl Rate {
     /// Counts an event, if it is within the rate.
     pub(super) fn try_take(&mut self, now: Instant, per_second: u32) -> bool {
-        let within = !self.is_full(now, per_second);
-        if within {
-            self.count(now, per_second);
-        }
-        within
+        let at_once = u16::try_from(per_second).unwrap_or(u16::MAX);
+        let limit = (per_second > 0).then(|| Limit::per_second(per_second, at_once));
+        let taken = limit.and_then(|limit| limit.take(self.bucket, now.as_nanos()));
+        self.bucket = taken.unwrap_or(self.bucket);
+        taken.is_some()
     }
 
     /// Counts an event in any case. Whether there were more than the rate allows: then there still are, until they came more
     /// slowly for up to a second.
     fn is_exceeded(&mut self, now: Instant, per_second: u32) -> bool {
-        let exceeded = self.is_full(now, per_second);
-        self.count(now, per_second);
-        self.busy_until = self.busy_until.min(now + 2 * SECOND);
-        exceeded
-    }
-
-    fn is_full(&self, now: Instant, per_second: u32) -> bool {
-        per_second == 0 || self.with_another(now, per_second) > now + SECOND
-    }
-
-    fn count(&mut self, now: Instant, per_second: u32) {
-        self.busy_until = self.with_another(now, per_second);
-    }
-
-    fn with_another(&self, now: Instant, per_second: u32) -> Instant {
-        self.busy_until.max(now) + SECOND / per_second.max(1)
+        let is_exceeded = !self.try_take(now, per_second);
+        if is_exceeded {
+            let with_another = self.bucket.max(now.as_nanos()) + SECOND_NS / u64::from(per_second.max(1));
+            self.bucket = with_another.min(now.as_nanos() + 2 * SECOND_NS);
+        }
+        is_exceeded
     }
 }
 
@@ -127,7 +128,7 @@ impl Sources {
         let known = part.iter().position(|slot| slot.prefix == prefix);
         let at = known.unwrap_or_else(|| {
             // All of them are busy, or this one is as good as empty.
-            let longest_free = (0..PART).min_by_key(|at| part[*at].rate.busy_until).unwrap_or(0);
+            let longest_free = (0..PART).min_by_key(|at| part[*at].rate.bucket).unwrap_or(0);
             part[longest_free] = Slot { prefix, rate: Rate::default() };
             longest_free
         });

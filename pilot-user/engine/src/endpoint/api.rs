@@ -56,9 +56,9 @@ impl Endpoint {
     }
 
     fn configure(&mut self, id: PeerId, peer: PeerConfig) {
-        let config = &mut self.tunnels[id.0 as usize].config;
-        self.addresses.replace(config.endpoint, peer.endpoint);
-        *config = peer;
+        let tunnel = &mut self.tunnels[id.0 as usize];
+        self.addresses.replace(tunnel.config.endpoint, peer.endpoint);
+        tunnel.configure(peer);
     }
 
     /// Opens a connection to a peer's port. It can be written to at once; what is written leaves when the peer has accepted,

@@ -15,9 +15,27 @@
 //! breaks nothing. Where a link looks up session ids before the endpoint does, `poll_effect` tells which there are: it is called
 //! until `None` after each `poll_transmit`, before the datagram leaves. A datagram that comes to nothing is a counted [`DropReason`], never an error, and never ends a tunnel.
 
+/// What a tunnel or an introduction may use of its endpoint, beside what it is itself part of.
+macro_rules! context {
+    ($endpoint:expr, $now:expr) => {
+        Context {
+            now: $now,
+            config: &$endpoint.config,
+            own_mac1: &$endpoint.own_mac1,
+            reset_key: &$endpoint.reset_key,
+            events: &mut $endpoint.events,
+            sessions: &mut $endpoint.sessions,
+            addresses: &mut $endpoint.addresses,
+            rng: &mut $endpoint.rng,
+            stats: &mut $endpoint.stats,
+        }
+    };
+}
+
 pub(crate) mod addresses;
 mod admission;
 mod api;
+mod introductions;
 mod replies;
 mod timers;
 
@@ -40,7 +58,8 @@ use crate::tunnel::transmit::Sent;
 use crate::tunnel::{Context, Path, Sessions, Tunnel};
 use crate::version;
 use addresses::PeerAddresses;
-use admission::{Admission, Rate, Verdict};
+use admission::{Admission, Rate, Rates, Verdict};
+use introductions::Introductions;
 use replies::Replies;
 use timers::Timers;
 
@@ -53,6 +72,8 @@ pub struct Endpoint {
     reset_key: ResetKey,
     reset_rate: Rate,
     admission: Admission,
+    /// `None`: the configuration does not allow any.
+    introductions: Option<Box<Introductions>>,
     /// What strangers are told; before all else, because it is short and they wait.
     replies: Replies,
     version_answers: Rate,
@@ -91,7 +112,8 @@ pub enum Received {
     Handshake,
     /// An initiation of a peer whose tunnel this worker has: to be handed to it, as it came.
     Elsewhere(u8),
-    /// An answer to a handshake that anybody on the way could have given. It proves nothing about who sent it.
+    /// An answer to a handshake that anybody on the way could have given, or a part of an introduction. It proves nothing about who
+    /// sent it.
     Unproven,
     /// Nothing that can be used.
     Dropped(DropReason),
@@ -115,11 +137,13 @@ impl Endpoint {
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
         let config = config.clamped();
         let mut rng = SeededRng::new(seed);
+        let static_key = config.identity.public_key().static_key;
         Self {
-            own_mac1: Mac1Key::to(&config.identity.public_key().static_key),
+            own_mac1: Mac1Key::to(&static_key),
             reset_key: ResetKey::of(&config.identity),
             reset_rate: Rate::default(),
-            admission: Admission::new(&config, &mut rng),
+            admission: Admission::new(&config.identity, &static_key, &mut rng),
+            introductions: config.introductions.then(|| Box::new(Introductions::new(&config.identity, &mut rng))),
             replies: Replies::new(),
             version_answers: Rate::default(),
             bulk: config.bulk,
@@ -192,12 +216,16 @@ impl Endpoint {
             }
             PacketType::Initiation => self.on_initiation(now, path, header, datagram),
             PacketType::Response => {
-                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::NoAttempt)?;
+                let Some(peer) = self.sessions.peer(header.receiver) else {
+                    return self.on_introduction(now, header, datagram);
+                };
                 self.with(now, peer, |tunnel, ctx| tunnel.on_response(ctx, header.receiver, datagram, path))?;
                 Ok(Received::Handshake)
             }
             PacketType::Cookie => {
-                let peer = self.sessions.peer(header.receiver).ok_or(DropReason::NoAttempt)?;
+                let Some(peer) = self.sessions.peer(header.receiver) else {
+                    return self.on_introduction(now, header, datagram);
+                };
                 self.with(now, peer, |tunnel, ctx| tunnel.on_cookie(ctx, header.receiver, datagram))?;
                 Ok(Received::Unproven)
             }
@@ -230,16 +258,15 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Result<Received, DropReason> {
         // W3.2: before anything that costs more.
-        let covered = self.own_mac1.verify(datagram).ok_or(DropReason::Mac)?;
+        let Some(covered) = self.own_mac1.verify(datagram) else {
+            return self.on_opening(now, path, header, datagram);
+        };
         let unix_time = self.config.unix_time + now.since(Instant::ORIGIN);
-        match self.admission.decide(&self.config, now, unix_time, path.remote, datagram) {
+        let Config { handshakes_per_second: all, handshakes_per_source_per_second: of_source, .. } = self.config;
+        match self.admission.decide(Rates { all, of_source }, now, unix_time, path.remote, datagram) {
             Verdict::Read => {}
             Verdict::Cookie => {
-                if self.replies.has_room()
-                    && let Some(reply) = self.admission.cookies.reply(unix_time, path.remote, datagram, &mut self.rng)
-                {
-                    self.replies.push(path, &reply);
-                }
+                self.replies.push_cookie(&self.admission.cookies, unix_time, path, datagram, &mut self.rng);
                 return Err(DropReason::NoCookie);
             }
             Verdict::Limited => return Err(DropReason::SourceLimit),
@@ -276,6 +303,7 @@ impl Endpoint {
     /// Does what time has made due, as [`Endpoint::poll_timeout`] said when it was last asked. Costs next to nothing when that
     /// is nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.with_introductions(now, |introductions, ctx, _| introductions.handle_timeout(ctx));
         if self.timers.next().is_none_or(|at| at > now) {
             return;
         }
@@ -297,7 +325,8 @@ impl Endpoint {
     /// When to call [`Endpoint::handle_timeout`] next, at the latest.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         self.settle_deadlines();
-        self.timers.next()
+        let introductions = self.introductions.as_ref().and_then(|introductions| introductions.deadline());
+        self.timers.next().into_iter().chain(introductions).min()
     }
 
     fn settle_deadlines(&mut self) {
@@ -316,6 +345,11 @@ impl Endpoint {
         if !self.replies.is_empty() {
             return self.replies.pop(datagram);
         }
+        if let Some(introductions) = &mut self.introductions
+            && let Some(transmit) = introductions.poll_transmit(datagram)
+        {
+            return Some(transmit);
+        }
         while let Some(peer) = self.ready.pop_front() {
             let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
             let more = sent.as_ref().is_some_and(|sent| sent.more);
@@ -332,7 +366,8 @@ impl Endpoint {
 
     /// Whether [`Endpoint::poll_transmit`] may have something: room need not be fetched for nothing.
     pub fn wants_transmit(&self) -> bool {
-        !self.ready.is_empty() || !self.replies.is_empty()
+        let introductions = self.introductions.as_ref().is_some_and(|introductions| introductions.wants_transmit());
+        !self.ready.is_empty() || !self.replies.is_empty() || introductions
     }
 
     /// The next thing to do before what [`Endpoint::poll_transmit`] gave is sent.
@@ -371,17 +406,7 @@ impl Endpoint {
         self.now = now;
         // A PeerId is made by `add_peer` and `add_lane` alone, and tunnels are never taken out.
         let tunnel = &mut self.tunnels[peer.0 as usize];
-        let mut ctx = Context {
-            now,
-            config: &self.config,
-            own_mac1: &self.own_mac1,
-            reset_key: &self.reset_key,
-            events: &mut self.events,
-            sessions: &mut self.sessions,
-            addresses: &mut self.addresses,
-            rng: &mut self.rng,
-            stats: &mut self.stats,
-        };
+        let mut ctx = context!(self, now);
         let result = run(tunnel, &mut ctx);
         if !std::mem::replace(&mut self.is_stale[peer.0 as usize], true) {
             self.stale.push(peer);

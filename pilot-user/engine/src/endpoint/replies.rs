@@ -1,10 +1,13 @@
 //! Short answers to datagrams that belong to no tunnel. Nobody is remembered for one.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pilot_common::wire::COOKIE_LEN;
 
 use super::Transmit;
+use crate::crypto::cookie::Cookies;
+use crate::crypto::rng::SeededRng;
 use crate::limits::MAX_REPLIES;
 use crate::recovery::ecn::Ecn;
 use crate::tunnel::Path;
@@ -41,6 +44,22 @@ impl Replies {
         {
             room.copy_from_slice(reply);
             self.0.push_back(Reply { path, len: reply.len(), bytes });
+        }
+    }
+
+    /// Queues the cookie reply to an initiation that came by `path`.
+    pub(super) fn push_cookie(
+        &mut self,
+        cookies: &Cookies,
+        unix_time: Duration,
+        path: Path,
+        initiation: &[u8],
+        rng: &mut SeededRng,
+    ) {
+        if self.has_room()
+            && let Some(reply) = cookies.reply(unix_time, path.remote, initiation, rng)
+        {
+            self.push(path, &reply);
         }
     }
 

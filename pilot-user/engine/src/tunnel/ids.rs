@@ -14,7 +14,8 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     /// Those drawn here. Looked up, never iterated. A fast hash will do, because nobody else can make them collide.
-    own: HashMap<u32, PeerId, FixedState>,
+    /// `None`: an introduction's.
+    own: HashMap<u32, Option<PeerId>, FixedState>,
     /// Ids that peers gave, to find whose a reset is. Of two peers that gave the same, one is not found, and suspected later.
     remote: HashMap<u32, PeerId, FixedState>,
     effects: VecDeque<Effect>,
@@ -22,7 +23,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn peer(&self, id: u32) -> Option<PeerId> {
-        self.own.get(&id).copied()
+        self.own.get(&id).copied().flatten()
     }
 
     pub(crate) fn peer_of_remote(&self, id: u32) -> Option<PeerId> {
@@ -45,7 +46,7 @@ impl Sessions {
     }
 
     /// A new id: the worker, and 24 random bits that make none in use and not 0.
-    pub(super) fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: PeerId) -> u32 {
+    pub(crate) fn allocate(&mut self, worker: u8, rng: &mut SeededRng, peer: Option<PeerId>) -> u32 {
         loop {
             let id = u32::from(worker) << 24 | rng.next_u32() >> 8;
             if id != 0 && !self.own.contains_key(&id) {
@@ -56,7 +57,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn release(&mut self, id: u32) {
+    pub(crate) fn release(&mut self, id: u32) {
         if self.own.remove(&id).is_some() {
             self.effects.push_back(Effect::SessionEnds(id));
         }
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn ids_that_come_and_go_are_told_once() {
         let (peer, mut rng, mut sessions) = (PeerId(0), SeededRng::new([1; 32]), Sessions::default());
-        let ids = [(); 3].map(|()| sessions.allocate(3, &mut rng, peer));
+        let ids = [(); 3].map(|()| sessions.allocate(3, &mut rng, Some(peer)));
         sessions.release(ids[1]);
         sessions.release(ids[1]);
         let told: Vec<_> = std::iter::from_fn(|| sessions.poll_effect()).collect();
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn old_ids_linger_and_are_bounded() {
         let (peer, mut rng, mut sessions) = (PeerId(0), SeededRng::new([1; 32]), Sessions::default());
-        let mut next = |sessions: &mut Sessions| sessions.allocate(3, &mut rng, peer);
+        let mut next = |sessions: &mut Sessions| sessions.allocate(3, &mut rng, Some(peer));
         let first = next(&mut sessions);
         let mut ids = SessionIds::new(first);
         assert_eq!((ids.to_tell(), ids.deadline()), (None, None));

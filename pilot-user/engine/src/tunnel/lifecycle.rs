@@ -115,7 +115,7 @@ impl Tunnel {
         self.tries += 1;
         self.drop_attempt(ctx);
         let datagram = datagram.first_chunk_mut::<INITIATION_LEN>()?;
-        let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer);
+        let session_id = ctx.sessions.allocate(ctx.config.worker, ctx.rng, Some(self.peer));
         let resume = self.resumable();
         let session = self.session.as_ref().filter(|_| self.is_rekeying && resume.is_some());
         let epoch = session.map(|session| session.keys.epoch());
@@ -181,7 +181,7 @@ impl Tunnel {
         let epoch = continued.map(|session| session.keys.next_epoch());
         let (local_id, resumes) = match continued {
             Some(session) => (session.local.newest(), self.resumable()),
-            None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer), None),
+            None => (ctx.sessions.allocate(ctx.config.worker, ctx.rng, Some(self.peer)), None),
         };
         let parameters = self.parameters(ctx, local_id, Aeads::only(aead), None, (resumes, epoch), &path);
         let Some((length, secrets)) = initiated.answer(&self.mac1, &parameters, ctx.rng, datagram) else {
@@ -314,7 +314,7 @@ impl Tunnel {
     pub(crate) fn replace_session_id(&mut self, ctx: &mut Context<'_>) -> bool {
         let session = self.session.as_mut().filter(|session| self.closing.is_none() && session.local.has_room());
         let Some(session) = session else { return false };
-        session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, self.peer));
+        session.local.push(ctx.sessions.allocate(ctx.config.worker, ctx.rng, Some(self.peer)));
         self.table.control.push_back(SentFrame::NewSessionId);
         if let Some(transport) = &mut self.transport {
             transport.stats.replaced_ids += 1;

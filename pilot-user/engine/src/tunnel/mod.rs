@@ -225,6 +225,12 @@ impl Tunnel {
         }
     }
 
+    /// The peer as it is configured now: who it is stays the same, its static key may be another one.
+    pub(crate) fn configure(&mut self, config: PeerConfig) {
+        self.mac1 = Mac1Key::to(&config.key.static_key);
+        self.config = config;
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.session.is_some() && self.closing.is_none()
     }

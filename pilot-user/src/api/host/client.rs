@@ -112,7 +112,7 @@ impl Client {
         match what {
             Request::Connect { peer, port, timeout_ms } => {
                 self.check_room()?;
-                let peer = ctx.board.peer(&peer)?;
+                let peer = ctx.board.lane_of(self.worker, &peer)?;
                 let handle = ctx.endpoint.connect(ctx.now, peer.id, port).map_err(|error| Error::from(&error))?;
                 let wait = timeout_ms.map_or(CONNECT_TIMEOUT, Duration::from_millis);
                 self.insert(ctx, handle, true, State::Connecting { request }, Some(ctx.now + wait));

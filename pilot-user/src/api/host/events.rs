@@ -103,6 +103,7 @@ impl Client {
             Event::Closed { reason, .. } => self.on_closed(ctx, id, &reason),
             // Not of a connection, or not of one that is known.
             Event::Offered { .. } | Event::TunnelUp { .. } | Event::TunnelDown { .. } | Event::Sending { .. } => {}
+            Event::Introduced { .. } | Event::NotIntroduced { .. } => {}
         }
     }
 

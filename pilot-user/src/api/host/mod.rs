@@ -150,6 +150,8 @@ impl Host {
             json!({
                 "name": peer.name,
                 "address": peer.address.to_string(),
+                "lane": peer.lane,
+                "worker": self.worker,
                 "up": endpoint.is_up(peer.id),
                 "endpoint": endpoint.last_address(peer.id),
                 "smoothed_rtt_us": stats.map(|stats| stats.smoothed_rtt.as_micros() as u64),
@@ -164,6 +166,7 @@ impl Host {
             let connection = self.clients.get(client)?.connection(*id)?;
             let mut it = json!({
                 "peer": self.board.named(handle.peer()).map(|peer| peer.name.as_str()),
+                "lane": self.board.named(handle.peer()).map(|peer| peer.lane),
                 "port": endpoint.port(*handle),
                 "opened_here": connection.opened_here,
                 "open": endpoint.is_open(*handle),
@@ -215,7 +218,9 @@ impl Application for Host {
                 }
                 return self.services.on_event(endpoint, now, event);
             }
-            Event::Sending { .. } => return self.services.on_event(endpoint, now, event),
+            Event::Sending { .. } | Event::Introduced { .. } | Event::NotIntroduced { .. } => {
+                return self.services.on_event(endpoint, now, event);
+            }
             Event::Connected { connection }
             | Event::MessagesReadable { connection }
             | Event::MessagesWritable { connection }
