@@ -40,7 +40,7 @@ mod topic;
 
 pub use call::IncomingCall;
 pub use connection::Connection;
-pub use node::{Builder, Listener, Node, StartError};
+pub use node::{Builder, Events, Listener, Node, StartError};
 pub use protocol::{Code, Error};
 pub use stream::{RecvStream, SendStream};
 pub use topic::{Published, Publisher, Subscription, TOPICS_PORT};
