@@ -44,7 +44,7 @@ pub use call::IncomingCall;
 pub use connection::Connection;
 pub(crate) use context::Step;
 pub use context::{Context, Following, Interest, Update};
-pub use node::{Builder, Listener, Node, StartError};
+pub use node::{Builder, Events, Listener, Node, StartError};
 pub use protocol::{Code, Error};
 pub use stream::{RecvStream, SendStream};
 pub use topic::{Published, Publisher, Subscription, TOPICS_PORT};

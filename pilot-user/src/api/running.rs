@@ -143,7 +143,7 @@ impl Running {
         }
     }
 
-    /// Runs with another configuration from now on: its peers, users and time to drain. What changed, a line each.
+    /// L2.6: runs with another configuration from now on: its peers, users and time to drain. What changed, a line each.
     ///
     /// # Errors
     /// When it asks for what only a restart changes. Then nothing of it is taken.

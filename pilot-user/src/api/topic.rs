@@ -131,7 +131,7 @@ async fn refuse(connection: Connection, words: String) {
     let _ = connection.close(NOT_HERE, &words).await;
 }
 
-/// Sends one subscriber what is published.
+/// Sends one subscriber what is published (L8.2).
 async fn serve(connection: Connection, topic: Arc<str>, subscribed: UnboundedSender<Sender<Arc<[u8]>>>) {
     let Ok(Ok(asked)) = timeout(HELLO_TIMEOUT, connection.receive()).await else { return };
     if asked != topic.as_bytes() {

@@ -20,7 +20,7 @@ fn refused(result: Result<Connection, pilot_user::api::Error>) -> (Code, Option<
     result.map(|_| ()).map_err(|error| (error.code, error.peer_code)).expect_err("it connects")
 }
 
-/// Peers come, change and go while the node runs, each with a line for the record. A file that is wrong, or asks for what only a
+/// L2.6: peers come, change and go while the node runs, each with a line for the record. A file that is wrong, or asks for what only a
 /// restart changes, changes nothing, not even the rest of what it says.
 #[tokio::test]
 async fn a_configuration_is_read_again() {
