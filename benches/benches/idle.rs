@@ -1,19 +1,18 @@
 //! What an idle tunnel costs in memory: one node, and tunnels from so many peers that were used and are at rest.
 //! `cargo bench --package pilot-benches --bench idle [-- TUNNELS]`, usually 100,000 of them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
-use pilot_engine::{Config, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId};
+use pilot_engine::{Ecn, Endpoint, Event, Instant, PeerId};
+
+#[path = "nodes/mod.rs"]
+mod nodes;
 
 const TUNNELS: u32 = 100_000;
 
-/// Longer than any timer of a tunnel at rest runs, but for the idle time-out, which here is longer still.
+/// Longer than any timer of a tunnel at rest runs, but for the idle time-out, which the nodes of benches have longer still.
 const REST: Duration = Duration::from_secs(100);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(100_000);
 
 /// From one tunnel to the next: so that most have come to rest before the last is made, as memory that was used once is not given
 /// back to the system.
@@ -28,7 +27,7 @@ fn main() -> anyhow::Result<()> {
         Some(text) => text.parse().with_context(|| format!("'{text}' is no number of tunnels"))?,
         None => TUNNELS,
     };
-    let mut node = endpoint(0);
+    let mut node = nodes::endpoint(0, nodes::config(0));
     let mut now = Instant::from_nanos(1);
     let before = resident_bytes()?;
     let peers = (1..=tunnels).map(|n| {
@@ -50,10 +49,9 @@ fn main() -> anyhow::Result<()> {
 
 /// A peer that shakes hands, sends a message, gets its echo, closes its connection, and is heard of no more.
 fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId> {
-    let mut ends = [node, &mut endpoint(n)];
-    let known = ends[0].add_peer(PeerConfig { key: identity(n)?.public_key(), address: overlay(n), endpoint: None });
-    let server = PeerConfig { key: identity(0)?.public_key(), address: overlay(0), endpoint: Some(address(0)) };
-    let server = ends[1].add_peer(server);
+    let mut ends = [node, &mut nodes::endpoint(n, nodes::config(n))];
+    let known = ends[0].add_peer(nodes::known(n, false));
+    let server = ends[1].add_peer(nodes::known(0, true));
     ends[1].connect(now, server, 7)?;
     let mut message = Vec::new();
     let mut echoed = false;
@@ -63,7 +61,7 @@ fn use_once(node: &mut Endpoint, n: u32, now: Instant) -> anyhow::Result<PeerId>
         for from in [1, 0] {
             let mut datagram = [0; 1472];
             while let Some(sent) = ends[from].poll_transmit(now, &mut datagram) {
-                let addresses = [0, n].map(address);
+                let addresses = [0, n].map(nodes::address);
                 let (source, destination) = (addresses[from], addresses[1 - from]);
                 ends[1 - from].handle_datagram(now, source, destination, Ecn::NotEct, &datagram[..sent.len]);
             }
@@ -103,33 +101,6 @@ fn settle(node: &mut Endpoint, now: Instant) {
     node.handle_timeout(now);
     while node.poll_transmit(now, &mut datagram).is_some() {}
     while node.poll_event().is_some() {}
-}
-
-fn endpoint(n: u32) -> Endpoint {
-    let mut seed = [0; 32];
-    seed[..4].copy_from_slice(&n.to_be_bytes());
-    let identity = identity(n).expect("any 32 bytes are a secret");
-    let mut config = Config::new(identity, overlay(n), [7; 16], Duration::from_secs(1 << 30));
-    config.idle_timeout = IDLE_TIMEOUT;
-    Endpoint::new(config, seed)
-}
-
-fn identity(n: u32) -> anyhow::Result<Identity> {
-    let secret = |label| {
-        let mut secret = [label; 32];
-        secret[..4].copy_from_slice(&n.to_be_bytes());
-        secret
-    };
-    Identity::from_secrets(secret(1), secret(2)).context("any 32 bytes are a secret")
-}
-
-fn overlay(n: u32) -> OverlayAddress {
-    OverlayAddress { network: 0, node: n }
-}
-
-fn address(n: u32) -> SocketAddr {
-    let [_, b, c, d] = n.to_be_bytes();
-    SocketAddr::from(([10, b, c, d], 4242))
 }
 
 /// What the process holds, aws-lc's own memory included (proc_pid_statm(5)).

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use pilot_engine::{Aead, Aeads, Code, Endpoint, Event, PeerId, RefuseCode};
 use pilot_user::config::Config;
 use pilot_user::context::{
-    self, Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, LinkId, Notice, Owner, Replica, Rights, Stamp,
+    self, Client, Document, Follow, FollowId, Held, Kind, LinkId, Notice, Owner, Replica, Rights,
 };
 use pilot_user::identity_file;
 use pilot_user::link::doorbell::Doorbell;
@@ -35,8 +35,8 @@ const NAMES: [&str; 2] = ["report", "facts"];
 const SNAPSHOT_BYTES: usize = 12;
 const DELTA_BYTES: usize = 4;
 const HAVE_BYTES: usize = 3;
-const CHANGE_BYTES: usize = 4;
-const DONE_BYTES: usize = 11;
+const CHANGE_BYTES: usize = 5;
+const MADE_BYTES: usize = 3;
 const FOLLOW_BYTES: usize = 3;
 
 /// Starts the agents: `datapath` as a configuration says it. Their keys are kept in `directory`.
@@ -100,7 +100,7 @@ struct Seat {
     told: Receiver<Order>,
     voice: Sender<Voice>,
     traffic: Arc<Traffic>,
-    /// Changes of its own that have not come back.
+    /// Changes of its own that were not made yet.
     own: VecDeque<context::Change>,
     begun: Sender<Doorbell>,
 }
@@ -111,15 +111,18 @@ impl Seat {
         let _ = self.voice.send((self.agent, said));
     }
 
-    /// A change arrived: somebody else's is for the model, in the form that `context::tokens` has for it.
-    fn changed(&mut self, change: &context::Change, version: u64) {
-        if self.own.front() == Some(change) {
+    /// A copy changed: what somebody else wrote is for the model, in the form that `context::tokens` has for it. Whether it was
+    /// a change of its own.
+    fn changed(&mut self, change: &context::Change, version: u64) -> bool {
+        let is_own = self.own.front() == Some(change);
+        if is_own {
             self.own.pop_front();
             self.say(Said::Made);
         } else {
             let at = Instant::now();
             self.say(Said::Given { text: format!("{version} {}", change.to_json()), at });
         }
+        is_own
     }
 }
 
@@ -205,15 +208,9 @@ impl Researcher {
         let mut owner = Owner::default();
         let facts = start.facts.to_string();
         for (name, kind, document) in [(NAMES[0], Kind::Text, &start.report), (NAMES[1], Kind::Json, &facts)] {
-            let held = Held {
-                document: Document::decode(kind, document.as_bytes())?,
-                stamp: Stamp { incarnation: u64::from(std::process::id()), version: 0 },
-                rights: Rights { read: everyone(), write: everyone() },
-                history: HistoryLimits::default(),
-                past: Vec::new(),
-                durable: false,
-            };
-            owner.hold(name, held)?;
+            let rights = Rights { read: everyone(), write: everyone() };
+            let document = Document::decode(kind, document.as_bytes())?;
+            owner.hold(name, Held::new(document, u64::from(std::process::id()), rights))?;
         }
         let (link, mut local) = (owner.connect(None), Client::default());
         local.connect();
@@ -240,8 +237,7 @@ impl Researcher {
             }
         });
         while let Some(notice) = self.local.poll_notice() {
-            if let Notice::Changed { follow, change } = notice {
-                let version = self.local.replica(follow).map_or(0, |replica| replica.stamp.version);
+            if let Notice::Changed { version, change, .. } = notice {
                 self.seat.changed(&change, version);
             }
         }
@@ -332,12 +328,12 @@ impl Follower {
     fn on_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Whole { .. } => self.came_whole(),
-            Notice::Changed { follow, change } => {
-                self.seat.traffic.message(DELTA_BYTES + change.encode().len());
-                let version = self.replica(follow).map_or(0, |replica| replica.stamp.version);
-                self.seat.changed(&change, version);
+            Notice::Changed { version, change, .. } => {
+                if !self.seat.changed(&change, version) {
+                    self.seat.traffic.message(DELTA_BYTES + change.encode().len());
+                }
             }
-            Notice::Done { .. } => self.seat.traffic.message(DONE_BYTES),
+            Notice::Done { .. } => self.seat.traffic.message(MADE_BYTES),
             Notice::Refused { refusal, .. } | Notice::Ended { refusal, .. } => {
                 self.seat.say(Said::Failed(refusal.into()));
             }

@@ -3,18 +3,23 @@
 
 use pilot_user::context::limits::{MAX_ANSWERS, WINDOW_MESSAGES};
 use pilot_user::context::{
-    Change, Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, LinkId, Notice, Owner, RefusalCode, Rights,
-    Stamp,
+    Change, Client, Document, Follow, FollowId, Held, Kind, LinkId, Notice, Owner, RefusalCode, Replica, Rights, Stamp,
+    Written,
 };
 
 const DELTA: u8 = 0x21;
 const DELTA_SPAN: u8 = 0x22;
 const SNAPSHOT: u8 = 0x20;
 const CHECK: u8 = 0x23;
+const DONE: u8 = 0x25;
+const MADE: u8 = 0x27;
 
 struct Scene {
     owner: Owner,
-    local: (LinkId, Client),
+}
+
+fn everyone() -> Rights {
+    Rights { read: vec!["*".into()], write: vec!["*".into()] }
 }
 
 struct Follower {
@@ -26,19 +31,9 @@ struct Follower {
 impl Scene {
     fn new(kind: Kind, document: &str) -> Self {
         let mut owner = Owner::default();
-        let held = Held {
-            document: Document::decode(kind, document.as_bytes()).unwrap(),
-            stamp: Stamp { incarnation: 1, version: 0 },
-            rights: Rights { read: vec!["*".into()], write: vec![] },
-            history: HistoryLimits::default(),
-            past: Vec::new(),
-            durable: false,
-        };
-        owner.hold("c", held).unwrap();
-        let link = owner.connect(None);
-        let mut client = Client::default();
-        client.connect();
-        Self { owner, local: (link, client) }
+        let document = Document::decode(kind, document.as_bytes()).unwrap();
+        owner.hold("c", Held::new(document, 1, everyone())).unwrap();
+        Self { owner }
     }
 
     fn follower(&mut self, filter: Option<&str>, latest: bool) -> Follower {
@@ -51,14 +46,7 @@ impl Scene {
 
     /// A change of the owner's own process.
     fn change(&mut self, change: &Change) {
-        let (link, client) = &mut self.local;
-        client.change("c", None, change).unwrap();
-        let mut message = vec![];
-        assert!(client.poll_transmit(&mut message));
-        self.owner.handle(*link, &message).unwrap();
-        assert!(self.owner.poll_transmit(*link, &mut message));
-        client.handle(&message).unwrap();
-        assert!(matches!(client.poll_notice(), Some(Notice::Done { .. })));
+        assert!(matches!(self.owner.change("c", None, change.clone()), Ok(Written::Made(_))));
     }
 
     fn merge(&mut self, text: &str) {
@@ -201,14 +189,7 @@ fn who_does_not_take_its_answers_is_not_heard() {
 fn a_name_is_checked_and_given_once() {
     let mut scene = Scene::new(Kind::Log, "");
     for (name, words) in [("", "1 to 128 bytes"), ("a\n", "1 to 128 bytes"), ("c", "a context `c` already")] {
-        let held = Held {
-            document: Document::empty(Kind::Log),
-            stamp: Stamp { incarnation: 1, version: 0 },
-            rights: Rights::default(),
-            history: HistoryLimits::default(),
-            past: Vec::new(),
-            durable: false,
-        };
+        let held = Held::new(Document::empty(Kind::Log), 1, Rights::default());
         let error = scene.owner.hold(name, held).unwrap_err().to_string();
         assert!(error.contains(words), "{name:?}: {error}");
     }
@@ -252,16 +233,10 @@ fn a_deleted_context_is_told_and_gone() {
     assert_eq!((refusal.code, refusal.words.as_str()), (RefusalCode::Unknown, "`c` was deleted by its owner"));
     assert!(scene.owner.document("c").is_none());
 
-    let held = |incarnation: u64| Held {
-        document: Document::empty(Kind::Log),
-        stamp: Stamp { incarnation, version: 0 },
-        rights: Rights { read: vec!["*".into()], write: vec![] },
-        history: HistoryLimits::default(),
-        past: Vec::new(),
-        durable: true,
-    };
+    let held = |incarnation| Held { durable: true, ..Held::new(Document::empty(Kind::Log), incarnation, everyone()) };
     scene.owner.hold("c", held(2)).unwrap();
-    let (link, client) = &mut scene.local;
+    let (link, client) = (&scene.owner.connect(None), &mut Client::default());
+    client.connect();
     let mut message = vec![];
     let ask = |owner: &mut Owner, client: &mut Client, message: &mut Vec<u8>| {
         client.change("c", None, &Change::Append("x".into())).unwrap();
@@ -317,5 +292,177 @@ fn who_comes_after_another_gets_its_own() {
             scene.settle(follower);
             assert_eq!((follower.version(), follower.text()), (round as u64 + 1, "x".repeat(round + 1)));
         }
+    }
+}
+
+/// What a follower was told since it was asked last.
+fn notices(follower: &mut Follower) -> Vec<Notice> {
+    std::iter::from_fn(|| follower.client.poll_notice()).collect()
+}
+
+/// Each change is told with the version that it led to, also when the copy is ahead of what is told.
+#[test]
+fn a_change_is_told_with_its_own_version() {
+    let mut scene = Scene::new(Kind::Json, "{}");
+    let (mut each, mut latest) = (scene.follower(None, false), scene.follower(None, true));
+    scene.settle(&mut each);
+    scene.settle(&mut latest);
+    for n in 1..=3 {
+        scene.merge(&format!(r#"{{"n":{n}}}"#));
+    }
+    scene.settle(&mut each);
+    scene.settle(&mut latest);
+    assert_eq!((each.version(), latest.version()), (3, 3), "before anything is asked for");
+    let versions = |follower: &mut Follower| {
+        let changed = |notice: Notice| if let Notice::Changed { version, .. } = notice { Some(version) } else { None };
+        notices(follower).into_iter().filter_map(changed).collect::<Vec<_>>()
+    };
+    assert_eq!((versions(&mut each), versions(&mut latest)), (vec![1, 2, 3], vec![3]));
+}
+
+/// C3.10: who writes is sent three bytes, and has the version at once.
+#[test]
+fn a_followers_own_change_is_not_sent_back() {
+    let mut scene = Scene::new(Kind::Log, "");
+    let (mut writer, mut other) = (scene.follower(None, false), scene.follower(None, true));
+    scene.settle(&mut writer);
+    scene.settle(&mut other);
+    notices(&mut writer);
+    let append = |text: &str| Change::Append(text.into());
+    let request = writer.client.change("c", None, &append("long words, ")).unwrap();
+    scene.say(&mut writer);
+    let messages = scene.messages(&writer);
+    assert_eq!(messages, [[MADE, 3, 1]]);
+    writer.client.handle(&messages[0]).unwrap();
+    let stamp = Stamp { incarnation: 1, version: 1 };
+    let changed = Notice::Changed { follow: writer.follow, version: 1, change: append("long words, ") };
+    assert_eq!(notices(&mut writer), [Notice::Done { request, stamp }, changed]);
+    assert_eq!((writer.text().as_str(), writer.version()), ("long words, ", 1));
+    assert_eq!(scene.settle(&mut other), [DELTA], "the others get it");
+
+    // C3.5, C3.8: it counts as applied, and is checked, as the others'.
+    for n in 2..=3 * WINDOW_MESSAGES {
+        writer.client.change("c", None, &append("x")).unwrap();
+        let codes = scene.settle(&mut writer);
+        assert_eq!(codes, if n % 64 == 0 { vec![MADE, CHECK] } else { vec![MADE] }, "{n}");
+        assert_eq!(scene.settle(&mut other).first(), Some(&DELTA));
+    }
+    let told = notices(&mut writer);
+    assert!(!told.iter().any(|notice| matches!(notice, Notice::Diverged { .. })), "{told:?}");
+    assert_eq!((writer.text(), writer.version()), (other.text(), other.version()));
+}
+
+/// C3.10: where its own copy does not take it, the change is sent back as any other.
+#[test]
+fn who_is_behind_or_follows_a_part_is_sent_its_own_change() {
+    let mut scene = Scene::new(Kind::Json, r#"{"a":1}"#);
+    let (mut whole, mut part) = (scene.follower(None, false), scene.follower(Some("/a"), false));
+    scene.settle(&mut whole);
+    scene.settle(&mut part);
+    let merge = |n: u64| Change::merge(format!(r#"{{"a":{n}}}"#).as_bytes()).unwrap();
+    part.client.change("c", None, &merge(2)).unwrap();
+    assert_eq!(scene.settle(&mut part), [DONE, DELTA], "values");
+    assert_eq!(part.text(), "2");
+    // It was not sent that yet.
+    whole.client.change("c", None, &merge(3)).unwrap();
+    assert_eq!(scene.settle(&mut whole), [DONE, DELTA, DELTA]);
+    assert_eq!((whole.text().as_str(), whole.version()), (r#"{"a":3}"#, 2));
+    // C3.5: and nothing beyond the window.
+    for n in 0..=WINDOW_MESSAGES {
+        whole.client.change("c", None, &merge(n)).unwrap();
+    }
+    scene.say(&mut whole);
+    let codes: Vec<u8> = scene.messages(&whole).iter().map(|message| message[0]).collect();
+    // It said that it has applied none of the two before.
+    let (window, beyond) = (WINDOW_MESSAGES as usize - 2, 3);
+    assert_eq!(codes, [vec![MADE; window], vec![DONE; beyond]].concat());
+}
+
+/// C2.1, C3.9: of a copy that was left, or is being healed, the answer is an answer.
+#[test]
+fn an_own_change_is_answered_after_its_copy_has_gone() {
+    for heals in [false, true] {
+        let mut scene = Scene::new(Kind::Log, "");
+        let mut writer = scene.follower(None, false);
+        scene.settle(&mut writer);
+        writer.client.change("c", None, &Change::Append("x".into())).unwrap();
+        scene.say(&mut writer);
+        if heals {
+            // The change to version 9 does not fit.
+            writer.client.handle(&[DELTA, 2, 0, 9, 4, b'y']).unwrap();
+        } else {
+            writer.client.unfollow(writer.follow);
+        }
+        notices(&mut writer);
+        let messages = scene.messages(&writer);
+        assert_eq!(messages, [[MADE, 3, 1]]);
+        writer.client.handle(&messages[0]).unwrap();
+        let told = notices(&mut writer);
+        assert!(matches!(&told[..], [Notice::Done { stamp, .. }] if stamp.version == 1), "{told:?}");
+        if heals {
+            scene.settle(&mut writer);
+            assert_eq!((writer.text().as_str(), writer.version()), ("x", 1));
+        }
+    }
+    let mut client = Client::default();
+    client.connect();
+    client.change("c", None, &Change::Append("x".into())).unwrap();
+    assert!(client.handle(&[MADE, 1, 1]).is_err(), "no copy here takes it");
+}
+
+/// C4.3, C5.1, C5.3: what the owner's own process writes is made at once, or told when the disk has said.
+#[test]
+fn the_owners_own_process_writes_without_a_connection() {
+    let mut scene = Scene::new(Kind::Log, "");
+    let append = || Change::Append("x".into());
+    let stamp = |version| Stamp { incarnation: 1, version };
+    let owner = &mut scene.owner;
+    assert_eq!(owner.change("c", Some(stamp(0)), append()), Ok(Written::Made(stamp(1))));
+    let refused = |result: Result<Written, _>| Result::<_, pilot_user::context::Refusal>::unwrap_err(result).code;
+    assert_eq!(refused(owner.change("c", Some(stamp(0)), append())), RefusalCode::Conflict);
+    assert_eq!(refused(owner.change("d", None, append())), RefusalCode::Unknown);
+    assert_eq!(refused(owner.change("c", None, Change::Replace(vec![]))), RefusalCode::Malformed);
+    assert_eq!(owner.document("c").unwrap().1, stamp(1));
+
+    owner.hold("d", Held { durable: true, ..Held::new(Document::empty(Kind::Log), 1, Rights::default()) }).unwrap();
+    let write = |owner: &mut Owner, base| match owner.change("d", base, append()) {
+        Ok(Written::Waits(id)) => id,
+        other => unreachable!("{other:?}"),
+    };
+    let (first, second) = (write(owner, None), write(owner, Some(stamp(7))));
+    assert_eq!(owner.poll_written(), None);
+    assert_eq!(owner.poll_commit().unwrap().changes.len(), 1);
+    let Some((id, Err(refusal))) = owner.poll_written() else { unreachable!("a conflict") };
+    assert_eq!((id, refusal.code), (second, RefusalCode::Conflict));
+    assert_eq!(owner.poll_written(), None, "the disk has not said");
+    owner.handle_committed("d", Ok(()));
+    assert_eq!(owner.poll_written(), Some((first, Ok(stamp(1)))));
+    let third = write(owner, None);
+    assert!(owner.poll_commit().is_some());
+    owner.handle_committed("d", Err("no space".into()));
+    let Some((id, Err(refusal))) = owner.poll_written() else { unreachable!("a disk that failed") };
+    assert_eq!((id, refusal.code), (third, RefusalCode::Storage));
+}
+
+/// C3.8, C3.9: a copy that was kept and is not what the owner had at its version is found by its hash, and replaced.
+#[test]
+fn a_copy_that_differs_is_found_by_its_hash() {
+    let mut scene = Scene::new(Kind::Text, "as it is");
+    scene.change(&Change::Append("!".into()));
+    for (kept, differs) in [("as it is!", false), ("as it was", true)] {
+        let mut follower = scene.follower(None, false);
+        let document = Document::decode(Kind::Text, kept.as_bytes()).unwrap();
+        let replica = Replica { stamp: Stamp { incarnation: 1, version: 1 }, document };
+        follower.client.unfollow(follower.follow);
+        follower.follow = follower.client.follow(Follow { name: "c".into(), ..Follow::default() }, Some(replica));
+        let codes = scene.settle(&mut follower);
+        let follow = follower.follow;
+        let (wanted, told) = if differs {
+            (vec![CHECK, SNAPSHOT], vec![Notice::Diverged { follow }, Notice::Whole { follow }])
+        } else {
+            (vec![CHECK], vec![Notice::Checked { follow }])
+        };
+        assert_eq!((codes, notices(&mut follower)), (wanted, told), "{kept}");
+        assert_eq!((follower.text().as_str(), follower.version()), ("as it is!", 1));
     }
 }

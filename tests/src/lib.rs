@@ -8,6 +8,7 @@
 //! as exact as the engine asks for: what depends on scheduling is tested on real devices.
 #![forbid(unsafe_code)]
 
+pub mod contexts;
 pub mod everything;
 pub mod fired;
 pub mod fuzz;

@@ -8,40 +8,16 @@ use std::time::Duration;
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::Identity;
 use pilot_engine::{Code, Config, Endpoint, Event, Instant, PeerConfig, PeerId};
+use pilot_tests::contexts::Serving;
 use pilot_tests::link::{Attachment as _, Packet, Place, SimLink};
 use pilot_user::context::{
-    Change, Client, Document, Follow, FollowId, Held, HistoryLimits, Kind, Notice, Owner, RefusalCode, Rights, Stamp,
+    Change, Document, Follow, FollowId, Held, Kind, Notice, Owner, RefusalCode, Rights, Stamp, Written,
 };
 use pilot_user::service::contexts::{ContextClient, ContextOwner};
 use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Application, Opened, turn};
 
 const DELAY: Duration = Duration::from_micros(50);
-
-/// Accepts for the service what is offered, as a node's services do.
-struct Serving(ContextOwner);
-
-impl Application for Serving {
-    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
-        match event {
-            Event::Offered { connection, .. } => self.0.accept(endpoint, now, connection),
-            event => {
-                self.0.on_event(endpoint, now, &event);
-                if let Event::Closed { connection, .. } = event {
-                    endpoint.close(now, connection, 0, "");
-                }
-            }
-        }
-    }
-
-    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        self.0.poll(endpoint, now)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-}
 
 struct Using {
     contexts: ContextClient,
@@ -188,15 +164,8 @@ impl Pair {
 fn owner(contexts: &[(&str, Kind, &[u8], Rights)]) -> Owner {
     let mut owner = Owner::default();
     for (name, kind, document, rights) in contexts {
-        let held = Held {
-            document: Document::decode(*kind, document).unwrap(),
-            stamp: Stamp { incarnation: 7, version: 0 },
-            rights: rights.clone(),
-            history: HistoryLimits::default(),
-            past: Vec::new(),
-            durable: false,
-        };
-        owner.hold(name, held).unwrap();
+        let document = Document::decode(*kind, document).unwrap();
+        owner.hold(name, Held::new(document, 7, rights.clone())).unwrap();
     }
     owner
 }
@@ -223,23 +192,13 @@ fn a_change_of_27_bytes_is_one_datagram_of_at_most_75() {
     // Path MTU probes are over.
     let settled = pair.now + Duration::from_secs(5);
     pair.until(|pair| pair.now >= settled);
-    let (mut local, mut lengths) = (Client::default(), Vec::<usize>::new());
-    local.connect();
-    let Host { endpoint, application: Serving(service), .. } = &mut pair.owner;
-    let link = service.with_owner(endpoint, pair.now, |owner| owner.connect(None));
+    let mut lengths = Vec::<usize>::new();
     for version in 1..=400 {
         pair.sent.clear();
         let Host { endpoint, application: Serving(service), .. } = &mut pair.owner;
-        service.with_owner(endpoint, pair.now, |owner| {
-            let mut message = vec![];
-            local.change("report", None, &Change::Append(words.into())).unwrap();
-            assert!(local.poll_transmit(&mut message));
-            owner.handle(link, &message).unwrap();
-            assert!(owner.poll_transmit(link, &mut message));
-            local.handle(&message).unwrap();
-            let done = Stamp { incarnation: 7, version };
-            assert!(matches!(local.poll_notice(), Some(Notice::Done { stamp, .. }) if stamp == done));
-        });
+        let append = Change::Append(words.into());
+        let written = service.with_owner(endpoint, pair.now, |owner| owner.change("report", None, append));
+        assert_eq!(written, Ok(Written::Made(Stamp { incarnation: 7, version })));
         pair.until(|pair| pair.client.application.contexts.client.replica(follow).unwrap().stamp.version == version);
         // Beside it, there may be an ack of what the follower says; and with it, now and then, a hash (C3.8).
         let with_change = pair.sent.iter().filter(|length| **length >= 25 + words.len() + 4);

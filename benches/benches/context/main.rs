@@ -1,16 +1,23 @@
 //! What one more follower of a shared context costs its owner, at 100, 1,000 and 10,000 of them: in the owner's core alone, and
 //! through the engine, to as many peers with a tunnel each; and there beside it, a plain message of as many bytes to each.
 //!
-//! `cargo bench --package pilot-benches --bench context [-- core|tunnels FOLLOWERS CHANGES]`. With arguments, that one alone,
-//! for callgrind (`--toggle-collect='*measured*'`), which tells how much of the growth is work, and how much memory.
+//! `cargo bench --package pilot-benches --bench context [-- instructions|time]`. Instructions are counted by callgrind (valgrind),
+//! each case in a process of its own, and do not depend on how busy the machine is, nor on what is in its caches, which times do.
+//! `-- core|tunnels FOLLOWERS CHANGES` is one such case.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant as Clock};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use pilot_engine::codec::put_varint;
-use pilot_user::context::{Change, Client, Document, Follow, Held, HistoryLimits, Kind, LinkId, Owner, Rights, Stamp};
+use pilot_user::context::limits::CHECK_EVERY_VERSIONS;
+use pilot_user::context::{Change, Client, Document, Follow, Held, Kind, LinkId, Owner, Rights};
 
+#[path = "../callgrind/mod.rs"]
+mod callgrind;
+#[path = "../nodes/mod.rs"]
+mod nodes;
 mod tunnels;
 
 /// What agents tell each other.
@@ -21,37 +28,95 @@ const FOLLOWERS: [usize; 3] = [100, 1_000, 10_000];
 const ROUNDS: usize = 16;
 const CHANGES_A_ROUND: usize = 16;
 /// The same, where each goes to tunnels, and all of them answer.
+const TUNNEL_ROUNDS: usize = 8;
 const TUNNEL_CHANGES_A_ROUND: usize = 4;
 /// Rounds before those: until memory has been touched and buffers have grown.
 const WARM_ROUNDS: usize = 2;
+/// Instructions are counted of as many changes as there are from one hash to the next.
+const COUNTED_CHANGES: usize = CHECK_EVERY_VERSIONS as usize;
+/// Followers whose tunnels come up under callgrind within a minute.
+const COUNTED_TUNNELS: [usize; 2] = [1, 100];
 
 fn main() -> anyhow::Result<()> {
     // Cargo passes `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    if let [which, followers, changes] = &arguments[..] {
-        let (followers, changes) = (followers.parse()?, changes.parse()?);
-        match which.as_str() {
-            "core" => drop(Core::new(followers)?.round(changes)?),
-            "tunnels" => drop(tunnels::Fabric::new(followers)?.round(changes)?),
-            other => bail!("given {other:?}, allowed: core, tunnels"),
-        }
-        return Ok(());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [which, followers, changes] => counted(which, followers.parse()?, changes.parse()?),
+        ["instructions"] => instructions(),
+        ["time"] => time(),
+        [] => instructions().and_then(|()| time()),
+        _ => bail!("given {arguments:?}, allowed: instructions, time, or core|tunnels FOLLOWERS CHANGES"),
     }
+}
+
+/// In the process of a case: what is measured is counted from `begin` on.
+fn counted(which: &str, followers: usize, changes: usize) -> anyhow::Result<()> {
+    match which {
+        "core" => {
+            let mut core = Core::new(followers)?;
+            core.round(WARM_ROUNDS * CHANGES_A_ROUND)?;
+            begin();
+            core.round(changes)?;
+        }
+        "tunnels" => {
+            let mut fabric = tunnels::Fabric::new(followers)?;
+            fabric.round(WARM_ROUNDS * CHANGES_A_ROUND)?;
+            begin();
+            fabric.round(changes)?;
+        }
+        other => bail!("given {other:?}, allowed: core, tunnels"),
+    }
+    Ok(())
+}
+
+/// Where callgrind begins anew.
+#[inline(never)]
+fn begin() {
+    black_box(());
+}
+
+fn instructions() -> anyhow::Result<()> {
+    println!("instructions per follower and change");
+    let core = FOLLOWERS.map(|followers| ("core", followers));
+    for (which, followers) in core.into_iter().chain(COUNTED_TUNNELS.map(|followers| ("tunnels", followers))) {
+        let arguments = [which, &followers.to_string(), &COUNTED_CHANGES.to_string()];
+        let (_, annotated) = callgrind::run(
+            "*measured_*",
+            "*context::begin*",
+            |command| _ = command.args(arguments),
+            &["--inclusive=yes"],
+        )?;
+        let mut by_function = BTreeMap::<&str, u64>::new();
+        for (count, place) in callgrind::counts(&annotated) {
+            let name =
+                place.split_once("measured_").map(|(_, name)| name.split([' ', '[', '(', '\'']).next().unwrap_or(name));
+            name.into_iter().for_each(|name| *by_function.entry(name).or_default() += count);
+        }
+        for (name, count) in by_function {
+            let each = count as f64 / (followers * COUNTED_CHANGES) as f64;
+            println!("{followers:>7} followers  {which:8}  {name:14}  {each:>7.0}");
+        }
+    }
+    Ok(())
+}
+
+fn time() -> anyhow::Result<()> {
     let cores = FOLLOWERS.map(Core::new);
     let mut cores = cores.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    table("the owner's core: ns per follower and change", &mut cores, |core| {
-        Ok(vec![("change", core.round(CHANGES_A_ROUND)?)])
+    table("the owner's core: ns per follower and change", ROUNDS, &mut cores, |core| {
+        Ok(vec![("core", core.round(CHANGES_A_ROUND)?)])
     })?;
     drop(cores);
     let fabrics = FOLLOWERS.map(tunnels::Fabric::new);
     let mut fabrics = fabrics.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    table("through the engine, a tunnel each: ns per follower", &mut fabrics, |fabric| {
+    table("through the engine, a tunnel each: ns per follower", TUNNEL_ROUNDS, &mut fabrics, |fabric| {
         let round = fabric.round(TUNNEL_CHANGES_A_ROUND)?;
         Ok(vec![
             ("change sent", round.change),
             ("message sent", round.message),
-            ("change told", round.change_told),
-            ("message told", round.message_told),
+            ("change sent and told", round.change_told),
+            ("message sent and told", round.message_told),
             ("answers to the change", round.answers),
         ])
     })
@@ -63,11 +128,12 @@ type Samples = Vec<f64>;
 /// Runs all in turn, and prints of each the median, and between which values four fifths lie.
 fn table<T>(
     head: &str,
+    rounds: usize,
     all: &mut [T],
     mut round: impl FnMut(&mut T) -> anyhow::Result<Vec<(&'static str, Samples)>>,
 ) -> anyhow::Result<()> {
     let mut samples: Vec<Vec<(&str, Samples)>> = all.iter().map(|_| Vec::new()).collect();
-    for number in 0..WARM_ROUNDS + ROUNDS {
+    for number in 0..WARM_ROUNDS + rounds {
         for (it, samples) in all.iter_mut().zip(&mut samples) {
             let new = round(it)?;
             match (number < WARM_ROUNDS, samples.is_empty()) {
@@ -91,47 +157,20 @@ fn table<T>(
 /// An owner of one log.
 fn owner() -> anyhow::Result<Owner> {
     let mut owner = Owner::default();
-    let held = Held {
-        document: Document::empty(Kind::Log),
-        stamp: Stamp { incarnation: 7, version: 0 },
-        rights: Rights { read: vec!["*".into()], write: vec![] },
-        history: HistoryLimits::default(),
-        past: Vec::new(),
-        durable: false,
-    };
-    owner.hold(NAME, held)?;
+    let rights = Rights { read: vec!["*".into()], write: vec![] };
+    owner.hold(NAME, Held::new(Document::empty(Kind::Log), 7, rights))?;
     Ok(owner)
 }
 
-/// The owner's own process, which writes.
-struct Writer {
-    client: Client,
-    link: LinkId,
-    message: Vec<u8>,
-}
-
-impl Writer {
-    fn new(owner: &mut Owner) -> Self {
-        let mut client = Client::default();
-        client.connect();
-        Self { client, link: owner.connect(None), message: Vec::new() }
-    }
-
-    /// Makes a change, of which nothing has left then.
-    fn write(&mut self, owner: &mut Owner) -> anyhow::Result<()> {
-        self.client.change(NAME, None, &Change::Append(WORDS.into()))?;
-        self.client.poll_transmit(&mut self.message);
-        owner.handle(self.link, &self.message)?;
-        owner.poll_transmit(self.link, &mut self.message);
-        self.client.handle(&self.message)?;
-        self.client.poll_notice().map(drop).context("no answer")
-    }
+/// The owner's own process makes a change, of which nothing has left then.
+fn append(owner: &mut Owner) -> anyhow::Result<()> {
+    owner.change(NAME, None, Change::Append(WORDS.into()))?;
+    Ok(())
 }
 
 /// Followers without connections: they say that they have applied all they were sent, and nothing else.
 struct Core {
     owner: Owner,
-    writer: Writer,
     followers: Vec<LinkId>,
     /// Messages that each was sent.
     sent: u64,
@@ -141,7 +180,6 @@ struct Core {
 impl Core {
     fn new(followers: usize) -> anyhow::Result<Self> {
         let mut owner = owner()?;
-        let writer = Writer::new(&mut owner);
         let mut message = Vec::new();
         let connect = |_| {
             let link = owner.connect(Some("peer"));
@@ -159,13 +197,13 @@ impl Core {
         };
         let followers = (0..followers).map(connect).collect::<anyhow::Result<Vec<_>>>()?;
         while owner.poll_ready().is_some() {}
-        Ok(Self { owner, writer, followers, sent: 1, message })
+        Ok(Self { owner, followers, sent: 1, message })
     }
 
     fn round(&mut self, changes: usize) -> anyhow::Result<Samples> {
         let mut samples = Vec::with_capacity(changes);
         for _ in 0..changes {
-            self.writer.write(&mut self.owner)?;
+            append(&mut self.owner)?;
             let begin = Clock::now();
             let messages = measured_core(&mut self.owner, &mut self.message);
             samples.push(per_follower(begin.elapsed(), self.followers.len()));

@@ -11,14 +11,16 @@
 //! operation is followed by what a driver asks an engine each pass. Datagrams are of at most 1,472 bytes, the AEAD is
 //! AES-256-GCM, and acks are as each wants them.
 
+#[path = "../callgrind/mod.rs"]
+mod callgrind;
+#[path = "../nodes/mod.rs"]
+mod nodes;
 mod pilot;
 mod quinn;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 /// Names the case to the process that runs it.
 const CASE: &str = "PILOT_INSTRUCTIONS_CASE";
@@ -178,34 +180,16 @@ impl Counts {
 
 /// Runs a case under callgrind.
 fn count(transport: &str, name: &str) -> anyhow::Result<Counts> {
-    let out = std::env::temp_dir().join(format!("pilot-instructions-{}", std::process::id()));
-    let ran = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*instructions::counted*"])
-        .args(["--zero-before=*instructions::begin*", &format!("--callgrind-out-file={}", out.display())])
-        .arg(std::env::current_exe()?)
-        .env(CASE, format!("{transport}/{name}"))
-        .output()
-        .context("running `valgrind`, of the package of that name")?;
-    ensure!(ran.status.success(), "{transport}/{name}: {}", String::from_utf8_lossy(&ran.stderr));
-    let by_part = read(&out)?;
-    std::fs::remove_file(&out)?;
-    let note = String::from_utf8_lossy(&ran.stdout).trim().to_owned();
-    Ok(Counts { by_part, note })
-}
-
-fn read(out: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
-    let annotated = Command::new("callgrind_annotate")
-        .args(["--threshold=100", "--auto=no", "--show-percs=no"])
-        .arg(out)
-        .output()
-        .context("running `callgrind_annotate`, of the package valgrind")?;
-    let text = String::from_utf8_lossy(&annotated.stdout);
+    let case = format!("{transport}/{name}");
+    let (note, annotated) = callgrind::run(
+        "*instructions::counted*",
+        "*instructions::begin*",
+        |command| _ = command.env(CASE, &case),
+        &[],
+    )?;
     let mut by_part = BTreeMap::<String, u64>::new();
     let mut total = None;
-    for line in text.lines() {
-        // "1,234  file:function [object]", between headings.
-        let Some((count, place)) = line.trim_start().split_once("  ") else { continue };
-        let Ok(count) = count.replace(',', "").parse::<u64>() else { continue };
+    for (count, place) in callgrind::counts(&annotated) {
         // The first line; and those that called what is counted are told to have spent all of it themselves.
         if *total.get_or_insert(count) == count {
             continue;
@@ -213,10 +197,8 @@ fn read(out: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
         *by_part.entry(part(place)).or_default() += count;
     }
     by_part.values_mut().for_each(|count| *count /= u64::from(RUNS));
-    if by_part.is_empty() {
-        bail!("callgrind_annotate told nothing of {}", out.display());
-    }
-    Ok(by_part)
+    ensure!(!by_part.is_empty(), "callgrind_annotate told nothing of {case}");
+    Ok(Counts { by_part, note: note.trim().to_owned() })
 }
 
 /// The module of a transport, or the library, that a place "file:function [object]" is of.

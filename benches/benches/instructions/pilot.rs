@@ -1,15 +1,10 @@
 //! Pilot's engine at both ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
-use pilot_engine::{
-    Aeads, Config, ConnectionHandle, Ecn, Endpoint, Event, Instant, OperationError, PeerConfig, Read, StreamId,
-};
+use pilot_engine::{Aeads, ConnectionHandle, Ecn, Endpoint, Event, Instant, OperationError, Read, StreamId};
 
-use crate::MAX_DATAGRAM;
+use crate::{MAX_DATAGRAM, nodes};
 
 /// Bytes of the largest message that goes in one frame; what is larger goes on a stream here.
 const MESSAGE: usize = 1024;
@@ -30,23 +25,14 @@ pub(crate) struct Ends {
     message: Vec<u8>,
 }
 
-const ADDRESSES: [SocketAddr; 2] = [
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4242),
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 4242),
-];
-
 impl Ends {
     pub(crate) fn new() -> Self {
-        let identity = |n: u8| Identity::from_secrets([n + 1; 32], [n + 101; 32]).expect("any 32 bytes are a secret");
-        let end = |n: u8| {
-            let overlay = OverlayAddress { network: 0, node: u32::from(n) };
-            let mut config = Config::new(identity(n), overlay, [n; 16], Duration::from_secs(1 << 30));
+        let end = |n: u32| {
+            let mut config = nodes::config(n);
             config.max_datagram = MAX_DATAGRAM;
             config.aeads = Aeads::only(pilot_engine::Aead::Aes256Gcm);
-            let mut endpoint = Endpoint::new(config, [n; 32]);
-            let key = identity(1 - n).public_key();
-            let peer =
-                endpoint.add_peer(PeerConfig { key, address: overlay, endpoint: Some(ADDRESSES[usize::from(1 - n)]) });
+            let mut endpoint = nodes::endpoint(n, config);
+            let peer = endpoint.add_peer(nodes::known(1 - n, true));
             (End { endpoint, connection: None, stream: None }, peer)
         };
         let [(mut ours, peer), (theirs, _)] = [end(0), end(1)];
@@ -99,7 +85,7 @@ impl crate::Pair for Ends {
         self.now += Duration::from_micros(1);
         let (buffers, under_way) = &mut self.wire[1 - end];
         for (buffer, (length, ecn)) in buffers.iter().zip(under_way.drain(..)) {
-            let (from, to) = (ADDRESSES[1 - end], ADDRESSES[end]);
+            let [to, from] = [end, 1 - end].map(|end| nodes::address(end as u32));
             self.ends[end].endpoint.handle_datagram(self.now, from, to, ecn, &buffer[..length]);
         }
         let mut length = 0;

@@ -156,7 +156,12 @@ impl<'a> Writer<'a> {
 }
 
 /// Appends a varint; nothing when the value is above [`MAX_VARINT`].
+#[inline]
 pub fn put_varint(out: &mut Vec<u8>, value: u64) {
+    // The usual: numbers of what there are few of.
+    if value < 64 {
+        return out.push(value as u8);
+    }
     let mut buffer = [0; 8];
     let mut writer = Writer::new(&mut buffer);
     // A buffer of the largest varint's size has room.

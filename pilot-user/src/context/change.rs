@@ -96,7 +96,14 @@ impl Change {
 
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![self.code()];
+        let plain = match self {
+            Self::Replace(bytes) | Self::Append(bytes) | Self::Write { bytes, .. } => bytes.len(),
+            Self::Edit { inserted, .. } => inserted.len(),
+            Self::Merge(_) | Self::Patch(_) | Self::Values(_) => 0,
+        };
+        // An operation, and at most two offsets: allocated once.
+        let mut out = Vec::with_capacity(1 + 2 * 8 + plain);
+        out.push(self.code());
         match self {
             Self::Replace(bytes) | Self::Append(bytes) => out.extend_from_slice(bytes),
             // Values and patches can always be written: their keys are strings.
@@ -139,7 +146,7 @@ impl Change {
             5 => Self::Edit {
                 offset: reader.varint().ok_or_else(ends)?,
                 removed: reader.varint().ok_or_else(ends)?,
-                inserted: text(reader.rest())?,
+                inserted: text(reader.rest())?.to_owned(),
             },
             6 => Self::Write { offset: reader.varint().ok_or_else(ends)?, bytes: reader.rest().to_vec() },
             7 => Self::Values(json::<Vec<Value>>(rest)?.into_iter().map(pair).collect::<Result<_, _>>()?),
@@ -177,6 +184,6 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Cha
     serde_json::from_slice(text).map_err(|error| ChangeError::Malformed(error.to_string()))
 }
 
-pub(super) fn text(bytes: &[u8]) -> Result<String, ChangeError> {
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| malformed("the text is not UTF-8"))
+pub(super) fn text(bytes: &[u8]) -> Result<&str, ChangeError> {
+    std::str::from_utf8(bytes).map_err(|_| malformed("the text is not UTF-8"))
 }

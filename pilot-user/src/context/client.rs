@@ -4,7 +4,7 @@
 //! [`Client::poll_transmit`], [`Client::poll_notice`]. A client outlives its connections: what it follows goes on where it
 //! was. It can outlive its process too, if its copies ([`Replica`]) are kept and given back to [`Client::follow`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::change::Change;
 use super::document::Document;
@@ -51,6 +51,8 @@ pub enum Notice {
     Changed {
         /// What is followed.
         follow: FollowId,
+        /// To this version; the copy may be at a later one by the time that this is read.
+        version: u64,
         /// By this, which was applied to it.
         change: Change,
     },
@@ -113,9 +115,19 @@ pub struct Client {
     numbers: BTreeMap<u64, FollowId>,
     /// C2.1: never used twice, so that what comes late for an earlier one is known for it.
     next: u64,
-    requests: BTreeSet<RequestId>,
+    /// What waits for its answer; of those whose copies here take them, the change.
+    requests: BTreeMap<RequestId, Option<OwnChange>>,
     out: VecDeque<Vec<u8>>,
     notices: VecDeque<Notice>,
+}
+
+/// A change that is not sent back: the copy takes it when it was made (C3.10).
+#[derive(Debug)]
+struct OwnChange {
+    /// The following's, and of which life of the context the copy is.
+    number: u64,
+    incarnation: u64,
+    encoded: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -160,9 +172,18 @@ impl Client {
         if self.requests.len() >= MAX_REQUESTS {
             return Err(NotNow::TooMany);
         }
-        let id = RequestId(self.fresh());
-        self.requests.insert(id);
-        self.say(&Request::Change { request: id.0, base, name, change: &change.encode() });
+        let (id, encoded) = (RequestId(self.fresh()), change.encode());
+        let whole = |it: &&Following| it.follow.name == name && it.follow.filter.is_none();
+        let copy = self.followings.values().find(whole).and_then(|it| Some((it.number, it.replica.as_ref()?.stamp)));
+        self.say(&Request::Change {
+            request: id.0,
+            base,
+            copy: copy.map(|(number, _)| number),
+            name,
+            change: &encoded,
+        });
+        let own = copy.map(|(number, Stamp { incarnation, .. })| OwnChange { number, incarnation, encoded });
+        self.requests.insert(id, own);
         Ok(id)
     }
 
@@ -179,7 +200,7 @@ impl Client {
         self.out.clear();
         self.numbers.clear();
         let requests = std::mem::take(&mut self.requests);
-        self.notices.extend(requests.into_iter().map(|request| Notice::Unanswered { request }));
+        self.notices.extend(requests.into_keys().map(|request| Notice::Unanswered { request }));
     }
 
     /// Handles a message of the owner.
@@ -197,21 +218,7 @@ impl Client {
                 self.tell_have(id, true);
             }
             Reply::Delta { number, span, low_version, change } => {
-                let Some((id, following)) = self.following(number) else { return Ok(()) };
-                let decoded = Change::decode(change).map_err(|_| Violation("a change that is none"))?;
-                let replica = following.replica.as_mut().ok_or(Violation("a change of a document that never came"))?;
-                // C3.3: the next version and no other, once.
-                let version =
-                    replica.stamp.version.checked_add(span).filter(|to| span > 0 && *to as u16 == low_version);
-                let applied = version.filter(|_| replica.document.apply(&decoded, change.len()).is_ok());
-                let Some(version) = applied else {
-                    self.heal(id);
-                    return Ok(());
-                };
-                replica.stamp.version = version;
-                following.applied += 1;
-                self.notices.push_back(Notice::Changed { follow: id, change: decoded });
-                self.tell_have(id, false);
+                self.on_delta(number, span, low_version, change)?;
             }
             Reply::Check { number, version, hash } => {
                 let Some((id, following)) = self.following(number) else { return Ok(()) };
@@ -230,11 +237,18 @@ impl Client {
                 }
             }
             Reply::Done { request, stamp } => {
-                let request = self.take(request)?;
+                let (request, _) = self.take(request)?;
                 self.notices.push_back(Notice::Done { request, stamp });
             }
+            Reply::Made { request, version } => {
+                let (request, own) = self.take(request)?;
+                let OwnChange { number, incarnation, encoded } =
+                    own.ok_or(Violation("a change was kept back that no copy here takes"))?;
+                self.notices.push_back(Notice::Done { request, stamp: Stamp { incarnation, version } });
+                self.on_delta(number, 1, version as u16, &encoded)?;
+            }
             Reply::Refused { request, refusal } => {
-                let request = self.take(request)?;
+                let (request, _) = self.take(request)?;
                 self.notices.push_back(Notice::Refused { request, refusal });
             }
         }
@@ -255,6 +269,23 @@ impl Client {
     /// What happened next.
     pub fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
+    }
+
+    /// C3.3: a change to the next version and no other, once.
+    fn on_delta(&mut self, number: u64, span: u64, low_version: u16, change: &[u8]) -> Result<(), Violation> {
+        let Some((id, following)) = self.following(number) else { return Ok(()) };
+        let decoded = Change::decode(change).map_err(|_| Violation("a change that is none"))?;
+        let replica = following.replica.as_mut().ok_or(Violation("a change of a document that never came"))?;
+        let version = replica.stamp.version.checked_add(span).filter(|to| span > 0 && *to as u16 == low_version);
+        let Some(version) = version.filter(|_| replica.document.apply(&decoded, change.len()).is_ok()) else {
+            self.heal(id);
+            return Ok(());
+        };
+        replica.stamp.version = version;
+        following.applied += 1;
+        self.notices.push_back(Notice::Changed { follow: id, version, change: decoded });
+        self.tell_have(id, false);
+        Ok(())
     }
 
     fn fresh(&mut self) -> u64 {
@@ -313,8 +344,8 @@ impl Client {
         Some((id, self.followings.get_mut(&id)?))
     }
 
-    fn take(&mut self, request: u64) -> Result<RequestId, Violation> {
-        self.requests.take(&RequestId(request)).ok_or(Violation("an answer to what was not asked"))
+    fn take(&mut self, request: u64) -> Result<(RequestId, Option<OwnChange>), Violation> {
+        self.requests.remove_entry(&RequestId(request)).ok_or(Violation("an answer to what was not asked"))
     }
 
     fn say(&mut self, request: &Request<'_>) {

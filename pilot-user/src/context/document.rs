@@ -91,7 +91,7 @@ impl Document {
         }
         let content = match kind {
             Kind::Json => Content::Json(change::json(bytes)?),
-            Kind::Text | Kind::Log => Content::Text(change::text(bytes)?),
+            Kind::Text | Kind::Log => Content::Text(change::text(bytes)?.to_owned()),
             Kind::Bytes => Content::Bytes(bytes.to_vec()),
         };
         let mut document = Self { kind, content, bound: bytes.len() }.checked()?;
@@ -194,7 +194,7 @@ impl Document {
             (Content::Text(text), Change::Append(bytes)) => {
                 let added = change::text(bytes)?;
                 self.bound = fits(text.len() + added.len())?;
-                text.push_str(&added);
+                text.push_str(added);
             }
             (Content::Text(text), Change::Edit { offset, removed, inserted }) if self.kind == Kind::Text => {
                 let range = edited(text, *offset, *removed)?;

@@ -71,6 +71,11 @@ impl History {
         self.first
     }
 
+    /// The change that led to `version`.
+    pub(super) fn change_to(&self, version: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(version.checked_sub(self.first)?).ok()?)
+    }
+
     /// The changes to the versions after `version`.
     pub(super) fn after(&self, version: u64) -> impl Iterator<Item = &Entry> {
         let skipped = (version + 1).saturating_sub(self.first);

@@ -88,10 +88,25 @@ impl Refusal {
 /// What a client says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Request<'a> {
-    Follow { number: u64, wanted: Wanted<'a> },
-    Unfollow { number: u64 },
-    Have { number: u64, messages: u64 },
-    Change { request: u64, base: Option<Stamp>, name: &'a str, change: &'a [u8] },
+    Follow {
+        number: u64,
+        wanted: Wanted<'a>,
+    },
+    Unfollow {
+        number: u64,
+    },
+    Have {
+        number: u64,
+        messages: u64,
+    },
+    /// `copy`: the following whose copy takes the change itself (C3.10).
+    Change {
+        request: u64,
+        base: Option<Stamp>,
+        copy: Option<u64>,
+        name: &'a str,
+        change: &'a [u8],
+    },
 }
 
 /// What is followed, and how.
@@ -136,6 +151,11 @@ pub(super) enum Reply<'a> {
         request: u64,
         refusal: Refusal,
     },
+    /// In place of DONE and DELTA (C3.10).
+    Made {
+        request: u64,
+        version: u64,
+    },
 }
 
 const FOLLOW: u8 = 0x01;
@@ -149,11 +169,17 @@ const CHECK: u8 = 0x23;
 const ENDED: u8 = 0x24;
 const DONE: u8 = 0x25;
 const REFUSED: u8 = 0x26;
+const MADE: u8 = 0x27;
 
-/// FOLLOW's flags, of which CHANGE has the first.
+/// Of DELTA and DELTA_SPAN at most: a code, two varints, 16 bits.
+const DELTA_HEAD_BYTES: usize = 1 + 2 * 8 + 2;
+
+/// Flags of FOLLOW, and of CHANGE.
 const WITH_STAMP: u8 = 1;
 const WITH_FILTER: u8 = 2;
 const LATEST: u8 = 4;
+/// CHANGE's second flag.
+const WITH_COPY: u8 = 2;
 
 impl<'a> Request<'a> {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -182,11 +208,14 @@ impl<'a> Request<'a> {
                 put_varint(out, *number);
                 put_varint(out, *messages);
             }
-            Self::Change { request, base, name, change } => {
+            Self::Change { request, base, copy, name, change } => {
                 out.push(CHANGE);
                 put_varint(out, *request);
-                out.push(base.map_or(0, |_| WITH_STAMP));
+                out.push(base.map_or(0, |_| WITH_STAMP) + copy.map_or(0, |_| WITH_COPY));
                 put_stamp(out, *base);
+                if let Some(number) = copy {
+                    put_varint(out, *number);
+                }
                 put_counted(out, name.as_bytes());
                 out.extend_from_slice(change);
             }
@@ -202,8 +231,9 @@ impl<'a> Request<'a> {
             Some(CHANGE) => (|| {
                 let (request, flags) = (reader.varint()?, reader.u8()?);
                 let base = stamp_if(&mut reader, flags)?;
+                let copy = if flags & WITH_COPY == 0 { None } else { Some(reader.varint()?) };
                 let name = name(reader.counted()?)?;
-                Some(Self::Change { request, base, name, change: reader.rest() })
+                Some(Self::Change { request, base, copy, name, change: reader.rest() })
             })(),
             _ => None,
         };
@@ -230,12 +260,13 @@ impl<'a> Reply<'a> {
                 out.extend_from_slice(document);
             }
             Self::Delta { number, span, low_version, change } => {
+                out.reserve(DELTA_HEAD_BYTES + change.len());
                 out.push(if *span == 1 { DELTA } else { DELTA_SPAN });
                 put_varint(out, *number);
                 if *span != 1 {
                     put_varint(out, *span);
                 }
-                out.extend_from_slice(&low_version.to_be_bytes());
+                low_version.to_be_bytes().into_iter().for_each(|byte| out.push(byte));
                 out.extend_from_slice(change);
             }
             Self::Check { number, version, hash } => {
@@ -258,6 +289,11 @@ impl<'a> Reply<'a> {
                 out.push(REFUSED);
                 put_varint(out, *request);
                 put_refusal(out, refusal);
+            }
+            Self::Made { request, version } => {
+                out.push(MADE);
+                put_varint(out, *request);
+                put_varint(out, *version);
             }
         }
     }
@@ -286,6 +322,7 @@ impl<'a> Reply<'a> {
             ENDED => Self::Ended { number: id, refusal: refusal(reader)? },
             DONE => Self::Done { request: id, stamp: stamp(reader)? },
             REFUSED => Self::Refused { request: id, refusal: refusal(reader)? },
+            MADE => Self::Made { request: id, version: reader.varint()? },
             _ => return None,
         })
     }
@@ -364,7 +401,9 @@ mod tests {
                 let wanted = Wanted { name: "plan", filter, latest: filter.is_some(), have };
                 round_trip(&Request::Follow { number: 64, wanted });
             }
-            round_trip(&Request::Change { request: 9, base: have, name: "plan", change: b"\x04x" });
+            for copy in [None, Some(64)] {
+                round_trip(&Request::Change { request: 9, base: have, copy, name: "plan", change: b"\x04x" });
+            }
         }
         round_trip(&Request::Unfollow { number: 3 });
         round_trip(&Request::Have { number: 3, messages: 1 << 40 });
@@ -377,6 +416,7 @@ mod tests {
         round_trip_reply(&Reply::Ended { number: 1, refusal: refusal.clone() });
         round_trip_reply(&Reply::Refused { request: 1, refusal });
         round_trip_reply(&Reply::Done { request: 1, stamp });
+        round_trip_reply(&Reply::Made { request: 64, version: 70_000 });
     }
 
     /// C2.2: names, filters, and messages to the last byte.
@@ -391,6 +431,7 @@ mod tests {
             b"\x02\x01\x01",             // a byte too many
             b"\x03\x01",                 // too short
             b"\x04\x01\x01\x00\x00name", // half a stamp
+            b"\x04\x01\x02\x40",         // half a number
             b"\x20\x01",                 // an owner's
         ] {
             assert!(Request::decode(bad).is_err(), "{bad:?}");

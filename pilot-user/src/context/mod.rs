@@ -25,4 +25,4 @@ pub use client::{Client, Follow, FollowId, Notice, Replica, RequestId};
 pub use document::{Document, Kind};
 pub use history::HistoryLimits;
 pub use message::{Refusal, RefusalCode, Stamp, Violation};
-pub use owner::{Commit, Held, LinkId, Owner, Rights};
+pub use owner::{Commit, Held, LinkId, Owner, Rights, WriteId, Written};

@@ -35,9 +35,10 @@ impl Conversation {
         given
     }
 
-    /// A change, after which the document is what `replica` is: one line of JSON that names version and operation.
-    pub fn delta(&mut self, change: &Change, replica: &Replica) -> Given {
-        let given = self.give(format!("{} {}", replica.stamp.version, change.to_json()));
+    /// A change that led to this version, after which the document is what `replica` is: one line of JSON that names version and
+    /// operation.
+    pub fn delta(&mut self, version: u64, change: &Change, replica: &Replica) -> Given {
+        let given = self.give(format!("{version} {}", change.to_json()));
         self.resent_tokens += count(&render(&replica.document));
         given
     }
@@ -90,7 +91,7 @@ mod tests {
         let change = Change::merge(br#"{"anomalies":48}"#).unwrap();
         replica.document.apply(&change, change.encode().len()).unwrap();
         replica.stamp.version = 1;
-        let delta = conversation.delta(&change, &replica);
+        let delta = conversation.delta(1, &change, &replica);
         assert_eq!(delta.text, r#"1 {"merge":{"anomalies":48}}"#);
         assert_eq!(conversation.given_tokens, whole.tokens + delta.tokens);
         assert_eq!(conversation.given_bytes, (whole.text.len() + delta.text.len()) as u64);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::counters::Counters;
 
 /// What must come to pass in the runs.
-pub(crate) const MUST_FIRE: [&str; 20] = [
+pub(crate) const MUST_FIRE: [&str; 21] = [
     "client restarted with its copies",
     "client restarted without",
     "commit failed",
@@ -28,6 +28,7 @@ pub(crate) const MUST_FIRE: [&str; 20] = [
     "not allowed",
     "owner killed with a commit under way",
     "owner restarted",
+    "own change not sent back",
     "resumed without the document",
     "several versions at once",
     "unanswered",

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pilot_engine::{Code, Instant};
+use pilot_tests::contexts::Serving;
 use pilot_tests::link::{Attachment as _, Packet};
 use pilot_tests::netem::{Bursts, Conditions, Netem, PerMille};
 use pilot_tests::random::Random;
@@ -17,7 +18,7 @@ use pilot_user::service::contexts::ContextOwner;
 use crate::changes;
 use crate::counters::Counters;
 use crate::model::{encoded, part, text};
-use crate::nodes::{Following, Host, Serving, Using, number};
+use crate::nodes::{Following, Host, Using, number};
 
 pub(crate) const MUST_FIRE: [&str; 13] = [
     "node slept",
@@ -323,14 +324,8 @@ impl Network {
 fn serve(random: &mut Random) -> (Serving, (LinkId, Client, Vec<FollowId>)) {
     let mut owner = Owner::default();
     for (at, kind) in KINDS.into_iter().enumerate() {
-        let held = Held {
-            document: Document::empty(kind),
-            stamp: Stamp { incarnation: random.next(), version: 0 },
-            rights: Rights { read: vec!["*".into()], write: vec!["*".into()] },
-            history: HISTORY,
-            past: Vec::new(),
-            durable: false,
-        };
+        let rights = Rights { read: vec!["*".into()], write: vec!["*".into()] };
+        let held = Held { history: HISTORY, ..Held::new(Document::empty(kind), random.next(), rights) };
         owner.hold(&at.to_string(), held).unwrap();
     }
     let link = owner.connect(None);

@@ -10,7 +10,7 @@ use pilot_engine::{Config, Endpoint, Event, Instant, PeerConfig, PeerId};
 use pilot_tests::link::{Attachment as _, Packet, Place, SimLink};
 use pilot_tests::random::Random;
 use pilot_user::context::{Follow, FollowId, Replica, Stamp};
-use pilot_user::service::contexts::{ContextClient, ContextOwner};
+use pilot_user::service::contexts::ContextClient;
 use pilot_user::worker::handoff::Handoff;
 use pilot_user::worker::{Application, Opened, turn};
 
@@ -23,8 +23,6 @@ pub(crate) struct Host<A> {
     pub(crate) deadline: Option<Instant>,
     pub(crate) sleeps_until: Instant,
 }
-
-pub(crate) struct Serving(pub(crate) ContextOwner);
 
 pub(crate) struct Using {
     pub(crate) owner: PeerId,
@@ -96,28 +94,6 @@ impl<A: Application> Host<A> {
             }
         }
         unreachable!("host {} goes on and on", self.number)
-    }
-}
-
-impl Application for Serving {
-    fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
-        match event {
-            Event::Offered { connection, .. } => self.0.accept(endpoint, now, connection),
-            event => {
-                self.0.on_event(endpoint, now, &event);
-                if let Event::Closed { connection, .. } = event {
-                    endpoint.close(now, connection, 0, "");
-                }
-            }
-        }
-    }
-
-    fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
-        self.0.poll(endpoint, now)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
     }
 }
 

@@ -7,6 +7,9 @@ use pilot_user::context::{Change, Commit, Document, Held, Owner, Rights, Stamp};
 
 use crate::model::{Kept, Model, encoded};
 
+/// C3.10: the first byte of what a follower gets for its own change.
+const MADE: u8 = 0x27;
+
 impl Model {
     pub(crate) fn start_owner(&mut self) {
         self.owner = Owner::default();
@@ -151,6 +154,9 @@ impl Model {
                 .or_else(|| self.owner.poll_transmit(link, &mut message).then(|| std::mem::take(&mut message)))
             {
                 if peer.wire.to_client.len() < peer.room {
+                    if held.first() == Some(&MADE) {
+                        self.counters.count("own change not sent back");
+                    }
                     peer.wire.to_client.push_back(held);
                 } else {
                     self.counters.count("no room");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::{Failure, Output};
-use crate::context::{Document, Held, HistoryLimits, Kind, Owner, Rights, Stamp};
+use crate::context::{Document, Held, Kind, Owner, Rights};
 use crate::link::doorbell::Doorbell;
 use crate::service::contexts::ContextOwner;
 use crate::service::store::{Database, Kept, Store};
@@ -232,14 +232,8 @@ fn hold_all(owner: &mut Owner, all: Vec<(&Entry, Held)>) -> Result<(), Failure> 
 }
 
 fn new_held(entry: &Entry, document: Document, incarnation: u64) -> Held {
-    Held {
-        document,
-        stamp: Stamp { incarnation, version: 0 },
-        rights: Rights { read: entry.read.clone(), write: entry.write.clone() },
-        history: HistoryLimits::default(),
-        past: Vec::new(),
-        durable: entry.durable,
-    }
+    let rights = Rights { read: entry.read.clone(), write: entry.write.clone() };
+    Held { durable: entry.durable, ..Held::new(document, incarnation, rights) }
 }
 
 fn first_document(entry: &Entry, beside: &Path) -> anyhow::Result<Document> {

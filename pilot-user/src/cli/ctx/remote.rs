@@ -63,6 +63,9 @@ pub(super) fn follow(
 ) -> Result<(), Failure> {
     let kept = keep.as_deref().map(|file| Keeper::read(file, &target.name, &follow)).transpose()?.flatten();
     let mut left = count.unwrap_or(u64::MAX);
+    // The version that was printed last. When several messages came in one pass, the copy is ahead of what is told of it: a
+    // document that is printed whole may have the changes that are told next.
+    let mut printed = 0;
     run(&target.node, &target.peer, Wish::Follow { follow: follow.clone(), replica: kept }, |it, notice| {
         if let Notice::Ended { refusal, .. } = notice {
             return Err(refusal.into());
@@ -71,16 +74,17 @@ pub(super) fn follow(
         match notice {
             Notice::Whole { .. } => {
                 print_whole(&target.name, replica, output);
+                printed = replica.stamp.version;
                 if let Some(conversation) = &mut conversation {
                     conversation.render(replica);
                 }
             }
-            Notice::Changed { change, .. } => {
+            Notice::Changed { version, change, .. } if version > printed => {
+                printed = version;
                 if let Some(conversation) = &mut conversation {
-                    conversation.delta(&change, replica);
+                    conversation.delta(version, &change, replica);
                 }
-                let (version, change) = (replica.stamp.version, change.to_json());
-                let stamp = words(replica.stamp);
+                let (stamp, change) = (words(Stamp { version, ..replica.stamp }), change.to_json());
                 let event = json!({"event": "change", "name": target.name, "version": version, "stamp": stamp, "change": change});
                 output.event(&event, || Some(format!("{version}: {change}")));
                 left -= 1;

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Commit, Held, LinkId, Rights};
+use super::write::{Commit, Write, Writer};
+use super::{Held, Rights};
 use crate::context::change::Change;
 use crate::context::document::{Document, Kind};
 use crate::context::history::{Entry, History};
@@ -32,7 +33,7 @@ pub(super) struct Context {
     /// Durable: what comes while the disk works.
     pub(super) waiting: VecDeque<Write>,
     /// Who is answered when the disk has it, and with which version. `None`: no commit is under way.
-    committing: Option<Vec<(LinkId, u64, u64)>>,
+    committing: Option<Vec<(Writer, u64)>>,
     /// The disk has the whole document of this version, or of a later one and the changes in between.
     kept_whole: u64,
     /// Of the document as it is.
@@ -43,8 +44,8 @@ pub(super) struct Context {
 pub(super) struct Users {
     /// Places among the owner's followings.
     pub(super) followers: Vec<usize>,
-    /// Who waits for the answer to which request.
-    pub(super) writers: Vec<(LinkId, u64)>,
+    /// Who waits for an answer.
+    pub(super) writers: Vec<Writer>,
 }
 
 /// What was made of the part at `filter`.
@@ -61,16 +62,6 @@ enum What {
     Whole,
     Hash,
     Values { since: u64 },
-}
-
-/// A change that somebody asks for.
-#[derive(Debug)]
-pub(super) struct Write {
-    pub(super) link: LinkId,
-    pub(super) request: u64,
-    pub(super) base: Option<Stamp>,
-    pub(super) change: Change,
-    pub(super) encoded: Arc<[u8]>,
 }
 
 impl Context {
@@ -167,17 +158,17 @@ impl Context {
     }
 
     /// Applies what waited, while no commit is under way; what the disk is to keep of it, and who is refused.
-    pub(super) fn begin_commit(&mut self) -> (Option<Commit>, Vec<(LinkId, u64, Refusal)>) {
+    pub(super) fn begin_commit(&mut self) -> (Option<Commit>, Vec<(Writer, Refusal)>) {
         let mut refused = Vec::new();
         let before = self.stamp;
         let (mut changes, mut writers) = (Vec::new(), Vec::new());
         for write in std::mem::take(&mut self.waiting) {
             match self.apply(&write) {
                 Ok(stamp) => {
-                    writers.push((write.link, write.request, stamp.version));
+                    writers.push((write.writer, stamp.version));
                     changes.push(write.encoded);
                 }
-                Err(refusal) => refused.push((write.link, write.request, refusal)),
+                Err(refusal) => refused.push((write.writer, refusal)),
             }
         }
         if changes.is_empty() {
@@ -196,7 +187,7 @@ impl Context {
     }
 
     /// The commit is over, well or not; who wrote what it has.
-    pub(super) fn end_commit(&mut self, is_kept: bool) -> Vec<(LinkId, u64, u64)> {
+    pub(super) fn end_commit(&mut self, is_kept: bool) -> Vec<(Writer, u64)> {
         let writers = self.committing.take().unwrap_or_default();
         if is_kept && !writers.is_empty() {
             self.announced = self.stamp.version;
@@ -209,9 +200,9 @@ impl Context {
     }
 
     /// Takes all who use it: who follows, and who waits for an answer, beside these writers of the commit that is over.
-    pub(super) fn take_users(&mut self, committed: Vec<(LinkId, u64, u64)>) -> Users {
-        let committed = committed.into_iter().map(|(link, request, _)| (link, request));
-        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|write| (write.link, write.request));
+    pub(super) fn take_users(&mut self, committed: Vec<(Writer, u64)>) -> Users {
+        let committed = committed.into_iter().map(|(writer, _)| writer);
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|write| write.writer);
         Users { followers: std::mem::take(&mut self.followers), writers: committed.chain(waiting).collect() }
     }
 

@@ -81,6 +81,17 @@ impl Following {
         Ok(())
     }
 
+    /// C3.10: whether the follower takes its own change to `version` itself: it was sent all before it, and could be sent
+    /// this. If so, it is as if it had been.
+    pub(super) fn takes_own(&mut self, version: u64) -> bool {
+        let was_sent_all = self.has_document && !self.holds && self.version + 1 == version;
+        let takes = was_sent_all && self.filter().is_empty() && u64::from(self.unapplied) < WINDOW_MESSAGES;
+        if takes {
+            self.on_sent(version);
+        }
+        takes
+    }
+
     /// Puts the next message into `out`; `false`: there is none now.
     pub(super) fn next(&mut self, context: &mut Context, out: &mut Vec<u8>) -> bool {
         if self.holds {
@@ -105,7 +116,7 @@ impl Following {
                 return self.whole(context, out);
             }
             // C2.3: as short as it can be. The history reaches: the change is there.
-            let Some(entry) = context.history.after(seen).next() else { return false };
+            let Some(entry) = context.history.change_to(seen + 1) else { return false };
             let low_version = (seen + 1) as u16;
             Reply::Delta { number: self.number, span: 1, low_version, change: &entry.encoded }.encode(out);
             self.on_sent(seen + 1);
@@ -163,6 +174,12 @@ impl Following {
         self.version = version;
         self.check_at = version + CHECK_EVERY_VERSIONS;
         true
+    }
+
+    /// Whether there is nothing more for it until something happens.
+    pub(super) fn is_at_rest(&self, context: &Context) -> bool {
+        let version = context.announced().version;
+        self.holds || (self.has_document && self.seen() == version && version < self.check_at)
     }
 
     fn on_sent(&mut self, version: u64) {

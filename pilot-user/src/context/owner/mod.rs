@@ -2,14 +2,15 @@
 //!
 //! # Contract
 //!
-//! Input: [`Owner::connect`], [`Owner::disconnect`], [`Owner::handle`], [`Owner::handle_committed`]. Output:
-//! [`Owner::poll_ready`] names connections that may have something to be sent, [`Owner::poll_transmit`] gives the next
+//! Input: [`Owner::connect`], [`Owner::disconnect`], [`Owner::handle`], [`Owner::change`], [`Owner::handle_committed`]. Output:
+//! [`Owner::poll_written`], [`Owner::poll_ready`] names connections that may have something to be sent, [`Owner::poll_transmit`] gives the next
 //! message of one, and [`Owner::poll_commit`] what the disk is to keep. Nothing is queued for a follower but its place in the
 //! history: who is slow costs the others nothing (C3.5). Call `poll_commit` after `poll_transmit` has no more: it applies
 //! what was waiting, and between the two the documents are what was announced.
 
 mod context;
 mod following;
+mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::change::Change;
 use super::document::Document;
 use super::history::HistoryLimits;
 use super::limits::{MAX_ANSWERS, MAX_FOLLOWINGS};
 use super::message::{Refusal, RefusalCode, Reply, Request, Stamp, Violation, Wanted};
-use context::{Context, Users, Write};
+use context::{Context, Users};
 use following::Following;
+use write::Writer;
+pub use write::{Commit, WriteId, Written};
 
 /// A connection of a client, as the owner numbers it. No two are equal while a message of the first may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,19 +73,12 @@ pub struct Held {
     pub durable: bool,
 }
 
-/// What the disk is to keep before it is announced: several changes at once (C5.1).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Commit {
-    /// The context.
-    pub name: String,
-    /// Its version before the changes.
-    pub before: Stamp,
-    /// The changes, each encoded.
-    pub changes: Vec<Arc<[u8]>>,
-    /// The document after them, when it is to be kept whole again.
-    pub document: Option<Vec<u8>>,
-    /// Changes that led to versions below this one are not needed any more.
-    pub keep_from: u64,
+impl Held {
+    /// A volatile context that begins with this document, in a life of this number.
+    pub fn new(document: Document, incarnation: u64, rights: Rights) -> Self {
+        let (stamp, history) = (Stamp { incarnation, version: 0 }, HistoryLimits::default());
+        Self { document, stamp, rights, history, past: Vec::new(), durable: false }
+    }
 }
 
 /// See the module's head.
@@ -100,6 +95,9 @@ pub struct Owner {
     ready: VecDeque<LinkId>,
     /// Contexts of which something waits for the disk, which is idle; each once.
     to_commit: VecDeque<usize>,
+    next_write: u64,
+    /// What became of changes of the owner's own process that waited.
+    written: VecDeque<(WriteId, Result<Stamp, Refusal>)>,
     /// Contexts that were removed while the disk kept something of them, of which it has yet to say so: the oldest first.
     removed: Vec<String>,
 }
@@ -121,8 +119,11 @@ struct Link {
 impl Link {
     /// Whether it is to be named as ready before it is given something to send.
     fn becomes_ready(&mut self) -> bool {
-        let is_idle = self.answers.is_empty() && self.queue.is_empty();
-        is_idle && !std::mem::replace(&mut self.is_ready, true)
+        self.is_idle() && !std::mem::replace(&mut self.is_ready, true)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.answers.is_empty() && self.queue.is_empty()
     }
 }
 
@@ -209,9 +210,10 @@ impl Owner {
                 self.wake(at);
                 Ok(())
             }
-            Request::Change { request, base, name, change } => {
-                if let Err(refusal) = self.on_change(link, request, base, name, change) {
-                    self.answer(link, &Reply::Refused { request, refusal });
+            Request::Change { request, base, copy, name, change } => {
+                let writer = Writer::Client { link, request, copy };
+                if let Err(refusal) = self.on_change(link, writer, base, name, change) {
+                    self.answer_refused(writer, refusal);
                 }
                 Ok(())
             }
@@ -230,6 +232,12 @@ impl Owner {
         None
     }
 
+    /// Whether there is nothing to be sent to a connection: less than [`Owner::poll_transmit`] takes to say so.
+    #[inline]
+    pub fn is_idle(&self, id: LinkId) -> bool {
+        self.link(id).is_none_or(Link::is_idle)
+    }
+
     /// Puts the next message for a connection into `out`, in place of what is there. `false`: there is none now.
     pub fn poll_transmit(&mut self, id: LinkId, out: &mut Vec<u8>) -> bool {
         out.clear();
@@ -240,60 +248,24 @@ impl Owner {
         }
         while let Some(&at) = link.queue.first() {
             let following = &mut self.followings[at];
-            let any = following.next(&mut self.contexts[following.context as usize], out);
-            if any {
+            let context = &mut self.contexts[following.context as usize];
+            let any = following.next(context, out);
+            if any && !following.is_at_rest(context) {
                 // The others before its next.
                 link.queue.rotate_left(1);
                 return true;
             }
             following.is_queued = false;
-            link.queue.remove(0);
+            // Of most there is one, and nothing to move up.
+            match link.queue.len() {
+                1 => link.queue.clear(),
+                _ => _ = link.queue.remove(0),
+            }
+            if any {
+                return true;
+            }
         }
         false
-    }
-
-    /// What the disk is to keep next. Until [`Owner::handle_committed`] there is nothing more of that context: what is
-    /// written meanwhile waits, and is committed together.
-    pub fn poll_commit(&mut self) -> Option<Commit> {
-        while let Some(at) = self.to_commit.pop_front() {
-            let (commit, refused) = self.contexts[at].begin_commit();
-            for (link, request, refusal) in refused {
-                self.answer(link, &Reply::Refused { request, refusal });
-            }
-            if commit.is_some() {
-                return commit;
-            }
-        }
-        None
-    }
-
-    /// The disk has what was asked of it last for this context: it is announced. C5.3: `Err`: it has not, and never will; who
-    /// follows is told, and the context is not to be had any more.
-    pub fn handle_committed(&mut self, name: &str, result: Result<(), String>) {
-        if let Some(at) = self.removed.iter().position(|removed| removed == name) {
-            self.removed.remove(at);
-            return;
-        }
-        let Some(&at) = self.names.get(name) else { return };
-        let context = &mut self.contexts[at];
-        let writers = context.end_commit(result.is_ok());
-        match result {
-            Ok(()) => {
-                if !context.waiting.is_empty() {
-                    self.to_commit.push_back(at);
-                }
-                let incarnation = context.stamp.incarnation;
-                for (link, request, version) in writers {
-                    self.answer(link, &Reply::Done { request, stamp: Stamp { incarnation, version } });
-                }
-                self.wake_followers(at);
-            }
-            Err(why) => {
-                let refusal = context.fail(&why);
-                let users = context.take_users(writers);
-                self.refuse(users, &refusal);
-            }
-        }
     }
 
     fn on_follow(&mut self, link: LinkId, number: u64, wanted: &Wanted<'_>) -> Result<(), Violation> {
@@ -352,32 +324,6 @@ impl Owner {
         }
     }
 
-    fn on_change(
-        &mut self,
-        link: LinkId,
-        request: u64,
-        base: Option<Stamp>,
-        name: &str,
-        change: &[u8],
-    ) -> Result<(), Refusal> {
-        let at = self.find(link, name, |rights| &rights.write)?;
-        let context = &mut self.contexts[at];
-        let change = Change::decode(change).map_err(|error| Refusal::of_change(&error, context.stamp.version))?;
-        // As it will be sent, which may be shorter than it came.
-        let encoded = change.encode().into();
-        let write = Write { link, request, base, change, encoded };
-        if context.durable {
-            if context.wait(write)? {
-                self.to_commit.push_back(at);
-            }
-            return Ok(());
-        }
-        let stamp = context.apply(&write)?;
-        self.answer(link, &Reply::Done { request, stamp });
-        self.wake_followers(at);
-        Ok(())
-    }
-
     fn answer(&mut self, id: LinkId, reply: &Reply<'_>) {
         let Some(link) = self.links.get_mut(id.place()).filter(|link| link.id == id) else { return };
         let mut message = Vec::new();
@@ -394,6 +340,7 @@ impl Owner {
         self.contexts[at].followers = followers;
     }
 
+    #[inline]
     fn wake(&mut self, at: usize) {
         let following = &mut self.followings[at];
         if std::mem::replace(&mut following.is_queued, true) {
@@ -408,9 +355,7 @@ impl Owner {
 
     /// Tells all who used a context that it is over.
     fn refuse(&mut self, Users { followers, writers }: Users, refusal: &Refusal) {
-        for (link, request) in writers {
-            self.answer(link, &Reply::Refused { request, refusal: refusal.clone() });
-        }
+        writers.into_iter().for_each(|writer| self.answer_refused(writer, refusal.clone()));
         for at in followers {
             let Following { link, number, .. } = self.followings.remove(at);
             let it = &mut self.links[link.place()];

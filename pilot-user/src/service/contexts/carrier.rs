@@ -44,6 +44,7 @@ impl Carrier {
 
     /// Sends a message; only after [`Carrier::flush`] said that there is room. Whether there is room for more. What did not
     /// leave at once is held, and leaves an empty buffer; what did is the usual, and allocates nothing.
+    #[inline]
     pub(super) fn send(
         &mut self,
         endpoint: &mut Endpoint,
@@ -58,8 +59,13 @@ impl Carrier {
         self.flush(endpoint, now, connection)
     }
 
-    /// Sends what is held. Whether there is room for more.
+    /// Sends what is held, which is seldom anything. Whether there is room for more.
+    #[inline]
     pub(super) fn flush(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle) -> bool {
+        self.outgoing.is_none() || self.flush_held(endpoint, now, connection)
+    }
+
+    fn flush_held(&mut self, endpoint: &mut Endpoint, now: Instant, connection: ConnectionHandle) -> bool {
         let Some(mut outgoing) = self.outgoing.take() else { return true };
         let sent = if outgoing.message.len() > MAX_MESSAGE_BYTES {
             outgoing.write(endpoint, now, connection)

@@ -167,7 +167,7 @@ impl ContextOwner {
         let Some(Some(Linked { connection, carrier, .. })) = self.links.get_mut(id.place()) else { return };
         let mut room = carrier.flush(endpoint, now, *connection);
         while room && self.owner.poll_transmit(id, &mut self.buffer) {
-            room = carrier.send(endpoint, now, *connection, &mut self.buffer);
+            room = carrier.send(endpoint, now, *connection, &mut self.buffer) && !self.owner.is_idle(id);
         }
     }
 
