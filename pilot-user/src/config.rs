@@ -133,8 +133,32 @@ pub struct Local {
     pub socket: PathBuf,
     /// Whether that is the operator's choice, and not where it is otherwise: beside the identity.
     pub is_chosen: bool,
-    /// Other users than the node's own, and the ports that each may connect to and listen on.
-    pub users: BTreeMap<u32, BTreeSet<u16>>,
+    /// Other users than the node's own, and what each may do.
+    pub users: BTreeMap<u32, User>,
+    /// Whether applications may have the node hold contexts. Then one worker has all tunnels, because all followers of a context are
+    /// served from one document.
+    pub holds_contexts: bool,
+}
+
+/// What another user than the node's own may do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct User {
+    /// Ports to connect to and to listen on.
+    pub ports: BTreeSet<u16>,
+    /// Shared contexts, of this node and of peers.
+    pub contexts: UserContexts,
+}
+
+/// Names of contexts, for each thing that can be done with one. `*` at the end of a name stands for all that begin so.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserContexts {
+    /// To create at this node, and to delete there.
+    pub create: Vec<String>,
+    /// To change.
+    pub change: Vec<String>,
+    /// To follow.
+    pub follow: Vec<String>,
 }
 
 /// A peer that is known without a directory.
@@ -187,6 +211,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileLocal {
     socket: Option<PathBuf>,
+    contexts: Option<bool>,
     #[serde(default)]
     users: Vec<FileUser>,
 }
@@ -195,7 +220,10 @@ struct FileLocal {
 #[serde(deny_unknown_fields)]
 struct FileUser {
     uid: u32,
+    #[serde(default)]
     ports: BTreeSet<u16>,
+    #[serde(default)]
+    contexts: UserContexts,
 }
 
 #[derive(Deserialize)]
@@ -231,7 +259,13 @@ impl Config {
         let local = Local {
             is_chosen: file.local.socket.is_some(),
             socket: directory.join(file.local.socket.unwrap_or_else(|| file.identity.with_extension("sock"))),
-            users: file.local.users.into_iter().map(|user| (user.uid, user.ports)).collect(),
+            holds_contexts: file.local.contexts.unwrap_or(file.queues.len() == 1),
+            users: file
+                .local
+                .users
+                .into_iter()
+                .map(|FileUser { uid, ports, contexts }| (uid, User { ports, contexts }))
+                .collect(),
         };
         let config = Self {
             local,

@@ -13,4 +13,4 @@ pub mod recent_peers;
 pub mod service;
 pub mod worker;
 
-pub use api::{Connection, Error, Listener, Node};
+pub use api::{Connection, Context, Error, Following, Listener, Node};

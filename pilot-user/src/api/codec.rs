@@ -18,6 +18,7 @@ const DATA: u8 = 0x12;
 const FINISH: u8 = 0x13;
 const CREDIT: u8 = 0x14;
 const OPEN: u8 = 0x15;
+const PART: u8 = 0x16;
 
 /// Bytes of type and id.
 const HEAD_BYTES: usize = 5;
@@ -110,6 +111,7 @@ impl Frame for ToApplication {
             Self::Data(id, body) => raw(out, DATA, id.0, body),
             Self::Finish(id) => raw(out, FINISH, id.0, &[]),
             Self::Credit(id, bytes) => raw(out, CREDIT, id.0, &bytes.to_be_bytes()),
+            Self::Part(id, body) => raw(out, PART, id.0, body),
         }
     }
 
@@ -123,6 +125,7 @@ impl Frame for ToApplication {
             DATA => Self::Data(Id(id), data(body)?),
             FINISH => Self::Finish(Id(id)),
             CREDIT => Self::Credit(Id(id), credit(body)?),
+            PART => Self::Part(Id(id), data(body)?),
             _ => return Err(session(format!("a frame of type {kind:#04x}, which no node sends"))),
         })
     }
@@ -155,6 +158,13 @@ fn json(out: &mut Vec<u8>, kind: u8, id: u32, body: &impl Serialize) {
     let _ = serde_json::to_writer(&mut *out, body);
     let length = (out.len() - begin - 4) as u32;
     out[begin..begin + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// How long the frame of a request is, behind its length.
+pub(crate) fn request_bytes(what: &Request) -> usize {
+    let mut out = Vec::new();
+    json(&mut out, REQUEST, 0, what);
+    out.len() - 4
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::connection::{self, Opened};
+use super::context::{Feed, News};
 use super::node::{Incoming, Listener};
 use super::protocol::{Consumed, Error, Event, Id, SESSION, ToApplication};
 use super::session::{Note, Pending, Session};
@@ -45,6 +46,7 @@ pub(crate) struct Dispatcher {
     connections: HashMap<Id, ToConnection>,
     streams: HashMap<Id, Ends>,
     listeners: HashMap<u16, UnboundedSender<Incoming>>,
+    followings: HashMap<Id, UnboundedSender<News>>,
     /// Who subscribed to what happens at the node.
     events: Vec<UnboundedSender<Value>>,
 }
@@ -60,6 +62,7 @@ impl Dispatcher {
             connections: HashMap::new(),
             streams: HashMap::new(),
             listeners: HashMap::new(),
+            followings: HashMap::new(),
             events: Vec::new(),
         }
     }
@@ -96,6 +99,7 @@ impl Dispatcher {
                     let _ = connection.datagrams.try_send(body);
                 }
             }
+            ToApplication::Part(id, body) => self.on_news(id, News::Part(body)),
             ToApplication::Finish(id) => {
                 if let Some(ends) = self.streams.get_mut(&id) {
                     ends.data = None;
@@ -129,6 +133,7 @@ impl Dispatcher {
                     }
                 }
                 Note::Subscribed(to) => self.events.push(to),
+                Note::Left(id) => _ = self.followings.remove(&id),
                 Note::Dropped(id) => {
                     if let Some(ends) = self.streams.get_mut(&id) {
                         ends.handles -= 1;
@@ -159,6 +164,16 @@ impl Dispatcher {
                     self.open(Id(id.unwrap_or_default()), peer, port, false).ok_or_else(Error::gone)
                 });
                 let _ = to.send(opened);
+            }
+            Pending::Follow(to) => {
+                let feed = result.and_then(|value| {
+                    let id = value["following"].as_u64().and_then(|id| u32::try_from(id).ok());
+                    let session = self.session.upgrade().ok_or_else(Error::gone)?;
+                    let (feed, news) = Feed::new(session, Id(id.unwrap_or_default()));
+                    self.followings.insert(feed.id, news);
+                    Ok(feed)
+                });
+                let _ = to.send(feed);
             }
             Pending::Listen(to) => {
                 let listener = result.and_then(|value| {
@@ -217,10 +232,24 @@ impl Dispatcher {
                 self.on_consumed(id, consumed);
             }
             Event::Restarted { consumed } => self.on_consumed(id, consumed),
+            Event::Whole { .. } | Event::Changed { .. } | Event::Checked { .. } | Event::Diverged { .. } => {
+                self.on_news(id, News::Event(event));
+            }
+            Event::Ended(_) => {
+                self.on_news(id, News::Event(event));
+                self.followings.remove(&id);
+            }
             Event::TunnelUp { .. } | Event::TunnelDown { .. } | Event::ShuttingDown { .. } => {
                 let event = serde_json::to_value(event).unwrap_or_default();
                 self.events.retain(|subscriber| subscriber.send(event.clone()).is_ok());
             }
+        }
+    }
+
+    fn on_news(&mut self, id: Id, news: News) {
+        if let Some(following) = self.followings.get(&id) {
+            // Nobody reads it any more when it fails.
+            let _ = following.send(news);
         }
     }
 
@@ -254,6 +283,7 @@ impl Dispatcher {
                 Pending::Value(to) => _ = to.send(Err(error.clone())),
                 Pending::Connect { to, .. } => _ = to.send(Err(error.clone())),
                 Pending::Listen(to) => _ = to.send(Err(error.clone())),
+                Pending::Follow(to) => _ = to.send(Err(error.clone())),
                 Pending::None => {}
             }
         }

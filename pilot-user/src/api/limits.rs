@@ -39,6 +39,15 @@ pub const MAX_REQUESTS: usize = 1024;
 pub const MAX_APPLICATIONS: usize = 4096;
 /// Connections of one application (L2.2).
 pub const MAX_CONNECTIONS: usize = 16_384;
+/// Contexts that one application follows at one worker, each with a copy and a connection of its own. Lower: agents that follow much
+/// are refused. Higher: what one application can make the node hold; and a tunnel's connections are for all.
+pub const MAX_FOLLOWINGS: usize = 256;
+/// Contexts that a node holds. Lower: agents share one where each would have its own. Higher: memory, which nobody gives back whose
+/// application is gone: contexts outlive it.
+pub const MAX_CONTEXTS: usize = 1024;
+/// Bytes of changes that one application has asked for and that were not answered; as a session's other data. Lower: an application
+/// that writes much waits for answers. Higher: what a slow owner makes the node hold.
+pub const MAX_CHANGE_BYTES: usize = CLIENT_CREDIT_BYTES as usize;
 /// Connections that wait on a port for their application (L3.4), as a socket's backlog. Lower: bursts are refused. Higher: peers wait for
 /// what will not come.
 pub const MAX_BACKLOG: usize = 128;

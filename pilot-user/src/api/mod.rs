@@ -23,7 +23,9 @@ pub(crate) mod access;
 mod call;
 pub(crate) mod codec;
 mod connection;
+mod context;
 mod dispatch;
+pub(crate) mod documents;
 pub(crate) mod frames;
 pub mod host;
 pub mod limits;
@@ -37,6 +39,8 @@ pub(crate) mod switchboard;
 
 pub use call::IncomingCall;
 pub use connection::Connection;
+pub(crate) use context::Step;
+pub use context::{Context, Following, Interest, Update};
 pub use node::{Builder, Listener, Node, StartError};
 pub use protocol::{Code, Error};
 pub use stream::{RecvStream, SendStream};

@@ -11,12 +11,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::access::Access;
 use super::connection::{Connection, Opened};
+use super::context::Context;
 use super::dispatch::Dispatcher;
 use super::frames;
 use super::protocol::{Code, Error, Request, VERSION};
 use super::running::Running;
 use super::session::{Note, Pending, Pipe, Session};
 use crate::config::{self, Config};
+use crate::context::{Document, Rights};
 use crate::node;
 use crate::service::Services;
 use crate::worker::drivers::SpawnError;
@@ -82,12 +84,9 @@ impl Builder {
             (None, Some(file)) => Config::read(&file)?,
             (None, None) => return Err(StartError::NoConfig),
         };
-        let running = Running::start(
-            config,
-            Aeads::detect(),
-            |place, workers| place % workers,
-            |number, notices, bell, _| Services::new(number, None, notices, bell).map_err(StartError::Thread),
-        )?;
+        let running = Running::start(config, Aeads::detect(), |number, notices, bell, _| {
+            Services::new(number, None, notices, bell).map_err(StartError::Thread)
+        })?;
         let (client, mut delivery) = running.board().attach(Access::Owner);
         let (session, notes) = Session::new(Pipe::Here(client));
         let dispatcher = Dispatcher::new(&session, notes);
@@ -141,6 +140,22 @@ impl Node {
     pub async fn listen(&self, port: u16) -> Result<Listener, Error> {
         let answer = self.session.ask(Request::Listen { port }, Pending::Listen).await?;
         answer.await.unwrap_or_else(|_| Err(Error::gone()))
+    }
+
+    /// The shared context that a peer, or without one this node itself, holds under a name. Nothing is asked yet.
+    pub fn context<'a>(&self, name: &str, peer: impl Into<Option<&'a str>>) -> Context {
+        Context::new(Arc::clone(&self.session), name, peer.into())
+    }
+
+    /// Has this node hold a new context, which peers may follow and change by their names, `*` being every peer; the applications of
+    /// this node may by their rights in its configuration. It outlives this application, until [`Context::delete`].
+    ///
+    /// # Errors
+    /// When there is one of this name, a peer is unknown, or the node holds none.
+    pub async fn create_context(&self, name: &str, document: &Document, rights: Rights) -> Result<Context, Error> {
+        let context = self.context(name, None);
+        context.create(document, rights).await?;
+        Ok(context)
     }
 
     /// The configured peers, and whether a tunnel to each is up, as JSON.

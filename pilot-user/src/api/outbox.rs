@@ -48,7 +48,10 @@ pub(crate) fn outbox(doorbells: Arc<[Doorbell]>) -> (Outbox, Delivery) {
 /// Bytes that count against [`OUTBOX_BYTES`].
 fn weight(frame: &ToApplication) -> usize {
     match frame {
-        ToApplication::Message(_, body) | ToApplication::Datagram(_, body) | ToApplication::Data(_, body) => body.len(),
+        ToApplication::Message(_, body)
+        | ToApplication::Datagram(_, body)
+        | ToApplication::Data(_, body)
+        | ToApplication::Part(_, body) => body.len(),
         _ => 0,
     }
 }

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::documents::Asked;
 use super::limits::FRAME_OVERHEAD_BYTES;
+use crate::context::{Kind, Refusal, Stamp};
 use pilot_engine::{CloseReason, OperationError};
 
 /// The version of the protocol.
@@ -57,6 +59,7 @@ pub(crate) enum ToApplication {
     Data(Id, Vec<u8>),
     Finish(Id),
     Credit(Id, u32),
+    Part(Id, Vec<u8>),
 }
 
 /// Id 0: the session as a whole.
@@ -118,6 +121,40 @@ pub(crate) enum Request {
         connection: Option<Id>,
     },
     Subscribe,
+    ContextCreate(NewContext),
+    ContextDelete {
+        name: String,
+    },
+    ContextChange {
+        peer: Option<String>,
+        name: String,
+        change: Asked,
+        if_stamp: Option<Stamp>,
+    },
+    ContextFollow {
+        peer: Option<String>,
+        name: String,
+        filter: Option<String>,
+        #[serde(default)]
+        latest: bool,
+    },
+    ContextUnfollow {
+        following: Id,
+    },
+}
+
+/// A context that an application has its node hold.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct NewContext {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) document: Value,
+    #[serde(default)]
+    pub(crate) read: Vec<String>,
+    #[serde(default)]
+    pub(crate) write: Vec<String>,
+    #[serde(default)]
+    pub(crate) durable: bool,
 }
 
 fn not_allowed() -> u64 {
@@ -126,7 +163,7 @@ fn not_allowed() -> u64 {
 
 impl Request {
     /// All that a node does.
-    pub(crate) const OPS: [&str; 13] = [
+    pub(crate) const OPS: [&str; 18] = [
         "hello",
         "connect",
         "listen",
@@ -140,6 +177,11 @@ impl Request {
         "connections",
         "stats",
         "subscribe",
+        "context_create",
+        "context_delete",
+        "context_change",
+        "context_follow",
+        "context_unfollow",
     ];
 }
 
@@ -157,6 +199,11 @@ pub(crate) enum Event {
     TunnelUp { peer: String },
     TunnelDown { peer: String, reason: String },
     ShuttingDown { drain_ms: u64 },
+    Whole { stamp: Stamp, kind: Kind, bytes: usize },
+    Changed { stamp: Stamp, bytes: usize },
+    Checked { stamp: Stamp },
+    Diverged { stamp: Stamp },
+    Ended(Error),
 }
 
 /// How much of what was sent was read.
@@ -287,6 +334,12 @@ impl From<&OperationError> for Error {
             OperationError::TooMany { .. } => Self::new(Code::TooMany, words),
             OperationError::UnknownPeer => Self::new(Code::UnknownPeer, words),
         }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::by_peer(Code::Context, refusal.code as u64, refusal.words)
     }
 }
 

@@ -10,12 +10,14 @@ use serde_json::json;
 use super::host::Host;
 use super::switchboard::{Peer, Switchboard};
 use crate::config::Config;
+use crate::context::Owner;
 use crate::control::Control;
 use crate::identity_file;
 use crate::link::doorbell::Doorbell;
 use crate::link::pair::PairLink;
 use crate::node::{Assembly, StartError};
 use crate::recent_peers::RecentPeers;
+use crate::service::contexts::ContextOwner;
 use crate::service::{Notice, Services};
 use crate::worker::drivers::{Pinned, SpawnError, Worker};
 
@@ -42,22 +44,24 @@ pub(crate) struct Stopped {
 }
 
 impl Running {
-    /// Starts all of it. `owner` says which worker has the tunnel to the peer at a place in the configuration, of how many there are;
-    /// `services` what each worker offers by itself, by its number.
+    /// Starts all of it. `services` says what each worker offers by itself, by its number.
     pub(crate) fn start<E: From<StartError> + From<SpawnError>>(
         config: Config,
         aeads: Aeads,
-        owner: impl Fn(usize, usize) -> usize,
         mut services: impl FnMut(usize, Sender<Notice>, Doorbell, &[(String, PeerId)]) -> Result<Services, E>,
     ) -> Result<Self, E> {
         let workers = config.queues.len();
-        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, |place| owner(place, workers))?;
+        // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
+        // contexts has all, because all followers of one are served from one document.
+        let holds_contexts = config.local.holds_contexts;
+        let owner = |place: usize| if holds_contexts { 0 } else { place % workers };
+        let Assembly { control, peers, seats } = Assembly::start(&config, aeads, owner)?;
         let known = peers.iter().zip(&config.peers).enumerate();
         let known = known.map(|(place, ((name, id), peer))| Peer {
             name: name.clone(),
             address: peer.address,
             id: *id,
-            worker: owner(place, workers) as u8,
+            worker: owner(place) as u8,
             ports: peer.ports.clone(),
         });
         let identity = identity_file::read(&config.identity).map_err(StartError::from)?;
@@ -68,7 +72,10 @@ impl Running {
         let recent = RecentPeers::read(&config.recent_peers);
         let (mut pinned, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
-            let services = services(number, sender.clone(), seat.doorbell(), &peers)?;
+            let mut services = services(number, sender.clone(), seat.doorbell(), &peers)?;
+            if holds_contexts && number == 0 && services.contexts().is_none() {
+                services = services.with_contexts(ContextOwner::new(Owner::default(), None, &peers));
+            }
             let (core, doorbell) = (seat.core, seat.doorbell());
             let mut worker = seat.with(Host::new(services, number as u8, Arc::clone(&board), inbox));
             listen = worker.link.local_addr();

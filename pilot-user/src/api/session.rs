@@ -7,10 +7,12 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use super::codec;
 use super::connection::Opened;
-use super::limits::{CLIENT_CREDIT_BYTES, MAX_REQUESTS};
+use super::context::Feed;
+use super::limits::{CLIENT_CREDIT_BYTES, MAX_FRAME_BYTES, MAX_REQUESTS};
 use super::node::Listener;
-use super::protocol::{Error, Id, Request, ToNode, cost};
+use super::protocol::{Code, Error, Id, Request, ToNode, cost};
 use super::stream::Ends;
 use super::switchboard::Client;
 
@@ -48,6 +50,8 @@ pub(crate) enum Note {
     Subscribed(UnboundedSender<Value>),
     /// A handle of a stream is gone: nobody waits for that half any more.
     Dropped(Id),
+    /// Nobody follows it any more.
+    Left(Id),
 }
 
 /// Who waits for an answer.
@@ -59,6 +63,7 @@ pub(crate) enum Pending {
         to: oneshot::Sender<Result<Opened, Error>>,
     },
     Listen(oneshot::Sender<Result<Listener, Error>>),
+    Follow(oneshot::Sender<Result<Feed, Error>>),
     /// Nobody.
     None,
 }
@@ -144,6 +149,20 @@ impl Session {
     /// Asks and waits for the answer. Dropped, the answer is lost; what was asked is done, unless it was dropped at once.
     pub(crate) async fn request(&self, what: Request) -> Result<Value, Error> {
         self.ask(what, Pending::Value).await?.await.unwrap_or_else(|_| Err(Error::gone()))
+    }
+
+    /// As [`Session::request`], of what may be longer than a frame can be (L1.1).
+    pub(crate) async fn request_long(&self, what: Request) -> Result<Value, Error> {
+        if let Pipe::Socket(_) = self.pipe {
+            let bytes = codec::request_bytes(&what);
+            if bytes > MAX_FRAME_BYTES {
+                let words = format!(
+                    "a request of {bytes} bytes: at most {MAX_FRAME_BYTES} are allowed; make several changes of it"
+                );
+                return Err(Error::new(Code::TooLong, words));
+            }
+        }
+        self.request(what).await
     }
 
     /// Waits for credit of a flow and of the session for a body, and spends it. Cancel-safe. `None`: there will be none any more.

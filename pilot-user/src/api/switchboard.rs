@@ -11,16 +11,19 @@ use pilot_engine::address::OverlayAddress;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::access::Access;
+use super::access::{Access, ContextRight};
 use super::limits::{
     CLIENT_CREDIT_BYTES, FIRST_EPHEMERAL_PORT, FIRST_USER_PORT, FLOW_CREDIT_BYTES, FRAME_OVERHEAD_BYTES,
     MAX_CONNECTIONS, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUESTS,
 };
 use super::outbox::{Delivery, Outbox, outbox};
-use super::protocol::{Code, Error, Id, Request, SESSION, ToApplication, ToNode, VERSION, cost};
+use super::protocol::{Code, Error, Id, NewContext, Request, SESSION, ToApplication, ToNode, VERSION, cost};
 use crate::link::doorbell::Doorbell;
 use crate::service::{CONTEXTS_PORT, ECHO_PORT, FILES_PORT};
 use pilot_engine::limits::MAX_MESSAGE_BYTES;
+
+/// The worker that holds the node's contexts, and then has all of its tunnels.
+const CONTEXTS_WORKER: u8 = 0;
 
 /// An application, as the node numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -127,6 +130,11 @@ impl Switchboard {
         })
     }
 
+    /// The worker that reaches a peer's contexts; without a peer, that has the node's own.
+    fn holder(&self, peer: Option<&str>) -> Result<u8, Error> {
+        peer.map_or(Ok(CONTEXTS_WORKER), |peer| Ok(self.peer(peer)?.worker))
+    }
+
     pub(crate) fn named(&self, id: PeerId) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.id == id)
     }
@@ -208,14 +216,35 @@ impl Client {
                 }
                 done(json!({}));
             }
+            Request::ContextCreate(NewContext { name, read, write, .. }) => {
+                self.access.check_context(ContextRight::Create, name)?;
+                read.iter()
+                    .chain(write)
+                    .filter(|peer| *peer != "*")
+                    .try_for_each(|peer| self.board.peer(peer).map(|_| ()))?;
+                return Ok(Some(CONTEXTS_WORKER));
+            }
+            Request::ContextDelete { name } => {
+                self.access.check_context(ContextRight::Create, name)?;
+                return Ok(Some(CONTEXTS_WORKER));
+            }
+            Request::ContextChange { peer, name, .. } => {
+                self.access.check_context(ContextRight::Change, name)?;
+                return self.board.holder(peer.as_deref()).map(Some);
+            }
+            Request::ContextFollow { peer, name, .. } => {
+                self.access.check_context(ContextRight::Follow, name)?;
+                return self.board.holder(peer.as_deref()).map(Some);
+            }
             Request::Accept { connection: id }
             | Request::Refuse { connection: id, .. }
             | Request::Close { connection: id, .. }
             | Request::Stats { connection: Some(id) }
             | Request::Reset { stream: id, .. }
-            | Request::Stop { stream: id, .. } => {
+            | Request::Stop { stream: id, .. }
+            | Request::ContextUnfollow { following: id } => {
                 if usize::from(id.worker()) >= self.board.workers.len() {
-                    return Err(Error::no_such("connection or stream", *id));
+                    return Err(Error::no_such("connection, stream or following", *id));
                 }
                 return Ok(Some(id.worker()));
             }

@@ -31,10 +31,8 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
-    let config = Config::read(&args.config).map_err(Failure::usage)?;
-    // Each worker has the tunnels to some of the peers, whichever queue their datagrams come by; but the one that holds
-    // contexts has all, because all followers of one are served from one document.
-    let owner = |place, workers| if contexts.is_some() { 0 } else { place % workers };
+    let mut config = Config::read(&args.config).map_err(Failure::usage)?;
+    config.local.holds_contexts |= contexts.is_some();
     let mut deletions = None;
     let services = |number, notices, doorbell: Doorbell, peers: &[(String, PeerId)]| {
         let services = Services::new(number, files.clone(), notices, doorbell.clone())
@@ -50,7 +48,7 @@ pub(super) fn run(
         })
     };
     let aeads = session::aeads(args)?;
-    let mut running = Running::start(config, aeads, owner, services)?;
+    let mut running = Running::start(config, aeads, services)?;
     let daemon = serve(&running)?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
     let (mut latest, mut ready) = (running.control().datapath(), false);
@@ -89,8 +87,8 @@ pub(super) fn run(
 
 /// Serves the node to the applications of its host. That they cannot be is a failure where the operator has asked for it.
 fn serve(running: &Running) -> Result<Option<Daemon>, Failure> {
-    let Local { socket, is_chosen, users } = &running.config().local;
-    let users = users.iter().map(|(uid, ports)| (*uid, Access::Ports(ports.clone()))).collect();
+    let Local { socket, is_chosen, users, .. } = &running.config().local;
+    let users = users.iter().map(|(uid, user)| (*uid, Access::User(user.clone()))).collect();
     match Daemon::start(Arc::clone(running.board()), socket, users) {
         Ok(daemon) => Ok(Some(daemon)),
         Err(error) if *is_chosen => {

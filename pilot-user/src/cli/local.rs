@@ -86,7 +86,7 @@ impl SocketArgs {
 }
 
 /// A peer that is not there, or a right that is not, is the arguments' or the configuration's.
-fn failure(error: Error) -> Failure {
+pub(super) fn failure(error: Error) -> Failure {
     match error.code {
         Code::UnknownPeer | Code::NotAllowed => Failure::usage(error),
         _ => Failure::failed(error),

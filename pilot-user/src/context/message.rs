@@ -1,19 +1,60 @@
 //! The messages between an owner and a client, as they are written (`docs/context.md` §2).
 
+use std::fmt;
+use std::str::FromStr;
+
 use pilot_engine::codec::{Reader, put_varint};
+use serde::{Deserialize, Serialize};
 
 use super::change::ChangeError;
 use super::document::Kind;
 use super::limits::{MAX_FILTER_BYTES, MAX_NAME_BYTES};
 use super::pointer;
 
-/// A version of a context: which life of it, and how many changes since that began (C1.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A version of a context: which life of it, and how many changes since that began (C1.3). In text `INCARNATION:VERSION`, the
+/// incarnation in 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Stamp {
     /// Drawn when the owner began to hold the context; a durable one keeps it.
     pub incarnation: u64,
     /// 0 for the document it began with.
     pub version: u64,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}:{}", self.incarnation, self.version)
+    }
+}
+
+impl From<Stamp> for String {
+    fn from(stamp: Stamp) -> Self {
+        stamp.to_string()
+    }
+}
+
+/// A text that is no [`Stamp`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a version is INCARNATION:VERSION, as it was given")]
+pub struct NoStamp;
+
+impl FromStr for Stamp {
+    type Err = NoStamp;
+
+    fn from_str(text: &str) -> Result<Self, NoStamp> {
+        let (incarnation, version) = text.split_once(':').ok_or(NoStamp)?;
+        let incarnation = u64::from_str_radix(incarnation, 16).map_err(|_| NoStamp)?;
+        Ok(Self { incarnation, version: version.parse().map_err(|_| NoStamp)? })
+    }
+}
+
+impl TryFrom<String> for Stamp {
+    type Error = NoStamp;
+
+    fn try_from(text: String) -> Result<Self, NoStamp> {
+        text.parse()
+    }
 }
 
 /// The peer broke the protocol: the connection is closed with this reason.
@@ -325,14 +366,14 @@ fn refusal(reader: &mut Reader<'_>) -> Option<Refusal> {
 }
 
 /// C1.1: a context's name: 1 to [`MAX_NAME_BYTES`] bytes without control characters.
-pub(super) fn name(bytes: &[u8]) -> Option<&str> {
+pub(crate) fn name(bytes: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(bytes).ok()?;
     let good = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.contains(char::is_control);
     good.then_some(name)
 }
 
 /// An interest filter: a JSON pointer of at most [`MAX_FILTER_BYTES`].
-pub(super) fn filter(bytes: &[u8]) -> Option<&str> {
+pub(crate) fn filter(bytes: &[u8]) -> Option<&str> {
     let filter = std::str::from_utf8(bytes).ok()?;
     (filter.len() <= MAX_FILTER_BYTES && pointer::is_pointer(filter)).then_some(filter)
 }

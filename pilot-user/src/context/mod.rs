@@ -24,5 +24,5 @@ pub use change::{Change, ChangeError};
 pub use client::{Client, Follow, FollowId, Notice, Replica, RequestId};
 pub use document::{Document, Kind};
 pub use history::HistoryLimits;
-pub use message::{Refusal, RefusalCode, Stamp, Violation};
+pub use message::{NoStamp, Refusal, RefusalCode, Stamp, Violation};
 pub use owner::{Commit, Held, LinkId, Owner, Rights};

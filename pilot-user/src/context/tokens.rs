@@ -6,6 +6,7 @@
 use super::change::Change;
 use super::client::Replica;
 use super::document::{Document, Kind};
+use super::message::Stamp;
 
 /// Text for a model's conversation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,7 +38,7 @@ impl Conversation {
 
     /// A change, after which the document is what `replica` is: one line of JSON that names version and operation.
     pub fn delta(&mut self, change: &Change, replica: &Replica) -> Given {
-        let given = self.give(format!("{} {}", replica.stamp.version, change.to_json()));
+        let given = self.give(delta(change, replica.stamp));
         self.resent_tokens += count(&render(&replica.document));
         given
     }
@@ -50,12 +51,18 @@ impl Conversation {
     }
 }
 
+/// A change as a model reads it, that led to a version: one line of JSON behind the version.
+pub fn delta(change: &Change, stamp: Stamp) -> String {
+    format!("{} {}", stamp.version, change.to_json())
+}
+
 /// Tokens of a text.
 pub fn count(text: &str) -> u64 {
     tiktoken_rs::o200k_base_singleton().count_ordinary(text) as u64
 }
 
-fn render(document: &Document) -> String {
+/// A document as a model reads it. Nothing of a document of bytes.
+pub fn render(document: &Document) -> String {
     let mut bytes = Vec::with_capacity(document.bound());
     if document.kind() != Kind::Bytes {
         document.encode(&mut bytes);

@@ -86,6 +86,11 @@ impl Services {
         Self { contexts: Some(contexts), ..self }
     }
 
+    /// The contexts that it holds, if it does.
+    pub fn contexts(&mut self) -> Option<&mut ContextOwner> {
+        self.contexts.as_mut()
+    }
+
     fn notice(&self, notice: Notice) {
         // Bounded: an operator's terminal that does not read must not hold a worker back.
         let _ = self.notices.try_send(notice);

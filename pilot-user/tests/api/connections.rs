@@ -68,6 +68,33 @@ async fn who_does_not_listen_is_not_reached() {
     assert!(b.stats().await.unwrap()["opened"].as_u64().unwrap() > 0);
 }
 
+/// `ports` of a peer in the configuration: what is not in it is refused, whether somebody listens there or not, and services too.
+#[tokio::test]
+async fn a_peer_reaches_the_ports_that_are_named_for_it() {
+    let scene = Scene::new();
+    // Its last table is the peer's.
+    let config = scene.path("b.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "ports = [7000, 1002]\n").unwrap();
+    let (a, b) = (scene.node("a"), scene.node("b"));
+    let mut listeners = [b.listen(7000).await.unwrap(), b.listen(7001).await.unwrap()];
+    // Of the node itself: echo and files.
+    for port in [7001, 7002, 7, 1001] {
+        let refused = timeout(LONG, a.connect("b", port)).await.unwrap().err().unwrap();
+        assert_eq!((refused.code, refused.peer_code), (Code::Refused, Some(2)), "{port}: {refused}");
+        assert!(refused.words.contains(&format!("may not connect to port {port}")), "{refused}");
+    }
+    let (here, there) = tokio::join!(a.connect("b", 7000), listeners[0].accept());
+    here.unwrap().send("allowed").await.unwrap();
+    assert_eq!(there.unwrap().receive().await.unwrap(), b"allowed");
+    let none = timeout(LONG, a.context("none", "b").follow()).await.unwrap().err().unwrap();
+    assert_eq!(none.code, Code::Context, "the owner of contexts answers: {none}");
+    // The other way round, nothing is said, and all is allowed.
+    let mut listener = a.listen(7001).await.unwrap();
+    let (here, there) = tokio::join!(b.connect("a", 7001), listener.accept());
+    assert!(here.is_ok() && there.is_ok());
+}
+
 /// L5.1, L5.2.
 #[tokio::test]
 async fn streams_carry_more_than_their_credit_and_end() {

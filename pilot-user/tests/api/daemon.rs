@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::scene::Scene;
 
 /// Only for hangs.
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A `pilot up`. Dropped, it is killed.
 pub(crate) struct Up(Child);
@@ -36,6 +36,13 @@ impl Up {
     }
 }
 
+impl Up {
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0.id())).unwrap().count()
+    }
+}
+
 impl Drop for Up {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -44,16 +51,16 @@ impl Drop for Up {
 }
 
 /// A session that says what no library would.
-struct Raw(UnixStream);
+pub(crate) struct Raw(pub(crate) UnixStream);
 
 impl Raw {
-    fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         Self(stream)
     }
 
-    fn hello(socket: &Path) -> Self {
+    pub(crate) fn hello(socket: &Path) -> Self {
         let mut raw = Self::new(socket);
         raw.request(1, &json!({"op": "hello", "version": 1}));
         let (kind, id, body) = raw.frame().unwrap();
@@ -62,19 +69,19 @@ impl Raw {
         raw
     }
 
-    fn say(&mut self, kind: u8, id: u32, body: &[u8]) {
+    pub(crate) fn say(&mut self, kind: u8, id: u32, body: &[u8]) {
         let length = (body.len() as u32 + 5).to_be_bytes();
         let frame = [&length[..], &[kind], &id.to_be_bytes(), body].concat();
         // The node may have ended the session already.
         let _ = self.0.write_all(&frame);
     }
 
-    fn request(&mut self, id: u32, what: &Value) {
+    pub(crate) fn request(&mut self, id: u32, what: &Value) {
         self.say(0x01, id, what.to_string().as_bytes());
     }
 
     /// The next frame with a JSON body; `None`: the session is over.
-    fn frame(&mut self) -> Option<(u8, u32, Value)> {
+    pub(crate) fn frame(&mut self) -> Option<(u8, u32, Value)> {
         let (kind, id, body) = self.bytes()?;
         Some((kind, id, serde_json::from_slice(&body).unwrap_or_default()))
     }
@@ -91,7 +98,7 @@ impl Raw {
 
     /// L1.1: the session ends with this code.
     #[track_caller]
-    fn ends_with(mut self, code: &str) {
+    pub(crate) fn ends_with(mut self, code: &str) {
         let (kind, id, body) = self.frame().expect("it is told why");
         assert_eq!((kind, id, &body["code"]), (0x03, 0, &json!(code)), "{body}");
         assert!(self.frame().is_none(), "that is the last frame");
@@ -291,16 +298,20 @@ async fn a_killed_node_is_told_to_its_applications() {
     assert_eq!(timeout(LONG, there.unwrap().receive()).await.unwrap().unwrap(), b"again");
 }
 
+/// An example, built by the same command as this test in CI, so that no dependency is built again with other features.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--workspace", "--exclude", "pilot-ebpf", "--exclude", "pilot-benches"]);
+    assert!(cargo.args(["--example", name]).status().unwrap().success());
+    Path::new(env!("CARGO_BIN_EXE_pilot")).with_file_name("examples").join(name)
+}
+
 /// The program of the README, against another node's echo service.
 #[test]
 fn the_example_sends_a_delta_and_prints_the_answer() {
     let scene = Scene::new();
     let _up = Up::start(&scene, "b");
-    // Built by the same command as this test in CI, so that no dependency is built again with other features.
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--workspace", "--exclude", "pilot-ebpf", "--exclude", "pilot-benches"]);
-    assert!(cargo.args(["--example", "ask"]).status().unwrap().success());
-    let ask = Path::new(env!("CARGO_BIN_EXE_pilot")).with_file_name("examples").join("ask");
+    let ask = example("ask");
     let output = Command::new(ask).arg(scene.path("a.toml")).arg("b").output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "anomalies: 47 -> 48\n", "{words}");
@@ -310,7 +321,7 @@ fn the_example_sends_a_delta_and_prints_the_answer() {
 }
 
 /// Runs `pilot ARGUMENTS --json` as a user, if one is named; its exit code and its last line.
-fn pilot(program: &Path, uid: Option<u32>, arguments: &[&str]) -> (Option<i32>, Value) {
+pub(crate) fn pilot(program: &Path, uid: Option<u32>, arguments: &[&str]) -> (Option<i32>, Value) {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new(program);
     command.args(arguments).arg("--json");

@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failed test")]
 
 mod connections;
+mod contexts;
 mod daemon;
+mod half_open;
 mod scene;

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Any
 
-from pilot_agents import Connection, Listener, Node, PilotError, Stream
+from pilot_agents import Connection, Following, Listener, Node, PilotError, Stream
 
 SECONDS = 60.0
 PORT = 7000
@@ -128,6 +128,49 @@ async def calls(near: Connection, far: Connection) -> None:
     await asyncio.gather(serving, return_exceptions=True)
 
 
+async def contexts(a: Node, b: Node) -> None:
+    """Both ends of all kinds, and what is refused."""
+    plan = await a.create_context("plan", {"anomalies": 47, "tasks": ["watch"]}, read=["b"], write=["b"])
+    there = b.context("plan", "a")
+    async with there.follow() as copy, plan.follow() as own, there.follow(filter="/tasks/0") as part:
+        assert (await copy.deltas(), copy.render()) == ('{"anomalies":47,"tasks":["watch"]}',) * 2
+        assert (await anext(part)).document == "watch"
+        first = copy.stamp
+        assert await there.merge({"anomalies": 48}) == await reach(copy, 1)
+        assert copy.document == {"anomalies": 48, "tasks": ["watch"]}
+        refused = await fails("context", there.merge({}, if_stamp=first))
+        assert refused.peer_code == 3, refused
+        stamp = await plan.patch([{"op": "replace", "path": "/tasks/0", "value": "tell"}], if_stamp=copy.stamp)
+        assert (stamp, (await anext(part)).document) == (await reach(copy, 2), "tell")
+        assert (await reach(own, 2), own.document) == (stamp, copy.document)
+        await plan.replace({"large": "x" * 500_000})
+        assert (await reach(copy, 3), copy.document) == (await reach(own, 3), {"large": "x" * 500_000})
+        await plan.delete()
+        assert (await fails("context", reach(copy, 4))).peer_code == 1
+    assert (await fails("context", b.context("none", "a").follow())).peer_code == 1
+    assert (await fails("context", plan.merge({}))).peer_code == 1
+    for document, kind, changes, end in [
+        ("42", "text", [{"replace": "[1]", "as": "text"}, {"edit": {"offset": 1, "removed": 1, "inserted": "ä"}}], "[ä]"),
+        ("", "log", [{"append": "one\n"}, {"append": "two\n"}], "one\ntwo\n"),
+        (b"\0\xff", None, [{"append": "AAE=", "as": "base64"}, {"write": {"offset": 1, "bytes": "/w=="}}], b"\0\xff\0\1"),
+    ]:
+        context = await a.create_context("it", document, kind=kind, read=["*"], write=["*"])  # type: ignore[arg-type]
+        async with b.context("it", "a").follow() as copy:
+            assert (await anext(copy)).document == document
+            for change in changes:
+                await (context if "append" in change else b.context("it", "a")).change(change)
+            await reach(copy, len(changes))
+            assert copy.document == end, copy.document
+        await context.delete()
+
+
+async def reach(following: Following, version: int) -> str:
+    """The stamp of a version, when the copy is at it."""
+    while following.stamp is None or int(following.stamp.partition(":")[2]) < version:
+        await asyncio.wait_for(anext(following), SECONDS)
+    return following.stamp
+
+
 async def errors(a: Node, b: Node) -> None:
     await fails("unknown_peer", a.connect("nobody", PORT))
     assert (await fails("refused", a.connect("b", 7999))).peer_code == 1
@@ -170,6 +213,7 @@ async def main(socket_of_a: str, socket_of_b: str) -> None:
             ("streams", streams(near, far)),
             ("calls", calls(near, far)),
             ("slow reader", slow_reader(a, listener)),
+            ("contexts", contexts(a, b)),
             ("errors", errors(a, b)),
             ("datagrams", datagrams(near, far)),
             ("looks", looks(a, near)),

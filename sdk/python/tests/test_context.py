@@ -94,7 +94,9 @@ class Contexts(ScriptedCase):
         changes: list[tuple[Awaitable[str], dict[str, Any]]] = [
             (own.merge({"anomalies": 48}), {"change": {"merge": {"anomalies": 48}}}),
             (plan.merge({"a": 1}, if_stamp=stamp), {"peer": "b", "change": {"merge": {"a": 1}}, "if_stamp": stamp}),
-            (own.replace(b"\1\2"), {"change": {"replace": "AQI="}}),
+            (own.replace(b"\1\2"), {"change": {"replace": "AQI=", "as": "base64"}}),
+            (own.replace("x"), {"change": {"replace": "x", "as": "text"}}),
+            (own.append(b"\1\2"), {"change": {"append": "AQI=", "as": "base64"}}),
             (own.append("x"), {"change": {"append": "x"}}),
             (own.edit(1, 2, "x"), {"change": {"edit": {"offset": 1, "removed": 2, "inserted": "x"}}}),
             (own.write(1, b"\1\2"), {"change": {"write": {"offset": 1, "bytes": "AQI="}}}),
@@ -163,8 +165,37 @@ class Contexts(ScriptedCase):
         for _ in range(3):
             peer.say(PART, 0x200, b"x" * 65_536)
         await anext(following)
-        for _ in range(3):
-            self.assertEqual(await peer.frame(), (CREDIT, 0x200, (65_536 + 64).to_bytes(4, "big")))
+        # The event costs as much as an empty frame.
+        for given in (64 + 65_536 + 64, 65_536 + 64, 65_536 + 64):
+            self.assertEqual(await peer.frame(), (CREDIT, 0x200, given.to_bytes(4, "big")))
+
+    async def test_a_model_is_given_the_document_and_then_all_deltas_at_once(self) -> None:
+        _, peer, following = await self.following()
+        self.say(peer, "whole", "aa:0", {"b": "ä", "a": [1, 2]}, kind="json")
+        self.assertEqual(await following.deltas(), '{"a":[1,2],"b":"ä"}')
+        for number in (1, 2):
+            self.say(peer, "changed", f"aa:{number}", {"merge": {"b": number}})
+            peer.event(0x200, "checked", stamp=f"aa:{number}")
+        self.say(peer, "changed", "aa:3", {"merge": {"b": None}})
+        await asyncio.sleep(0.05)
+        self.assertEqual(await following.deltas(), '1 {"merge":{"b":1}}\n2 {"merge":{"b":2}}\n3 {"merge":{"b":null}}')
+        self.assertEqual((following.render(), following.stamp), ('{"a":[1,2]}', "aa:3"))
+
+    async def test_bytes_come_as_they_are_and_are_not_rendered(self) -> None:
+        _, peer, following = await self.following()
+        peer.event(0x200, "whole", stamp="aa:0", kind="bytes", bytes=2)
+        peer.say(PART, 0x200, b"\0\xff")
+        self.assertEqual(((await anext(following)).document, following.render()), (b"\0\xff", ""))
+
+    async def test_checks_cost_credit_that_is_given_back(self) -> None:
+        """L5.1, L5.2: an owner that says nothing else ends nobody's session."""
+        _, peer, following = await self.following()
+        reading = asyncio.ensure_future(anext(following))
+        for _ in range(1024):
+            peer.event(0x200, "checked", stamp="aa:7")
+        self.assertEqual(await peer.frame(), (CREDIT, 0x200, (65_536).to_bytes(4, "big")))
+        self.assertEqual(following.stamp, "aa:7")
+        await self.cancel(reading)
 
     async def test_leaving_unfollows_once(self) -> None:
         node, peer, following = await self.following()

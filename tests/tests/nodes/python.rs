@@ -29,12 +29,27 @@ async def main() -> None:
 asyncio.run(main())
 "#;
 
+/// Holds the plan of the README's other program.
+const HOLDER: &str = r#"
+import asyncio
+from pilot_agents import Node
+
+async def main() -> None:
+    async with Node.attach() as node:
+        plan = await node.create_context("plan", {"anomalies": 47}, read=["a"], write=["a"])
+        async with plan.follow() as copy:
+            print(await copy.deltas(), flush=True)
+            print(await copy.deltas(), flush=True)
+
+asyncio.run(main())
+"#;
+
 /// The program that both READMEs show, of at most ten lines: connects to another node, sends a delta, gets an answer.
 #[test]
 fn the_program_of_the_readme_sends_a_delta_and_gets_an_answer() {
     let Some(place) = Place::new("the_program_of_the_readme_sends_a_delta_and_gets_an_answer") else { return };
-    let program = program(concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk/python/README.md"));
-    assert_eq!(program, self::program(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")));
+    let [program, _] = programs(concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk/python/README.md"));
+    assert_eq!(program, programs(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))[0]);
     assert!(program.lines().count() <= 10, "{program}");
     let nodes = place.nodes();
     let mut answerer = place.python("b").args(["-c", ANSWERER]).stdout(Stdio::piped()).spawn().unwrap();
@@ -46,13 +61,31 @@ fn the_program_of_the_readme_sends_a_delta_and_gets_an_answer() {
     end(nodes);
 }
 
+/// The other program of both: follows a plan that an agent at another node holds, and changes it.
+#[test]
+fn the_program_of_the_readme_shares_a_context() {
+    let Some(place) = Place::new("the_program_of_the_readme_shares_a_context") else { return };
+    let [_, program] = programs(concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk/python/README.md"));
+    assert_eq!(program, programs(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))[1]);
+    assert!(program.lines().filter(|line| !line.is_empty()).count() <= 10, "{program}");
+    let nodes = place.nodes();
+    let mut holder = place.python("b").args(["-c", HOLDER]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#"{"anomalies":47}"#);
+    let said = "{\"anomalies\":47}\n1 {\"merge\":{\"anomalies\":48}}\n";
+    succeeds(&place.python("a").args(["-c", &program]).output().unwrap(), said);
+    assert_eq!(lines.next().unwrap().unwrap(), r#"1 {"merge":{"anomalies":48}}"#);
+    assert!(holder.wait().unwrap().success());
+    end(nodes);
+}
+
 /// Messages, streams, calls, datagrams, errors, and one that does not read, through both daemons.
 #[test]
 fn all_that_the_package_does_works_between_two_nodes() {
     let Some(place) = Place::new("all_that_the_package_does_works_between_two_nodes") else { return };
     let nodes = place.nodes();
     let output = place.python("a").arg(format!("{PACKAGE}/tests/real.py")).args(place.sockets()).output().unwrap();
-    succeeds(&output, "messages\nstreams\ncalls\nslow reader\nerrors\ndatagrams\nlooks\nends\n");
+    succeeds(&output, "messages\nstreams\ncalls\nslow reader\ncontexts\nerrors\ndatagrams\nlooks\nends\n");
     end(nodes);
 }
 
@@ -175,9 +208,10 @@ fn succeeds(output: &Output, said: &str) {
     );
 }
 
-/// The one block of Python in a document.
-fn program(document: impl AsRef<Path>) -> String {
+/// The two blocks of Python in a document.
+fn programs(document: impl AsRef<Path>) -> [String; 2] {
     let text = fs::read_to_string(document).unwrap();
-    let (_, program) = text.split_once("```python\n").expect("the document shows a program");
-    program.split_once("```").expect("fences are in pairs").0.to_owned()
+    let blocks = text.split("```python\n").skip(1);
+    let programs = blocks.map(|block| block.split_once("```").expect("fences are in pairs").0.to_owned());
+    programs.collect::<Vec<_>>().try_into().expect("the document shows two programs")
 }

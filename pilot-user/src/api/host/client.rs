@@ -1,9 +1,9 @@
 //! One application at one worker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use pilot_engine::{ConnectionHandle, Endpoint, Instant, OperationError, RefuseCode, StreamId};
+use pilot_engine::{ConnectionHandle, Endpoint, Instant, OperationError, PeerId, RefuseCode, StreamId};
 use serde_json::json;
 
 use super::super::limits::{CLIENT_GIVE_BACK_AFTER_BYTES, CLOSE_POLL, CONNECT_TIMEOUT, LINGER, MAX_CONNECTIONS};
@@ -12,7 +12,9 @@ use super::super::protocol::{self, Code, Error, Id, Request, SESSION, ToApplicat
 use super::super::switchboard::{ClientId, Ids};
 use super::Context;
 use super::connection::{Connection, State, Stream};
+use super::contexts::{Change, Link};
 use super::flow::{Inbound, Outbound, Taken};
+use crate::context::Follow;
 
 /// See the module's head.
 pub(super) struct Client {
@@ -22,6 +24,10 @@ pub(super) struct Client {
     ids: Ids,
     pub(super) connections: HashMap<Id, Connection>,
     pub(super) streams: HashMap<Id, Stream>,
+    /// To the owners of contexts that it follows or changes.
+    pub(super) links: HashMap<Id, Link>,
+    /// Of those the ones for changes, by the owner.
+    pub(super) writers: BTreeMap<Option<PeerId>, Id>,
     /// Flows with data for which the outbox has no room, each once, in turn.
     pub(super) queue: VecDeque<Id>,
     /// Bytes that were taken and not yet given back to the application as a whole (L5.3).
@@ -38,6 +44,8 @@ impl Client {
             ids: Ids::default(),
             connections: HashMap::new(),
             streams: HashMap::new(),
+            links: HashMap::new(),
+            writers: BTreeMap::new(),
             queue: VecDeque::new(),
             owed: 0,
             is_subscribed: false,
@@ -61,6 +69,7 @@ impl Client {
 
     /// L2.3: the application is gone.
     pub(super) fn end(&mut self, ctx: &mut Context<'_>) {
+        self.end_links(ctx);
         for (id, connection) in self.connections.drain() {
             ctx.owners.remove(&connection.handle);
             if let Some(at) = connection.timer {
@@ -173,6 +182,15 @@ impl Client {
                 self.answer(request, Ok(json!({})));
             }
             Request::Subscribe => self.is_subscribed = true,
+            Request::ContextCreate(new) => self.on_context_create(ctx, request, new)?,
+            Request::ContextDelete { name } => self.on_context_delete(ctx, request, &name)?,
+            Request::ContextChange { peer, name, change, if_stamp } => {
+                self.on_context_change(ctx, Change::new(request, name, change.0, if_stamp), peer)?;
+            }
+            Request::ContextFollow { peer, name, filter, latest } => {
+                self.on_context_follow(ctx, request, peer, Follow { name, filter, latest })?;
+            }
+            Request::ContextUnfollow { following } => self.on_context_unfollow(ctx, request, following)?,
             // The switchboard's, or answered by all workers together.
             Request::Hello { .. } | Request::Listen { .. } | Request::Unlisten { .. } => {}
             Request::Peers | Request::Connections | Request::Stats { connection: None } => {}
@@ -259,11 +277,7 @@ impl Client {
     }
 
     fn on_credit(&mut self, ctx: &mut Context<'_>, id: Id, bytes: u32) {
-        let inbound = match self.connections.get_mut(&id) {
-            Some(connection) => Some(&mut connection.inbound),
-            None => self.streams.get_mut(&id).and_then(|stream| stream.inbound.as_mut()),
-        };
-        let Some(inbound) = inbound else { return };
+        let Some(inbound) = self.inbound(id) else { return };
         if !inbound.give_back(bytes) {
             let words = format!("CREDIT for {}: given {bytes} bytes, which is more than was sent", id.0);
             return self.outbox.end(Error::malformed(words));
@@ -312,8 +326,9 @@ impl Client {
     // Connections and streams.
 
     pub(super) fn fresh_id(&mut self) -> Id {
-        let Self { ids, connections, streams, .. } = self;
-        ids.next(self.worker, false, |id| connections.contains_key(&id) || streams.contains_key(&id))
+        let Self { ids, connections, streams, links, .. } = self;
+        let is_taken = |id| connections.contains_key(&id) || streams.contains_key(&id) || links.contains_key(&id);
+        ids.next(self.worker, false, is_taken)
     }
 
     pub(super) fn insert(
@@ -357,6 +372,9 @@ impl Client {
 
     /// The time has come that was set for a connection.
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_>, id: Id) {
+        if self.links.contains_key(&id) {
+            return self.on_link_timer(ctx, id);
+        }
         self.set_timer(ctx, id, None);
         match self.connections.get(&id).map(|connection| &connection.state) {
             Some(State::Connecting { request }) => {

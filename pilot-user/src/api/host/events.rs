@@ -33,7 +33,7 @@ impl Client {
     }
 
     pub(super) fn on_event(&mut self, ctx: &mut Context<'_>, id: Id, event: Event) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return self.on_link_event(ctx, id, &event) };
         match event {
             Event::Connected { .. } => {
                 if let State::Connecting { request } = connection.state {
@@ -146,18 +146,32 @@ impl Client {
         self.queue.is_empty()
     }
 
-    fn inbound(&mut self, id: Id) -> Option<&mut Inbound> {
-        match self.connections.get_mut(&id) {
-            Some(connection) => Some(&mut connection.inbound),
-            None => self.streams.get_mut(&id)?.inbound.as_mut(),
+    pub(super) fn inbound(&mut self, id: Id) -> Option<&mut Inbound> {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            return Some(&mut connection.inbound);
+        }
+        match self.streams.get_mut(&id) {
+            Some(stream) => stream.inbound.as_mut(),
+            None => self.links.get_mut(&id)?.inbound(),
         }
     }
 
     pub(super) fn pump(&mut self, ctx: &mut Context<'_>, id: Id) {
         if self.connections.contains_key(&id) {
             self.pump_messages(ctx, id);
-        } else {
+        } else if self.streams.contains_key(&id) {
             self.pump_stream(ctx, id);
+        } else {
+            self.pump_link(ctx, id);
+        }
+    }
+
+    /// A flow goes on when the outbox has room ([`Client::on_room`]).
+    pub(super) fn wait_for_room(&mut self, ctx: &mut Context<'_>, id: Id) {
+        let Some(inbound) = self.inbound(id) else { return };
+        if !std::mem::replace(&mut inbound.is_queued, true) {
+            self.queue.push_back(id);
+            ctx.starving.insert(self.id);
         }
     }
 
@@ -173,11 +187,7 @@ impl Client {
                 return;
             }
             if !self.outbox.has_room() {
-                if !std::mem::replace(&mut inbound.is_queued, true) {
-                    self.queue.push_back(id);
-                    ctx.starving.insert(self.id);
-                }
-                return;
+                return self.wait_for_room(ctx, id);
             }
             let mut body = Vec::new();
             if let Ok(Some(_)) = ctx.endpoint.receive_message(ctx.now, *handle, &mut body) {
@@ -215,11 +225,7 @@ impl Client {
                 return;
             }
             if !self.outbox.has_room() {
-                if !std::mem::replace(&mut inbound.is_queued, true) {
-                    self.queue.push_back(id);
-                    ctx.starving.insert(self.id);
-                }
-                return;
+                return self.wait_for_room(ctx, id);
             }
             let room = MAX_DATA_BYTES.min((inbound.credit() - FRAME_OVERHEAD_BYTES) as usize);
             if ctx.scratch.len() < MAX_DATA_BYTES {

@@ -6,10 +6,11 @@
 
 mod client;
 mod connection;
+mod contexts;
 mod events;
 mod flow;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,9 @@ use serde_json::{Value, json};
 use super::limits::{COMMANDS_A_PASS, MAX_BACKLOG};
 use super::protocol::{self, Id, SESSION};
 use super::switchboard::{ClientId, Inspection, Switchboard, ToWorker, numbers};
+use crate::context::LinkId;
 use crate::service::Services;
+use crate::service::contexts::ContextOwner;
 use crate::worker::Application;
 use client::Client;
 
@@ -34,6 +37,8 @@ pub struct Host {
     clients: HashMap<ClientId, Client>,
     /// Whose a connection is. What is not in here is the services'.
     owners: HashMap<ConnectionHandle, (ClientId, Id)>,
+    /// Whose a link to the node's own contexts is.
+    here: BTreeMap<LinkId, (ClientId, Id)>,
     /// When connections are to be looked at.
     timers: BTreeSet<(Instant, ClientId, Id)>,
     /// Applications for which something waits that their outbox has no room for.
@@ -47,6 +52,9 @@ struct Context<'a> {
     endpoint: &'a mut Endpoint,
     now: Instant,
     owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
+    here: &'a mut BTreeMap<LinkId, (ClientId, Id)>,
+    /// The node's own, at the worker that has them.
+    contexts: Option<&'a mut ContextOwner>,
     timers: &'a mut BTreeSet<(Instant, ClientId, Id)>,
     starving: &'a mut BTreeSet<ClientId>,
     scratch: &'a mut Vec<u8>,
@@ -62,6 +70,7 @@ impl Host {
             inbox,
             clients: HashMap::new(),
             owners: HashMap::new(),
+            here: BTreeMap::new(),
             timers: BTreeSet::new(),
             starving: BTreeSet::new(),
             scratch: Vec::new(),
@@ -81,9 +90,10 @@ impl Host {
         client: ClientId,
         run: impl FnOnce(&mut Client, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let Self { clients, owners, timers, starving, scratch, board, .. } = self;
+        let Self { services, clients, owners, here, timers, starving, scratch, board, .. } = self;
         let client = clients.get_mut(&client)?;
-        Some(run(client, &mut Context { endpoint, now, owners, timers, starving, scratch, board }))
+        let contexts = services.contexts();
+        Some(run(client, &mut Context { endpoint, now, owners, here, contexts, timers, starving, scratch, board }))
     }
 
     fn on_told(&mut self, endpoint: &mut Endpoint, now: Instant, told: ToWorker) {
@@ -244,6 +254,12 @@ impl Application for Host {
             let Ok(told) = self.inbox.try_recv() else { break };
             self.on_told(endpoint, now, told);
             any = true;
+        }
+        while let Some(link) = self.services.contexts().and_then(ContextOwner::poll_here) {
+            if let Some(&(client, id)) = self.here.get(&link) {
+                self.with(endpoint, now, client, |client, ctx| client.pump(ctx, id));
+                any = true;
+            }
         }
         // Few at a time: those that do not read.
         let mut next = self.starving.first().copied();

@@ -72,12 +72,9 @@ struct Operation {
 impl Condition {
     fn stamp(&self) -> Result<Option<Stamp>, Failure> {
         let Some(text) = &self.if_version else { return Ok(None) };
-        let parsed = text.split_once(':').and_then(|(incarnation, version)| {
-            Some(Stamp { incarnation: u64::from_str_radix(incarnation, 16).ok()?, version: version.parse().ok()? })
-        });
         let wrong =
-            || anyhow!("--if-version: given {text:?}, allowed: INCARNATION:VERSION, as `pilot ctx show` prints it");
-        parsed.map(Some).ok_or_else(|| Failure::Usage(wrong()))
+            |_| anyhow!("--if-version: given {text:?}, allowed: INCARNATION:VERSION, as `pilot ctx show` prints it");
+        text.parse().map(Some).map_err(|error| Failure::Usage(wrong(error)))
     }
 }
 

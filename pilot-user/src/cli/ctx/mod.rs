@@ -1,6 +1,7 @@
 //! `pilot ctx`: shared contexts from the command line. One node serves the contexts of a file; others show, follow and change
 //! them.
 
+mod attached;
 mod changes;
 mod file;
 mod remote;

@@ -1,4 +1,5 @@
-//! What is done with a peer's contexts, on the caller's thread.
+//! What is done with a peer's contexts: through the node of this host where one runs with the configuration, and else by a node of
+//! the command's own, on the caller's thread.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use serde_json::{Value, json};
 use super::super::session::{self, Session};
 use super::super::{Failure, NodeArgs, Output};
 use super::Target;
+use super::attached::{self, Attached};
+use crate::api::documents::document_to_json;
+use crate::config::Config;
 use crate::context::tokens::Conversation;
 use crate::context::{Change, Document, Follow, FollowId, Kind, Notice, Replica, Stamp};
 use crate::service::contexts::ContextClient;
@@ -22,32 +26,27 @@ use crate::worker::Application;
 pub(super) fn change(target: &Target, base: Option<Stamp>, change: Change, output: &Output) -> Result<(), Failure> {
     let wish = Wish::Change { name: target.name.clone(), base, change };
     let mut stamp = None;
-    run(&target.node, &target.peer, wish, |_, notice| match notice {
-        Notice::Done { stamp: made, .. } => {
+    run(target, wish, |_, news| {
+        if let News::Done(made) = news {
             stamp = Some(made);
-            Ok(true)
         }
-        Notice::Refused { refusal, .. } => Err(refusal.into()),
-        _ => Ok(false),
+        Ok(stamp.is_some())
     })?;
     let Some(stamp) = stamp else { return Err(Failure::Interrupted) };
-    let event =
-        json!({"event": "context_changed", "name": target.name, "version": stamp.version, "stamp": words(stamp)});
-    output.event(&event, || Some(format!("`{}` is at version {} now ({})", target.name, stamp.version, words(stamp))));
+    let event = json!({"event": "context_changed", "name": target.name, "version": stamp.version, "stamp": stamp});
+    output.event(&event, || Some(format!("`{}` is at version {} now ({})", target.name, stamp.version, stamp)));
     Ok(())
 }
 
 /// Prints a document.
 pub(super) fn show(target: &Target, follow: Follow, output: &Output) -> Result<(), Failure> {
     let mut shown = false;
-    run(&target.node, &target.peer, Wish::Follow { follow, replica: None }, |it, notice| match notice {
-        Notice::Whole { .. } => {
-            it.replica().into_iter().for_each(|replica| print_whole(&target.name, replica, output));
+    run(target, Wish::Follow { follow, replica: None }, |replica, news| {
+        if let News::Whole = news {
+            replica.into_iter().for_each(|replica| print_whole(&target.name, replica, output));
             shown = true;
-            Ok(true)
         }
-        Notice::Ended { refusal, .. } => Err(refusal.into()),
-        _ => Ok(false),
+        Ok(shown)
     })?;
     if shown { Ok(()) } else { Err(Failure::Interrupted) }
 }
@@ -63,40 +62,37 @@ pub(super) fn follow(
 ) -> Result<(), Failure> {
     let kept = keep.as_deref().map(|file| Keeper::read(file, &target.name, &follow)).transpose()?.flatten();
     let mut left = count.unwrap_or(u64::MAX);
-    run(&target.node, &target.peer, Wish::Follow { follow: follow.clone(), replica: kept }, |it, notice| {
-        if let Notice::Ended { refusal, .. } = notice {
-            return Err(refusal.into());
-        }
-        let Some(replica) = it.replica() else { return Ok(false) };
-        match notice {
-            Notice::Whole { .. } => {
+    run(target, Wish::Follow { follow: follow.clone(), replica: kept }, |replica, news| {
+        let Some(replica) = replica else { return Ok(false) };
+        match news {
+            News::Whole => {
                 print_whole(&target.name, replica, output);
                 if let Some(conversation) = &mut conversation {
                     conversation.render(replica);
                 }
             }
-            Notice::Changed { change, .. } => {
+            News::Changed(change) => {
                 if let Some(conversation) = &mut conversation {
                     conversation.delta(&change, replica);
                 }
                 let (version, change) = (replica.stamp.version, change.to_json());
-                let stamp = words(replica.stamp);
+                let stamp = replica.stamp;
                 let event = json!({"event": "change", "name": target.name, "version": version, "stamp": stamp, "change": change});
                 output.event(&event, || Some(format!("{version}: {change}")));
                 left -= 1;
             }
-            Notice::Checked { .. } => {
+            News::Checked => {
                 let event = json!({
-                    "event": "up_to_date", "name": target.name, "version": replica.stamp.version, "stamp": words(replica.stamp),
+                    "event": "up_to_date", "name": target.name, "version": replica.stamp.version, "stamp": replica.stamp,
                 });
                 output.event(&event, || None);
             }
-            Notice::Diverged { .. } => {
+            News::Diverged => {
                 let event = json!({"event": "diverged", "name": target.name});
                 output
                     .event(&event, || Some(format!("`{}` differs from its owner's: asking for it whole", target.name)));
             }
-            _ => return Ok(false),
+            News::Done(_) => return Ok(false),
         }
         if let Some(Conversation { given_tokens, given_bytes, resent_tokens }) = conversation {
             let event = json!({
@@ -116,32 +112,15 @@ pub(super) fn follow(
 fn print_whole(name: &str, replica: &Replica, output: &Output) {
     let (kind, version) = (replica.document.kind(), replica.stamp.version);
     let event = json!({
-        "event": "context", "name": name, "kind": kind, "version": version, "stamp": words(replica.stamp),
-        "document": document(&replica.document),
+        "event": "context", "name": name, "kind": kind, "version": version, "stamp": replica.stamp,
+        "document": document_to_json(&replica.document),
     });
     output.event(&event, || {
-        Some(match document(&replica.document) {
+        Some(match document_to_json(&replica.document) {
             Value::String(text) => text,
             json => format!("{json:#}"),
         })
     });
-}
-
-/// JSON as it is, text as a string, bytes in base64.
-fn document(document: &Document) -> Value {
-    if let Some(json) = document.as_json() {
-        return json.clone();
-    }
-    let mut bytes = Vec::with_capacity(document.bound());
-    document.encode(&mut bytes);
-    match document.kind() {
-        Kind::Bytes => STANDARD.encode(&bytes).into(),
-        _ => String::from_utf8_lossy(&bytes).into(),
-    }
-}
-
-fn words(stamp: Stamp) -> String {
-    format!("{:016x}:{}", stamp.incarnation, stamp.version)
 }
 
 /// A copy in a file: for the same context and the same part of it.
@@ -191,9 +170,33 @@ impl Keeper {
     }
 }
 
-enum Wish {
+pub(super) enum Wish {
     Follow { follow: Follow, replica: Option<Replica> },
     Change { name: String, base: Option<Stamp>, change: Change },
+}
+
+/// What became of it. That it is refused, or over, is an error.
+pub(super) enum News {
+    Whole,
+    Changed(Change),
+    Checked,
+    Diverged,
+    Done(Stamp),
+}
+
+impl News {
+    fn of(notice: Notice) -> anyhow::Result<Option<Self>> {
+        Ok(Some(match notice {
+            Notice::Whole { .. } => Self::Whole,
+            Notice::Changed { change, .. } => Self::Changed(change),
+            Notice::Checked { .. } => Self::Checked,
+            Notice::Diverged { .. } => Self::Diverged,
+            Notice::Done { stamp, .. } => Self::Done(stamp),
+            Notice::Ended { refusal, .. } | Notice::Refused { refusal, .. } => return Err(refusal.into()),
+            // The connection is over, which is said.
+            Notice::Unanswered { .. } => return Ok(None),
+        }))
+    }
 }
 
 struct Remote {
@@ -251,12 +254,26 @@ impl Application for Remote {
     }
 }
 
-/// Runs a node on this thread until `on_notice` says that it is done.
+/// Does it until `on_news`, which is given the copy as it is then, says that it is done.
 fn run(
+    target: &Target,
+    wish: Wish,
+    on_news: impl FnMut(Option<&Replica>, News) -> anyhow::Result<bool>,
+) -> Result<(), Failure> {
+    let Target { peer, node, .. } = target;
+    let local = Config::read(&node.config).map_err(Failure::usage)?.local;
+    match attached::run(&local.socket, peer, wish, on_news)? {
+        Attached::Done => Ok(()),
+        Attached::NoNode(wish, on_news) => run_node(node, peer, wish, on_news),
+    }
+}
+
+/// Runs a node on this thread.
+fn run_node(
     args: &NodeArgs,
     name: &str,
     wish: Wish,
-    mut on_notice: impl FnMut(&Remote, Notice) -> anyhow::Result<bool>,
+    mut on_news: impl FnMut(Option<&Replica>, News) -> anyhow::Result<bool>,
 ) -> Result<(), Failure> {
     let begin = |remote: &mut Remote, _: &mut Endpoint, _: Instant, peer: PeerId| {
         remote.contexts = Some(ContextClient::new(peer));
@@ -267,7 +284,7 @@ fn run(
     let ended = worker.run_until(|worker| {
         let remote = &mut worker.application;
         while let (Ok(false), Some(notice)) = (&result, remote.notices.pop_front()) {
-            result = on_notice(remote, notice);
+            result = News::of(notice).and_then(|news| news.map_or(Ok(false), |news| on_news(remote.replica(), news)));
         }
         if let (Ok(false), Some(failure)) = (&result, remote.failure.take()) {
             result = Err(failure);

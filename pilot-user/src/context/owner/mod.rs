@@ -144,6 +144,11 @@ impl Owner {
         Ok(())
     }
 
+    /// How many contexts it holds.
+    pub fn held(&self) -> usize {
+        self.contexts.len()
+    }
+
     /// C1.4: holds a context no more. Who follows it is told, and who waits for an answer is refused. Whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let Some(at) = self.names.remove(name) else { return false };

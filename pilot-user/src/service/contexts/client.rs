@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, PeerId};
+use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, OperationError, PeerId};
 
 use super::VIOLATION;
 use super::carrier::Carrier;
@@ -24,6 +24,8 @@ pub struct ContextClient {
     carrier: Carrier,
     attempts: usize,
     retry_at: Option<Instant>,
+    /// Messages are taken by [`ContextClient::receive`] alone.
+    one_at_a_time: bool,
     buffer: Vec<u8>,
 }
 
@@ -37,8 +39,20 @@ impl ContextClient {
             carrier: Carrier::default(),
             attempts: 0,
             retry_at: Some(Instant::ORIGIN),
+            one_at_a_time: false,
             buffer: Vec::new(),
         }
+    }
+
+    /// Takes no message but by [`ContextClient::receive`]: for who cannot take the next as long as it has no place for the last. The
+    /// connection's credit then holds the owner up.
+    pub fn one_at_a_time(peer: PeerId) -> Self {
+        Self { one_at_a_time: true, ..Self::new(peer) }
+    }
+
+    /// The connection, while there is one.
+    pub fn connection(&self) -> Option<ConnectionHandle> {
+        self.connection
     }
 
     /// Handles an event, if it is about its connection. Why that ended, if it did: it is made again.
@@ -79,9 +93,38 @@ impl ContextClient {
             return false;
         }
         // Not to be had yet: the peer is to come to us, and has not.
-        self.connection = endpoint.connect(now, self.peer, CONTEXTS_PORT).ok();
-        self.retry_at = self.connection.is_none().then(|| now + self.pause());
+        let _ = self.connect(endpoint, now);
         true
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// When it cannot be tried now. It is tried again when it is time.
+    pub fn connect(&mut self, endpoint: &mut Endpoint, now: Instant) -> Result<(), OperationError> {
+        let connected = endpoint.connect(now, self.peer, CONTEXTS_PORT);
+        self.connection = connected.as_ref().ok().copied();
+        self.retry_at = self.connection.is_none().then(|| now + self.pause());
+        connected.map(|_| ())
+    }
+
+    /// Takes the next message of the owner. `false`: there is none now. What happened is the client's to say; then flush it.
+    pub fn receive(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
+        let Some(connection) = self.connection else { return false };
+        let handled = match self.carrier.receive(endpoint, now, connection, &mut self.buffer) {
+            Ok(false) => return false,
+            Ok(true) => self.client.handle(&self.buffer),
+            Err(violation) => Err(violation),
+        };
+        if let Err(Violation(why)) = handled {
+            self.end(endpoint, now, VIOLATION, why);
+        }
+        true
+    }
+
+    /// Ends the connection.
+    pub fn close(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        self.end(endpoint, now, 0, "");
     }
 
     /// When [`ContextClient::poll`] has something to do.
@@ -99,16 +142,7 @@ impl ContextClient {
     }
 
     fn serve(&mut self, endpoint: &mut Endpoint, now: Instant) {
-        while let Some(connection) = self.connection {
-            let handled = match self.carrier.receive(endpoint, now, connection, &mut self.buffer) {
-                Ok(false) => break,
-                Ok(true) => self.client.handle(&self.buffer),
-                Err(violation) => Err(violation),
-            };
-            if let Err(Violation(why)) = handled {
-                self.end(endpoint, now, VIOLATION, why);
-            }
-        }
+        while !self.one_at_a_time && self.receive(endpoint, now) {}
         self.flush(endpoint, now);
     }
 

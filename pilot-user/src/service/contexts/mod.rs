@@ -7,7 +7,7 @@ mod client;
 
 pub use client::ContextClient;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crossbeam_channel::Receiver;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId};
@@ -29,6 +29,8 @@ pub struct ContextOwner {
     connections: BTreeMap<ConnectionHandle, LinkId>,
     /// By [`LinkId::place`]: what a change goes through for each of its followers.
     links: Vec<Option<Linked>>,
+    /// Links of this process for which there may be something.
+    here: VecDeque<LinkId>,
     /// Names of contexts that are to be deleted.
     deletions: Option<Receiver<String>>,
     buffer: Vec<u8>,
@@ -46,7 +48,7 @@ impl ContextOwner {
     pub fn new(owner: Owner, store: Option<Store>, peers: &[(String, PeerId)]) -> Self {
         let names = peers.iter().map(|(name, id)| (*id, name.clone())).collect();
         let (connections, links) = (BTreeMap::new(), Vec::new());
-        Self { owner, store, names, connections, links, deletions: None, buffer: Vec::new() }
+        Self { owner, store, names, connections, links, here: VecDeque::new(), deletions: None, buffer: Vec::new() }
     }
 
     /// Deletes the contexts whose names come here ([`ContextOwner::delete`]); whoever sends them rings the worker's doorbell.
@@ -109,6 +111,12 @@ impl ContextOwner {
         result
     }
 
+    /// A link of this process ([`ContextOwner::with_owner`]) that may have something to be sent. As with [`Owner::poll_ready`], it is
+    /// named again when it has something after it had nothing.
+    pub fn poll_here(&mut self) -> Option<LinkId> {
+        self.here.pop_front()
+    }
+
     /// What the disk says, and what it is asked next. Whether there was anything.
     pub fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
         let mut any = false;
@@ -164,7 +172,10 @@ impl ContextOwner {
 
     /// Sends what there is for a connection, until there is no room.
     fn pump(&mut self, endpoint: &mut Endpoint, now: Instant, id: LinkId) {
-        let Some(Some(Linked { connection, carrier, .. })) = self.links.get_mut(id.place()) else { return };
+        let Some(Some(Linked { connection, carrier, .. })) = self.links.get_mut(id.place()) else {
+            self.here.push_back(id);
+            return;
+        };
         let mut room = carrier.flush(endpoint, now, *connection);
         while room && self.owner.poll_transmit(id, &mut self.buffer) {
             room = carrier.send(endpoint, now, *connection, &mut self.buffer);

@@ -50,8 +50,8 @@ class Context:
         self._node = node
 
     async def replace(self, document: Any, *, if_stamp: str | None = None) -> str:
-        """Another document."""
-        return await self.change({"replace": documents.encode(document)}, if_stamp=if_stamp)
+        """Another document. A string is text: for JSON that is a string, use `change`."""
+        return await self.change({"replace": documents.encode(document), **_written_as(document, "text")}, if_stamp=if_stamp)
 
     async def merge(self, patch: Any, *, if_stamp: str | None = None) -> str:
         """JSON: members that are set, or null: removed (RFC 7396)."""
@@ -63,7 +63,7 @@ class Context:
 
     async def append(self, data: str | bytes, *, if_stamp: str | None = None) -> str:
         """Text, logs and bytes: at the end."""
-        return await self.change({"append": documents.encode(data)}, if_stamp=if_stamp)
+        return await self.change({"append": documents.encode(data), **_written_as(data, None)}, if_stamp=if_stamp)
 
     async def edit(self, offset: int, removed: int, inserted: str, *, if_stamp: str | None = None) -> str:
         """Text: so many bytes of UTF-8 at an offset in bytes give way to others."""
@@ -73,6 +73,11 @@ class Context:
     async def write(self, offset: int, data: bytes, *, if_stamp: str | None = None) -> str:
         """Bytes: over what is at an offset."""
         return await self.change({"write": {"offset": offset, "bytes": documents.encode(data)}}, if_stamp=if_stamp)
+
+    async def delete(self) -> None:
+        """Ends a context of this node: who follows it is told."""
+        session = await self._node.session()
+        await session.request("context_delete", lambda _: None, name=self.name)
 
     async def change(self, change: Json, *, if_stamp: str | None = None) -> str:
         """Any of these, as local-protocol.md §3 says it."""
@@ -86,7 +91,7 @@ class Context:
         """
 
         async def follow() -> Following:
-            following = Following(self._node, {"peer": self.peer, "name": self.name, "filter": filter, "latest": latest})
+            following = Following(self, self._node, {"peer": self.peer, "name": self.name, "filter": filter, "latest": latest})
             await following.follow()
             return following
 
@@ -107,10 +112,11 @@ class Context:
 
 
 class Following:
-    """Made by `Context.follow`: `async for update in following`. With `reconnect`, it goes on with the whole document after the
-    node was restarted. Cancelled, `anext` has taken nothing."""
+    """Made by `Context.follow`: `async for update in following`, or `deltas`. With `reconnect`, it goes on with the whole document
+    after the node was restarted. Cancelled, either has taken nothing."""
 
-    def __init__(self, node: Node, members: Json) -> None:
+    def __init__(self, context: Context, node: Node, members: Json) -> None:
+        self.context = context
         self.document: Any = None
         self.stamp: str | None = None
         self._node = node
@@ -133,6 +139,19 @@ class Following:
                 if error.code != "shutting_down" or self._node.is_over:
                     raise
                 await self.follow()
+
+    def render(self) -> str:
+        """The document as a language model reads it: JSON without spaces, or the text; nothing of bytes."""
+        return documents.render(self._kind, self.document)
+
+    async def deltas(self) -> str:
+        """Waits for something new, and gives all there is of it as a language model reads it, behind `render`: a line for each change,
+        with its version, or the document where it came whole."""
+        lines = [self._line(await anext(self))]
+        while self._inbox.has_items:
+            if update := self._take(await self._inbox.get()):
+                lines.append(self._line(update))
+        return "\n".join(lines)
 
     async def close(self) -> None:
         """Follows no more."""
@@ -157,31 +176,49 @@ class Following:
         self._parts.clear()
 
     async def _next(self) -> Update:
+        while True:
+            if update := self._take(await self._inbox.get()):
+                return update
+
+    def _take(self, item: Json | bytes | None) -> Update | None:
+        """The update of which this is the last frame."""
+        if isinstance(item, dict):
+            if self._head is not None:
+                raise violation("an update within another")
+            name = frames.member(item, "event", str)
+            if name == "checked":
+                self.stamp = frames.member(item, "stamp", str)
+            if name in ("checked", "diverged"):
+                return None
+            self._head = item
         if self._head is None:
-            head = await self._inbox.get()
-            if not isinstance(head, dict):
-                raise violation("a PART that belongs to no document and no change")
-            self._head = head
-        name, stamp = frames.member(self._head, "event", str), frames.member(self._head, "stamp", str)
+            raise violation("a PART that belongs to no document and no change")
+        if isinstance(item, bytes):
+            self._parts += item
         wanted = frames.count(self._head, "bytes")
         if wanted > UPDATE_BYTES:
             raise violation(f"a document or change of {wanted} bytes")
-        while len(self._parts) < wanted:
-            part = await self._inbox.get()
-            if not isinstance(part, bytes) or len(self._parts) + len(part) > wanted:
-                raise violation(f"PARTs that are not the {wanted} bytes of what they are of")
-            self._parts += part
+        if len(self._parts) > wanted:
+            raise violation(f"PARTs that are not the {wanted} bytes of what they are of")
+        return self._update(self._head) if len(self._parts) == wanted else None
+
+    def _update(self, head: Json) -> Update:
         change = None
-        if name == "whole":
-            self._kind = cast(Kind, frames.member(self._head, "kind", str))
+        if frames.member(head, "event", str) == "whole":
+            self._kind = cast(Kind, frames.member(head, "kind", str))
             self.document = documents.decode(self._kind, bytes(self._parts))
         else:
             change = frames.json_of(bytes(self._parts))
             self.document = documents.apply(self._kind, self.document, change)
-        self.stamp = stamp
+        self.stamp = frames.member(head, "stamp", str)
         self._head = None
         self._parts.clear()
-        return Update("whole" if change is None else "changed", stamp, self.document, change)
+        return Update("whole" if change is None else "changed", self.stamp, self.document, change)
+
+    def _line(self, update: Update) -> str:
+        if update.change is None:
+            return self.render()
+        return f"{update.stamp.partition(':')[2]} {documents.render('json', update.change)}"
 
 
 class _Route:
@@ -207,9 +244,9 @@ class _Route:
         self.inbox.put(frame.body, len(frame.body) + self._session.limits.frame_overhead_bytes)
 
     def on_event(self, name: str, event: Json) -> None:
-        # `checked` and `diverged` ask for nothing: after the latter the node sends the document whole.
-        if name in ("whole", "changed"):
-            self.inbox.put(event)
+        # After `diverged` the node sends the document whole.
+        if name in ("whole", "changed", "checked", "diverged"):
+            self.inbox.put(event, self._session.limits.frame_overhead_bytes)
         elif name == "ended":
             self.inbox.end(frames.error_of(event))
             self._session.handlers.pop(self._id, None)
@@ -220,6 +257,13 @@ class _Route:
 
 def _stamp(result: Json) -> str:
     return frames.member(result, "stamp", str)
+
+
+def _written_as(document: Any, text: str | None) -> Json:
+    """How the node is to read it, where that does not go without saying (local-protocol.md §3)."""
+    if isinstance(document, bytes | bytearray | memoryview):
+        return {"as": "base64"}
+    return {"as": text} if isinstance(document, str) and text is not None else {}
 
 
 def _kind_of(document: Any) -> Kind:

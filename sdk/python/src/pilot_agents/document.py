@@ -26,11 +26,11 @@ _ABSENT = _Absent()
 
 
 def decode(kind: Kind, given: bytes) -> Any:
-    """A document as the node sends it whole: JSON, text, or base64."""
+    """A document as the node sends it whole (context.md C1.2)."""
     try:
         if kind == "json":
             return json.loads(given)
-        return given.decode() if kind in ("text", "log") else base64.b64decode(given, validate=True)
+        return given.decode() if kind in ("text", "log") else given
     except (ValueError, RecursionError) as error:
         raise _unfit(f"the document is no {kind}: {error}") from None
 
@@ -38,6 +38,13 @@ def decode(kind: Kind, given: bytes) -> Any:
 def encode(document: Any) -> Any:
     """A document, or a part of one, as a member of a request."""
     return base64.b64encode(document).decode() if isinstance(document, bytes | bytearray | memoryview) else document
+
+
+def render(kind: Kind, document: Any) -> str:
+    """As a language model reads it; nothing of bytes."""
+    if kind == "json":
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return document if isinstance(document, str) else ""
 
 
 def apply(kind: Kind, document: Any, change: Json) -> Any:

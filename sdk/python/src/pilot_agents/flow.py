@@ -117,6 +117,11 @@ class Inbox(Generic[T]):
         self._changed.set()
 
     @property
+    def has_items(self) -> bool:
+        """Whether `get` gives one without waiting."""
+        return bool(self._items)
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing comes any more. What came before may wait to be read."""
         return self._over

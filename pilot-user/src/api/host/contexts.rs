@@ -1,0 +1,517 @@
+//! An application's shared contexts, as its worker keeps them: a link to the owner for each context that it follows, and one for the
+//! changes that it asks of each owner. The owner is at a peer, or is the node itself; what is said is the same (`docs/context.md`).
+//!
+//! The worker takes no further message of a following before the application has been given the last. So a slow one holds up its own
+//! link, where the owner keeps no more of it than its place in the history (C3.5), and nothing else.
+
+use std::collections::BTreeMap;
+
+use pilot_engine::{ConnectionHandle, Event, Instant, PeerId};
+use serde_json::json;
+
+use super::super::documents;
+use super::super::limits::{FRAME_OVERHEAD_BYTES, MAX_CHANGE_BYTES, MAX_CONTEXTS, MAX_DATA_BYTES, MAX_FOLLOWINGS};
+use super::super::protocol::{self, Code, Error, Id, NewContext, ToApplication, cost};
+use super::Context;
+use super::client::Client;
+use super::flow::Inbound;
+use crate::context::limits::{MAX_FILTER_BYTES, MAX_NAME_BYTES};
+use crate::context::{
+    self, Follow, FollowId, Held, HistoryLimits, LinkId, Notice, Refusal, RefusalCode, Replica, RequestId, Rights,
+    Stamp, message,
+};
+use crate::service::contexts::ContextClient;
+
+/// A link to an owner.
+pub(super) struct Link {
+    /// Whose contexts; `None`: the node's own.
+    peer: Option<PeerId>,
+    end: End,
+    role: Role,
+    /// As the worker knows them: the connection that there is, and when another is tried.
+    connection: Option<ConnectionHandle>,
+    timer: Option<Instant>,
+    /// Whether the owner was reached once. If it was not, nobody waits for it.
+    has_been_up: bool,
+}
+
+/// This end of it.
+enum End {
+    Here { link: LinkId, client: context::Client },
+    Peer(Box<ContextClient>),
+}
+
+enum Role {
+    Follower(Follower),
+    Writer(Writer),
+}
+
+struct Follower {
+    follow: FollowId,
+    /// Answered when the document comes.
+    request: Option<u32>,
+    inbound: Inbound,
+    /// The document or change that the application is being given, and how much of it has left.
+    body: Vec<u8>,
+    given: usize,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// For the connection to come.
+    queue: Vec<Change>,
+    /// Those that the owner has not answered: the application's request, and the bytes.
+    asked: BTreeMap<RequestId, (u32, usize)>,
+    /// Bytes of all of them.
+    bytes: usize,
+}
+
+/// A change that an application asks for.
+pub(super) struct Change {
+    pub(super) request: u32,
+    pub(super) name: String,
+    pub(super) change: context::Change,
+    pub(super) base: Option<Stamp>,
+    bytes: usize,
+}
+
+impl Change {
+    pub(super) fn new(request: u32, name: String, change: context::Change, base: Option<Stamp>) -> Self {
+        let bytes = name.len() + change.encode().len();
+        Self { request, name, change, base, bytes }
+    }
+}
+
+impl Client {
+    pub(super) fn on_context_create(
+        &mut self,
+        ctx: &mut Context<'_>,
+        request: u32,
+        new: NewContext,
+    ) -> Result<(), Error> {
+        check_name(&new.name)?;
+        let document = documents::document(new.kind, &new.document)?;
+        let contexts = ctx.contexts.as_mut().ok_or_else(none_are_held)?;
+        if new.durable {
+            let words = "durable: this node keeps no contexts on its disk";
+            return Err(owner_error(RefusalCode::Unsupported, words));
+        }
+        let mut incarnation = [0; 8];
+        if getrandom::fill(&mut incarnation).is_err() {
+            return Err(Error::new(Code::Internal, "the operating system gave no random bytes"));
+        }
+        let stamp = Stamp { incarnation: u64::from_be_bytes(incarnation), version: 0 };
+        let held = Held {
+            document,
+            stamp,
+            rights: Rights { read: new.read, write: new.write },
+            history: HistoryLimits::default(),
+            past: Vec::new(),
+            durable: false,
+        };
+        contexts.with_owner(ctx.endpoint, ctx.now, |owner| {
+            if owner.held() >= MAX_CONTEXTS {
+                return Err(Error::new(Code::TooMany, format!("a node holds {MAX_CONTEXTS} contexts at most")));
+            }
+            owner.hold(&new.name, held).map_err(Error::from)
+        })?;
+        self.answer(request, Ok(json!({"stamp": stamp})));
+        Ok(())
+    }
+
+    pub(super) fn on_context_delete(&mut self, ctx: &mut Context<'_>, request: u32, name: &str) -> Result<(), Error> {
+        let contexts = ctx.contexts.as_mut().ok_or_else(none_are_held)?;
+        if !contexts.delete(ctx.endpoint, ctx.now, name) {
+            return Err(owner_error(RefusalCode::Unknown, format!("there is no context `{name}`")));
+        }
+        self.answer(request, Ok(json!({})));
+        Ok(())
+    }
+
+    pub(super) fn on_context_change(
+        &mut self,
+        ctx: &mut Context<'_>,
+        change: Change,
+        peer: Option<String>,
+    ) -> Result<(), Error> {
+        check_name(&change.name)?;
+        let peer = peer.map(|peer| ctx.board.peer(&peer).map(|peer| peer.id)).transpose()?;
+        let id = match self.writers.get(&peer) {
+            Some(id) => *id,
+            None => self.open_link(ctx, peer, |_| Role::Writer(Writer::default()))?,
+        };
+        self.writers.insert(peer, id);
+        let Some(Link { role: Role::Writer(writer), .. }) = self.links.get_mut(&id) else { return Ok(()) };
+        if writer.bytes + change.bytes > MAX_CHANGE_BYTES {
+            let words = format!("changes of {MAX_CHANGE_BYTES} bytes wait for their answers");
+            return Err(Error::new(Code::Busy, words));
+        }
+        writer.bytes += change.bytes;
+        writer.queue.push(change);
+        self.ask_owner(ctx, id);
+        self.pump_link(ctx, id);
+        Ok(())
+    }
+
+    pub(super) fn on_context_follow(
+        &mut self,
+        ctx: &mut Context<'_>,
+        request: u32,
+        peer: Option<String>,
+        follow: Follow,
+    ) -> Result<(), Error> {
+        check_name(&follow.name)?;
+        if let Some(filter) = follow.filter.as_ref().filter(|filter| message::filter(filter.as_bytes()).is_none()) {
+            let words =
+                format!("filter: given {filter:?}, allowed: a JSON pointer of at most {MAX_FILTER_BYTES} bytes");
+            return Err(Error::malformed(words));
+        }
+        let peer = peer.map(|peer| ctx.board.peer(&peer).map(|peer| peer.id)).transpose()?;
+        if self.links.len() - self.writers.len() >= MAX_FOLLOWINGS {
+            let words = format!("an application follows {MAX_FOLLOWINGS} contexts of a worker at most");
+            return Err(Error::new(Code::TooMany, words));
+        }
+        let id = self.open_link(ctx, peer, |client| {
+            let follow = client.follow(follow, None);
+            Role::Follower(Follower {
+                follow,
+                request: Some(request),
+                inbound: Inbound::default(),
+                body: Vec::new(),
+                given: 0,
+            })
+        })?;
+        self.flush_link(ctx, id);
+        self.pump_link(ctx, id);
+        Ok(())
+    }
+
+    pub(super) fn on_context_unfollow(&mut self, ctx: &mut Context<'_>, request: u32, id: Id) -> Result<(), Error> {
+        match self.links.get(&id) {
+            Some(Link { role: Role::Follower(Follower { request: None, .. }), .. }) => self.drop_link(ctx, id),
+            _ => return Err(Error::no_such("following", id)),
+        };
+        self.answer(request, Ok(json!({})));
+        Ok(())
+    }
+
+    fn open_link(
+        &mut self,
+        ctx: &mut Context<'_>,
+        peer: Option<PeerId>,
+        role: impl FnOnce(&mut context::Client) -> Role,
+    ) -> Result<Id, Error> {
+        let id = self.fresh_id();
+        let mut end = match peer {
+            Some(peer) => {
+                let mut client = ContextClient::one_at_a_time(peer);
+                client.connect(ctx.endpoint, ctx.now).map_err(|error| Error::from(&error))?;
+                End::Peer(Box::new(client))
+            }
+            None => {
+                let contexts = ctx.contexts.as_mut().ok_or_else(none_are_held)?;
+                let link = contexts.with_owner(ctx.endpoint, ctx.now, |owner| owner.connect(None));
+                ctx.here.insert(link, (self.id, id));
+                let mut client = context::Client::default();
+                client.connect();
+                End::Here { link, client }
+            }
+        };
+        let role = role(end.client());
+        let link = Link { peer, end, role, connection: None, timer: None, has_been_up: peer.is_none() };
+        self.links.insert(id, link);
+        self.note_link(ctx, id);
+        Ok(id)
+    }
+
+    /// Something happened on a link's connection.
+    pub(super) fn on_link_event(&mut self, ctx: &mut Context<'_>, id: Id, event: &Event) {
+        let Some(Link { end: End::Peer(client), has_been_up, .. }) = self.links.get_mut(&id) else { return };
+        if let Some(reason) = client.on_event(ctx.endpoint, ctx.now, event) {
+            return self.on_link_over(ctx, id, &Error::from(&reason));
+        }
+        *has_been_up |= matches!(event, Event::Connected { .. });
+        self.ask_owner(ctx, id);
+        self.pump_link(ctx, id);
+    }
+
+    /// It is time to try to reach the owner again.
+    pub(super) fn on_link_timer(&mut self, ctx: &mut Context<'_>, id: Id) {
+        if let Some(Link { end: End::Peer(client), .. }) = self.links.get_mut(&id) {
+            // Not yet: then another time is set.
+            let _ = client.connect(ctx.endpoint, ctx.now);
+        }
+        self.note_link(ctx, id);
+    }
+
+    /// Gives the application what there is, as far as it takes it.
+    pub(super) fn pump_link(&mut self, ctx: &mut Context<'_>, id: Id) {
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            if let Role::Follower(follower) = &mut link.role {
+                if !self.outbox.has_room() {
+                    return self.wait_for_room(ctx, id);
+                }
+                if follower.given < follower.body.len() {
+                    let Some(part) = follower.next_part() else { return };
+                    self.outbox.put(ToApplication::Part(id, part));
+                    continue;
+                }
+                if follower.inbound.credit() < FRAME_OVERHEAD_BYTES {
+                    return;
+                }
+            }
+            if !link.end.receive(ctx) {
+                break;
+            }
+            while let Some(notice) = self.links.get_mut(&id).and_then(|link| link.end.client().poll_notice()) {
+                self.on_notice(ctx, id, notice);
+            }
+        }
+        self.flush_link(ctx, id);
+        if let Some(Link { end: End::Peer(client), .. }) = self.links.get(&id)
+            && client.connection().is_none()
+        {
+            let words = "the peer broke the protocol of contexts, and its connection was closed";
+            self.on_link_over(ctx, id, &Error::new(Code::Protocol, words));
+        }
+    }
+
+    fn on_notice(&mut self, ctx: &mut Context<'_>, id: Id, notice: Notice) {
+        let Some(Link { role, end, .. }) = self.links.get_mut(&id) else { return };
+        match role {
+            Role::Follower(follower) => {
+                let Notice::Ended { refusal, .. } = notice else {
+                    let replica = end.client().replica(follower.follow);
+                    let Some((answered, event)) = replica.and_then(|replica| follower.news(&notice, replica)) else {
+                        return;
+                    };
+                    if let Some(request) = answered {
+                        self.answer(request, Ok(json!({"following": id})));
+                    }
+                    return self.tell(id, event);
+                };
+                let request = follower.request.take();
+                self.drop_link(ctx, id);
+                match request {
+                    Some(request) => self.answer(request, Err(refusal.into())),
+                    None => self.tell(id, protocol::Event::Ended(refusal.into())),
+                }
+            }
+            Role::Writer(writer) => {
+                let (request, result) = match notice {
+                    Notice::Done { request, stamp } => (request, Ok(json!({"stamp": stamp}))),
+                    Notice::Refused { request, refusal } => (request, Err(refusal.into())),
+                    // Answered as the link ends; the others are of what is followed.
+                    _ => return,
+                };
+                if let Some((request, bytes)) = writer.asked.remove(&request) {
+                    writer.bytes -= bytes;
+                    self.answer(request, result);
+                }
+            }
+        }
+    }
+
+    /// A link's connection is over. Who follows waits for the next one, if the owner was ever there; who asked is told.
+    fn on_link_over(&mut self, ctx: &mut Context<'_>, id: Id, error: &Error) {
+        if let Some(Link { role: Role::Follower(_), has_been_up: true, .. }) = self.links.get(&id) {
+            return self.note_link(ctx, id);
+        }
+        match self.drop_link(ctx, id).map(|link| link.role) {
+            Some(Role::Follower(follower)) => {
+                follower.request.into_iter().for_each(|request| self.answer(request, Err(error.clone())));
+            }
+            Some(Role::Writer(writer)) => {
+                let words = format!(
+                    "{error}; whether the change was made is not known: with `if_stamp` it can be asked for again"
+                );
+                let unknown = Error { words, ..error.clone() };
+                writer.asked.into_values().for_each(|(request, _)| self.answer(request, Err(unknown.clone())));
+                writer.queue.into_iter().for_each(|change| self.answer(change.request, Err(error.clone())));
+            }
+            None => {}
+        }
+    }
+
+    /// Asks an owner for what waits until it is there.
+    fn ask_owner(&mut self, ctx: &mut Context<'_>, id: Id) {
+        let Some(Link { role: Role::Writer(writer), end, has_been_up: true, .. }) = self.links.get_mut(&id) else {
+            return;
+        };
+        let mut refused = Vec::new();
+        for Change { request, name, change, base, bytes } in std::mem::take(&mut writer.queue) {
+            match end.client().change(&name, base, &change) {
+                Ok(asked) => _ = writer.asked.insert(asked, (request, bytes)),
+                Err(not_now) => {
+                    writer.bytes -= bytes;
+                    refused.push((request, Error::new(Code::Busy, not_now.to_string())));
+                }
+            }
+        }
+        refused.into_iter().for_each(|(request, error)| self.answer(request, Err(error)));
+        self.flush_link(ctx, id);
+    }
+
+    /// Says what a link has to say, and sees to it that its events come here.
+    fn flush_link(&mut self, ctx: &mut Context<'_>, id: Id) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.end.flush(ctx);
+        }
+        self.note_link(ctx, id);
+    }
+
+    fn note_link(&mut self, ctx: &mut Context<'_>, id: Id) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let End::Peer(client) = &link.end else { return };
+        let (connection, timer) = (client.connection(), client.deadline());
+        if let Some(before) = std::mem::replace(&mut link.connection, connection).filter(|it| Some(*it) != connection) {
+            ctx.owners.remove(&before);
+        }
+        ctx.owners.extend(connection.map(|connection| (connection, (self.id, id))));
+        if let Some(before) = std::mem::replace(&mut link.timer, timer) {
+            ctx.timers.remove(&(before, self.id, id));
+        }
+        ctx.timers.extend(timer.map(|at| (at, self.id, id)));
+    }
+
+    fn drop_link(&mut self, ctx: &mut Context<'_>, id: Id) -> Option<Link> {
+        let mut link = self.links.remove(&id)?;
+        link.end.close(ctx);
+        if let Some(connection) = link.connection {
+            ctx.owners.remove(&connection);
+        }
+        if let Some(at) = link.timer {
+            ctx.timers.remove(&(at, self.id, id));
+        }
+        if let Role::Writer(_) = link.role {
+            self.writers.remove(&link.peer);
+        }
+        Some(link)
+    }
+
+    /// The application is gone.
+    pub(super) fn end_links(&mut self, ctx: &mut Context<'_>) {
+        let all: Vec<Id> = self.links.keys().copied().collect();
+        all.into_iter().for_each(|id| _ = self.drop_link(ctx, id));
+    }
+}
+
+impl Link {
+    /// What the application would take of a following.
+    pub(super) fn inbound(&mut self) -> Option<&mut Inbound> {
+        match &mut self.role {
+            Role::Follower(follower) => Some(&mut follower.inbound),
+            Role::Writer(_) => None,
+        }
+    }
+}
+
+impl Follower {
+    /// What the application is told of what happened, and its request if that is the answer to it.
+    fn news(&mut self, notice: &Notice, replica: &Replica) -> Option<(Option<u32>, protocol::Event)> {
+        let (stamp, kind) = (replica.stamp, replica.document.kind());
+        let event = match notice {
+            Notice::Whole { .. } => {
+                self.body.reserve(replica.document.bound());
+                replica.document.encode(&mut self.body);
+                protocol::Event::Whole { stamp, kind, bytes: self.body.len() }
+            }
+            Notice::Changed { change, .. } => {
+                self.body = documents::change_to_json(change, kind);
+                protocol::Event::Changed { stamp, bytes: self.body.len() }
+            }
+            Notice::Checked { .. } => protocol::Event::Checked { stamp },
+            Notice::Diverged { .. } => protocol::Event::Diverged { stamp },
+            // A writer's, or the end of it.
+            Notice::Ended { .. } | Notice::Done { .. } | Notice::Refused { .. } | Notice::Unanswered { .. } => {
+                return None;
+            }
+        };
+        // L5.1: or an owner that says nothing new without end would fill the memory of who does not read. A message tells of one.
+        self.inbound.spend(FRAME_OVERHEAD_BYTES.min(self.inbound.credit()));
+        Some((self.request.take(), event))
+    }
+
+    /// The next bytes of what the application is being given; `None`: it has no credit for one (L5.1).
+    fn next_part(&mut self) -> Option<Vec<u8>> {
+        let room = self.inbound.credit().checked_sub(FRAME_OVERHEAD_BYTES).filter(|room| *room > 0)? as usize;
+        let rest = &self.body[self.given..];
+        let part = rest[..rest.len().min(MAX_DATA_BYTES).min(room)].to_vec();
+        self.inbound.spend(cost(&part));
+        self.given += part.len();
+        if self.given == self.body.len() {
+            // A large document is not kept once it was given.
+            (self.body, self.given) = (Vec::new(), 0);
+        }
+        Some(part)
+    }
+}
+
+impl End {
+    fn client(&mut self) -> &mut context::Client {
+        match self {
+            Self::Here { client, .. } => client,
+            Self::Peer(client) => &mut client.client,
+        }
+    }
+
+    /// Takes the owner's next message, if there is one.
+    fn receive(&mut self, ctx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Peer(client) => client.receive(ctx.endpoint, ctx.now),
+            Self::Here { link, client } => {
+                let Some(contexts) = &mut ctx.contexts else { return false };
+                let mut message = Vec::new();
+                let any = contexts.with_owner(ctx.endpoint, ctx.now, |owner| owner.poll_transmit(*link, &mut message));
+                // The owner is of this process, and breaks no protocol.
+                let _ = any.then(|| client.handle(&message));
+                any
+            }
+        }
+    }
+
+    /// Says what there is to say.
+    fn flush(&mut self, ctx: &mut Context<'_>) {
+        match self {
+            Self::Peer(client) => client.flush(ctx.endpoint, ctx.now),
+            Self::Here { link, client } => {
+                let Some(contexts) = &mut ctx.contexts else { return };
+                let mut message = Vec::new();
+                while client.poll_transmit(&mut message) {
+                    // Names and filters were checked: it is no violation.
+                    let _ = contexts.with_owner(ctx.endpoint, ctx.now, |owner| owner.handle(*link, &message));
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, ctx: &mut Context<'_>) {
+        match self {
+            Self::Peer(client) => client.close(ctx.endpoint, ctx.now),
+            Self::Here { link, .. } => {
+                ctx.here.remove(link);
+                if let Some(contexts) = &mut ctx.contexts {
+                    contexts.with_owner(ctx.endpoint, ctx.now, |owner| owner.disconnect(*link));
+                }
+            }
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    message::name(name.as_bytes()).map(|_| ()).ok_or_else(|| {
+        let words = format!("name: given {name:?}, allowed: 1 to {MAX_NAME_BYTES} bytes without control characters");
+        Error::malformed(words)
+    })
+}
+
+fn none_are_held() -> Error {
+    let words = "this node holds no contexts, because its workers share nothing: `local.contexts = true` in its configuration \
+                 gives one of them all tunnels";
+    owner_error(RefusalCode::Unsupported, words)
+}
+
+fn owner_error(code: RefusalCode, words: impl Into<String>) -> Error {
+    Refusal { code, version: 0, words: words.into() }.into()
+}
