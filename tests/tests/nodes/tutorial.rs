@@ -76,6 +76,8 @@ impl Place {
     }
 
     fn translate(&self, script: &str) -> String {
+        // A reader's directory is within the clone.
+        let script = script.replace("../sdk/python", concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk/python"));
         script.replace("host-a", &format!("{}-a", self.tag)).replace("host-b", &format!("{}-b", self.tag))
     }
 }

@@ -12,8 +12,8 @@ use super::super::protocol::{self, Code, Error, Id, Request, SESSION, ToApplicat
 use super::super::switchboard::{ClientId, Ids};
 use super::Context;
 use super::connection::{Connection, State, Stream};
-use super::contexts::{Change, Link};
 use super::flow::{Inbound, Outbound, Taken};
+use super::link::{Change, Link};
 use crate::context::Follow;
 
 /// See the module's head.

@@ -9,6 +9,7 @@ mod connection;
 mod contexts;
 mod events;
 mod flow;
+mod link;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
