@@ -149,12 +149,13 @@ async def contexts(a: Node, b: Node) -> None:
         assert (await fails("context", reach(copy, 4))).peer_code == 1
     assert (await fails("context", b.context("none", "a").follow())).peer_code == 1
     assert (await fails("context", plan.merge({}))).peer_code == 1
-    for document, kind, changes, end in [
+    kinds: list[tuple[Any, Any, list[Any], Any]] = [
         ("42", "text", [{"replace": "[1]", "as": "text"}, {"edit": {"offset": 1, "removed": 1, "inserted": "ä"}}], "[ä]"),
         ("", "log", [{"append": "one\n"}, {"append": "two\n"}], "one\ntwo\n"),
         (b"\0\xff", None, [{"append": "AAE=", "as": "base64"}, {"write": {"offset": 1, "bytes": "/w=="}}], b"\0\xff\0\1"),
-    ]:
-        context = await a.create_context("it", document, kind=kind, read=["*"], write=["*"])  # type: ignore[arg-type]
+    ]
+    for document, kind, changes, end in kinds:
+        context = await a.create_context("it", document, kind=kind, read=["*"], write=["*"])
         async with b.context("it", "a").follow() as copy:
             assert (await anext(copy)).document == document
             for change in changes:

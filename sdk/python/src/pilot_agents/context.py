@@ -112,8 +112,8 @@ class Context:
 
 
 class Following:
-    """Made by `Context.follow`: `async for update in following`, or `deltas`. With `reconnect`, it goes on with the whole document
-    after the node was restarted. Cancelled, either has taken nothing."""
+    """Made by `Context.follow`: `async for update in following`, or `deltas`. With `reconnect`, it goes on with the whole
+    document after the node was restarted. Cancelled, either has taken nothing."""
 
     def __init__(self, context: Context, node: Node, members: Json) -> None:
         self.context = context
@@ -145,8 +145,8 @@ class Following:
         return documents.render(self._kind, self.document)
 
     async def deltas(self) -> str:
-        """Waits for something new, and gives all there is of it as a language model reads it, behind `render`: a line for each change,
-        with its version, or the document where it came whole."""
+        """Waits for something new, and gives all there is of it as a language model reads it, behind `render`: a line for each
+        change, with its version, or the document where it came whole."""
         lines = [self._line(await anext(self))]
         while self._inbox.has_items:
             if update := self._take(await self._inbox.get()):
