@@ -590,6 +590,21 @@ key = "{c}"
         assert_eq!((config.queues, config.cores), (vec![2, 0, 1], vec![1, 0, 3]), "in their order");
     }
 
+    /// A node of several workers holds contexts when it is told to; and who may use them is by name.
+    #[test]
+    fn contexts_of_applications_are_as_given() {
+        let local = |lines: &str| {
+            let text = format!("{}\n[local]\n{lines}", text(&[("[0]", "[0, 1]"), ("[1]", "[0, 1]")]));
+            Config::parse(&text, Path::new("x")).map(|config| config.local)
+        };
+        assert!(check(&[]).unwrap().local.holds_contexts && !local("").unwrap().holds_contexts);
+        assert!(local("contexts = true").unwrap().holds_contexts);
+        let users = local("users = [{ uid = 7, contexts = { follow = ['*'] } }]").unwrap().users;
+        assert_eq!((users[&7].ports.len(), users[&7].contexts.follow.as_slice()), (0, &["*".to_owned()][..]));
+        let error = local("users = [{ uid = 7, contexts = { read = ['*'] } }]").unwrap_err().to_string();
+        assert!(error.contains("read") && error.contains("follow"), "{error}");
+    }
+
     #[test]
     fn handshakes_and_keys_are_as_given() {
         let config = check(&[]).unwrap();
