@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
+use crate::limits::MAX_MESSAGE_BYTES;
+use crate::message;
 use crate::time::Instant;
+
+/// A sender that has credit for less may be blocked: the largest message is sent when there is credit for all of it. Higher: more credit
+/// frames where something is not read.
+const STARVED_BYTES: u64 = message::cost(MAX_MESSAGE_BYTES);
 
 /// What this end may send: the peer's limit and what was used of it.
 #[derive(Debug, Default)]
@@ -97,6 +103,18 @@ impl ReceiveCredit {
         due
     }
 
+    /// The application has read all that arrived of something, and waits for more of it. Whether the peer should be told now of what
+    /// was consumed, because it may have no credit left for just that: where other things are not read, which may be for ever,
+    /// half a window does not come together.
+    pub(crate) fn on_drained(&mut self) -> bool {
+        let due =
+            self.limit - self.received < STARVED_BYTES.min(self.window / 2) && self.consumed + self.window > self.limit;
+        if due {
+            self.limit = self.consumed + self.window;
+        }
+        due
+    }
+
     /// Makes the window this large if it is smaller; the limit moves when something is consumed.
     pub(crate) fn widen(&mut self, window: u64) {
         self.window = self.window.max(window);
@@ -148,6 +166,26 @@ mod tests {
         assert_eq!(window_after(100, Some(Duration::from_micros(100))), 100_000);
         assert_eq!(window_after(101, Some(Duration::from_micros(100))), 1000);
         assert_eq!(window_after(1, None), 1000);
+    }
+
+    /// W5.10: who reads one thing to the end of what has come is told of less than half a window where the rest of it is not read, and
+    /// where it is read, it is not.
+    #[test]
+    fn what_is_not_read_does_not_starve_the_rest() {
+        let mut credit = ReceiveCredit::new(1000);
+        assert_eq!(credit.on_received(1000), Some(()));
+        assert!(!credit.on_drained(), "nothing was consumed");
+        assert!(!credit.on_consumed(300, at_us(0), 1000), "700 are not read");
+        assert!(credit.on_drained());
+        assert_eq!(credit.limit(), 1300);
+        assert!(!credit.on_drained(), "once");
+
+        let mut credit = ReceiveCredit::new(1000);
+        for _ in 0..100 {
+            assert_eq!(credit.on_received(100), Some(()));
+            credit.on_consumed(100, at_us(0), 1000);
+            assert!(!credit.on_drained(), "everything is read: the peer has half a window and more");
+        }
     }
 
     /// The reader of a stream of any length tells of credit twice a window, whatever pieces it reads in.

@@ -415,3 +415,35 @@ fn credit_does_not_storm() {
     // An ack for every eight packets, and a few more.
     assert!(datagrams <= data / 6, "{datagrams} for {data}");
 }
+
+/// wire.md W5.10: three streams want more than the connection's credit, and only the first is read: it is read to its end.
+#[test]
+fn what_is_not_read_starves_nothing_else() {
+    const LENGTH: usize = 200_000;
+    assert!(3 * LENGTH as u64 > CONNECTION_CREDIT_BYTES && (LENGTH as u64) < STREAM_CREDIT_BYTES);
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    let streams = [0; 3].map(|_| pair.ends[0].endpoint.open_unidirectional(pair.now, ours).unwrap());
+    let (mut written, mut got) = ([0; 3], 0);
+    for _ in 0..20 {
+        for (stream, written) in streams.iter().zip(&mut written) {
+            let now = pair.now;
+            while *written < LENGTH {
+                let rest = vec![7; LENGTH - *written];
+                let Ok(taken) = pair.ends[0].endpoint.write(now, ours, *stream, &rest) else { break };
+                *written += taken;
+                if *written == LENGTH {
+                    pair.ends[0].endpoint.finish(now, ours, *stream).unwrap();
+                }
+            }
+        }
+        pair.run(SECOND);
+        let (bytes, ended) = read(&mut pair, 1, theirs, streams[0]);
+        got += bytes.len();
+        if ended {
+            assert_eq!(got, LENGTH);
+            return;
+        }
+    }
+    panic!("{got} of {LENGTH} bytes were read");
+}

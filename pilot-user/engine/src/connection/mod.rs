@@ -228,6 +228,7 @@ impl Connection {
     ) -> Result<Option<usize>, OperationError> {
         let Some(length) = self.messages_in.take(out) else {
             self.messages_told = false;
+            self.on_drained();
             self.check()?;
             return Ok(None);
         };
@@ -295,7 +296,20 @@ impl Connection {
         self.receive_credit.widen(window.min(most));
         let due = self.receive_credit.on_consumed(bytes, pace, most);
         *spare -= self.receive_credit.window() - before;
-        if due && !std::mem::replace(&mut self.credit_queued, true) {
+        if due {
+            self.tell_credit();
+        }
+    }
+
+    /// All that arrived of a stream, or all messages, were read.
+    fn on_drained(&mut self) {
+        if self.receive_credit.on_drained() {
+            self.tell_credit();
+        }
+    }
+
+    fn tell_credit(&mut self) {
+        if !std::mem::replace(&mut self.credit_queued, true) {
             self.due.push(SentFrame::Credit(self.handle.key));
         }
     }

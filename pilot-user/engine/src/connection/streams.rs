@@ -163,9 +163,13 @@ impl Connection {
             }
             Read::Blocked => {
                 stream.readable_told = false;
+                self.on_drained();
                 self.check_stream(id)?;
             }
-            Read::End => self.tell_all_consumed(id),
+            Read::End => {
+                self.on_drained();
+                self.tell_all_consumed(id);
+            }
         }
         Ok(read)
     }
