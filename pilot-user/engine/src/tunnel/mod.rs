@@ -227,7 +227,7 @@ impl Tunnel {
         }
     }
 
-    /// The peer as it is configured now: who it is stays the same, its static key may be another one.
+    /// The peer as it is configured now: who it is stays the same, its static key may be another one (W3.36).
     pub(crate) fn configure(&mut self, config: PeerConfig) {
         self.mac1 = Mac1Key::to(&config.key.static_key);
         self.config = config;
