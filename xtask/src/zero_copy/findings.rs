@@ -71,6 +71,11 @@ impl Findings {
         Ok(())
     }
 
+    /// What the guest said last beside what is looked for.
+    pub(super) fn last_words(&self) -> String {
+        format!("the guest said last:\n  {}", self.other[self.other.len().saturating_sub(20)..].join("\n  "))
+    }
+
     fn phase(&mut self, name: &str) -> Option<&mut Phase> {
         match name {
             "nic" => Some(&mut self.nic),

@@ -2,13 +2,15 @@
 # The guest's only program. /work has a folder of configurations for each phase; /modules the drivers, in their order.
 # Says on the console what the host checks, a line each: "WHO: what it said", or "count PHASE FUNCTION HITS".
 export PATH=/bin
+busybox mount -t proc proc /proc
 busybox --install -s /bin
-mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 dmesg -n 1
+# The firmware has left a line without its end.
+echo
 for module in /modules/*; do insmod "$module" || echo "init: no ${module##*/}"; done
 
 # What is called when a frame is copied into a socket's memory; when a driver takes frames to send from there; when it takes room for
@@ -22,7 +24,7 @@ counts() { while read -r function hits _; do echo "count $1 $function $hits"; do
 
 # phase NAME DEVICE_A DEVICE_B: node b in a namespace of its own, then deltas and a file to it.
 phase() {
-    unshare -n sh -c "until [ -d /sys/class/net/$3 ] || ip link show $3 >/dev/null 2>&1; do sleep 0.1; done
+    unshare -n sh -c "until ip link show $3 >/dev/null 2>&1; do sleep 0.1; done
         ip link set lo up; ip address add 10.77.0.2/24 dev $3; ip link set $3 up
         exec pilot listen --json --config /work/$1/b.toml --files /received-$1 2>/dev/console" >"/$1.out" &
     b=$!
@@ -47,7 +49,9 @@ phase() {
 }
 
 phase nic eth0 eth1
-ip link add veth-a type veth peer name veth-b
+# This ip cannot name both ends.
+ip link add veth-a type veth
+ip link set veth0 name veth-b
 phase veth veth-a veth-b
 sync
 poweroff -f

@@ -192,7 +192,7 @@ fn boot(directory: &Path, nic: Nic, packages: &Packages) -> Result<Findings> {
     let (sender, events) = mpsc::channel();
     let mut guest = Child::start("qemu", qemu, directory, &sender)?;
     let mut findings = Findings::default();
-    while let Some(line) = next_event(&events, SILENCE_MAX)?.line {
+    while let Some(line) = next_event(&events, SILENCE_MAX).with_context(|| findings.last_words())?.line {
         findings.take(line.trim_end())?;
     }
     if !guest.wait()?.success() {
