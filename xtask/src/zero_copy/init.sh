@@ -48,6 +48,8 @@ phase() {
     ip link set "$2" down
 }
 
+# One queue each, as the configurations say. Where there is but one, ethtool has nothing to change, and says so.
+for device in eth0 eth1; do ethtool -L $device combined 1 2>/dev/null; done
 phase nic eth0 eth1
 # This ip cannot name both ends.
 ip link add veth-a type veth

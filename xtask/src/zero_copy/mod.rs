@@ -111,10 +111,14 @@ fn furnish(directory: &Path, pilot: &Path, nic: Nic, packages: &Packages) -> Res
     fs::copy(packages.tool("bin/busybox"), root.join("bin/busybox"))?;
     std::os::unix::fs::symlink("busybox", root.join("bin/sh"))?;
     succeed(Command::new("strip").arg("-o").arg(root.join("bin/pilot")).arg(pilot))?;
-    for library in libraries(pilot)? {
-        let to = root.join(library.strip_prefix("/")?);
-        fs::create_dir_all(to.parent().context("a library's path is absolute")?)?;
-        fs::copy(&library, to)?;
+    let ethtool = packages.tool("sbin/ethtool");
+    fs::copy(&ethtool, root.join("bin/ethtool"))?;
+    for library in [libraries(pilot, packages)?, libraries(&ethtool, packages)?].concat() {
+        // Those of the packages lie where the guest's linker looks.
+        let name = library.file_name().context("a library has a name")?;
+        let folder = if library.starts_with("/lib64") { "lib64" } else { "lib/x86_64-linux-gnu" };
+        fs::create_dir_all(root.join(folder))?;
+        fs::copy(&library, root.join(folder).join(name))?;
     }
     for (n, module) in nic.modules().iter().enumerate() {
         let name = module.rsplit('/').next().unwrap_or(module);
@@ -169,8 +173,9 @@ fn unpack_kernel(image: &Path, to: &Path, packages: &Packages) -> Result<()> {
 }
 
 /// The dynamic linker and the libraries that a program needs.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("running ldd")?;
+fn libraries(program: &Path, packages: &Packages) -> Result<Vec<PathBuf>> {
+    let mut ldd = Command::new("ldd");
+    let output = ldd.arg(program).env("LD_LIBRARY_PATH", packages.libraries()).output().context("running ldd")?;
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(words.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }

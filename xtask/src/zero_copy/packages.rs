@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 /// 6.12 (EOPNOTSUPP).
 const KERNEL_SUITE: &str = "trixie-backports";
 /// What runs here: the machine, what the guest's file system is made of and with.
-const TOOLS: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd"];
+const TOOLS: [&str; 6] = ["qemu-system-x86", "busybox-static", "cpio", "ethtool", "xz-utils", "zstd"];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The packages that are there after [`Packages::get`].
