@@ -11,9 +11,9 @@ use super::pair::{End, Pair, QUIET_DATAGRAMS};
 const BROKEN: usize = 0;
 const HONEST: usize = 1;
 
-/// Datagrams that a node whose data nobody acks sends in the first second after a handshake: their pauses double, from the probe
-/// time-out over a path without delay.
-const PROBES_A_SECOND: usize = 8;
+/// Datagrams that a node whose data nobody acks sends in the second after a handshake: six pauses that double, and then one every 64
+/// of the shortest probe time-outs, of 1.6 ms over a path without delay (wire.md W5.6).
+const PROBES_A_SECOND: usize = 16;
 
 #[derive(Arbitrary, Debug)]
 enum Operation {
