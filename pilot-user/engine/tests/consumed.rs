@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use common::Pair;
-use pilot_engine::{Event, Read};
+use pilot_engine::{ConnectionHandle, Event, Read, StreamId};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// A round trip and an ACK's delay, well below any keep-alive.
@@ -43,8 +43,8 @@ fn what_is_taken_is_not_consumed_until_that_is_said() {
     assert_eq!((pair.ends[0].endpoint.messages_consumed(ours), pair.ends[1].sent.len()), (Some(3), before + 1));
 }
 
-#[test]
-fn a_stream_is_there_until_its_end_is_consumed() {
+/// Two nodes, their connection, and a stream of 900 bytes that is finished and has arrived where what is read is consumed later.
+fn written() -> (Pair, [ConnectionHandle; 2], StreamId) {
     let mut pair = Pair::new();
     let [ours, theirs] = pair.connected();
     pair.ends[1].endpoint.consume_later(theirs);
@@ -52,6 +52,12 @@ fn a_stream_is_there_until_its_end_is_consumed() {
     pair.ends[0].endpoint.write(pair.now, ours, stream, &[7; 900]).unwrap();
     pair.ends[0].endpoint.finish(pair.now, ours, stream).unwrap();
     pair.run(SECOND);
+    (pair, [ours, theirs], stream)
+}
+
+#[test]
+fn a_stream_is_there_until_its_end_is_consumed() {
+    let (mut pair, [ours, theirs], stream) = written();
     let read = |pair: &mut Pair| pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut [0; 600]);
     assert_eq!((read(&mut pair), read(&mut pair)), (Ok(Read::Bytes(600)), Ok(Read::Bytes(300))));
     assert_eq!(read(&mut pair), Ok(Read::End));
@@ -70,13 +76,7 @@ fn a_stream_is_there_until_its_end_is_consumed() {
 /// W5.18: what was read to its end and then given up is over, and was not consumed.
 #[test]
 fn what_is_given_up_before_it_is_consumed_is_over() {
-    let mut pair = Pair::new();
-    let [ours, theirs] = pair.connected();
-    pair.ends[1].endpoint.consume_later(theirs);
-    let stream = pair.ends[0].endpoint.open_unidirectional(pair.now, ours).unwrap();
-    pair.ends[0].endpoint.write(pair.now, ours, stream, &[7; 900]).unwrap();
-    pair.ends[0].endpoint.finish(pair.now, ours, stream).unwrap();
-    pair.run(SECOND);
+    let (mut pair, [ours, theirs], stream) = written();
     let mut out = [0; 1000];
     assert_eq!(pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut out), Ok(Read::Bytes(900)));
     assert_eq!(pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut out), Ok(Read::End));

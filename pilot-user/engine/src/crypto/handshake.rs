@@ -117,15 +117,8 @@ impl Initiation {
     ) -> Result<Secrets, HandshakeError> {
         let header = Header::parse(datagram).map_err(|_| HandshakeError::Parameters)?;
         let covered = own_mac1.verify(datagram).ok_or(HandshakeError::Mac)?;
-        let (ciphertext, message) =
-            covered[HEADER_LEN..].split_first_chunk::<CIPHERTEXT_LEN>().ok_or(HandshakeError::Parameters)?;
-        let psk = kem::psk(self.noise.get_handshake_hash(), &self.kem.decapsulate(ciphertext), ciphertext);
         let mut payload = [0; RESPONSE_MAX_LEN];
-        let length = self
-            .noise
-            .set_psk(IK_PSK, &*psk)
-            .and_then(|()| self.noise.read_message(message, &mut payload))
-            .map_err(|_| HandshakeError::Decrypt)?;
+        let length = read_hybrid(&mut self.noise, &self.kem, IK_PSK, covered, &mut payload)?;
         let parameters = checked(&payload[..length], header, &peer.static_key, unix_seconds, Some(&peer.identity))?.1;
         // W3.16: who knows no lanes answers for lane 0, which is not touched as long as nobody confirms the key.
         if parameters.lane != self.lane {
@@ -193,6 +186,20 @@ impl Initiated {
         let aead = parameters.aeads.iter().next()?;
         Some((length, Secrets { keys: KeyPair::new(aead, &seal, &open)?, aead, peer: self.parameters }))
     }
+}
+
+/// Reads a message behind the KEM's ciphertext, whose secret is its psk in this place (W3.13, W3.31). How long the payload is.
+pub(super) fn read_hybrid(
+    noise: &mut Noise,
+    kem: &DecapsulationKey,
+    place: usize,
+    covered: &[u8],
+    payload: &mut [u8; RESPONSE_MAX_LEN],
+) -> Result<usize, HandshakeError> {
+    let (ciphertext, message) =
+        covered[HEADER_LEN..].split_first_chunk::<CIPHERTEXT_LEN>().ok_or(HandshakeError::Parameters)?;
+    let psk = kem::psk(noise.get_handshake_hash(), &kem.decapsulate(ciphertext), ciphertext);
+    noise.set_psk(place, &*psk).and_then(|()| noise.read_message(message, payload)).map_err(|_| HandshakeError::Decrypt)
 }
 
 /// Parameters that fit their header (W3.6) and whose certificate covers the static key (W3.3).

@@ -7,8 +7,8 @@ use pilot_common::wire::{HEADER_LEN, Header, INITIATION_LEN, PacketType, RESPONS
 
 use super::aead::{Aead, KeyPair};
 use super::cookie::{self, Cookie, write_mac2};
-use super::handshake::HandshakeError;
-use super::kem::{self, CIPHERTEXT_LEN, DecapsulationKey};
+use super::handshake::{HandshakeError, read_hybrid};
+use super::kem::{self, DecapsulationKey};
 use super::mac::{MAC_LEN, Mac1Key};
 use super::noise::{Noise, XX_PSK};
 use super::parameters::{SelfDescription, encapsulation_key, write_encapsulation_key};
@@ -101,15 +101,8 @@ impl Opening {
     ) -> Result<(usize, Proven), HandshakeError> {
         let header = Header::parse(answer).map_err(|_| HandshakeError::Parameters)?;
         let covered = Mac1Key::to(&NOBODY).verify(answer).ok_or(HandshakeError::Mac)?;
-        let (ciphertext, message) =
-            covered[HEADER_LEN..].split_first_chunk::<CIPHERTEXT_LEN>().ok_or(HandshakeError::Parameters)?;
-        let psk = kem::psk(self.noise.get_handshake_hash(), &self.kem.decapsulate(ciphertext), ciphertext);
         let mut payload = [0; RESPONSE_MAX_LEN];
-        let length = self
-            .noise
-            .set_psk(XX_PSK, &*psk)
-            .and_then(|()| self.noise.read_message(message, &mut payload))
-            .map_err(|_| HandshakeError::Decrypt)?;
+        let length = read_hybrid(&mut self.noise, &self.kem, XX_PSK, covered, &mut payload)?;
         let stranger = certified(&self.noise, &payload[..length], header.word, own.0, unix_seconds)?;
         if wanted.is_some_and(|wanted| *wanted != stranger.key.identity) {
             return Err(HandshakeError::Certificate);

@@ -55,7 +55,8 @@ impl Inbound {
             self.returned -= cost;
             self.given.pop_front();
             read.bodies += 1;
-            read.bytes += u64::from(cost - FRAME_OVERHEAD_BYTES);
+            // An event of a following costs what there is credit for, and may be less.
+            read.bytes += u64::from(cost.saturating_sub(FRAME_OVERHEAD_BYTES));
         }
         Some(read)
     }
