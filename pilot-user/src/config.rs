@@ -126,6 +126,8 @@ pub struct Config {
     pub rekey_after: Duration,
     /// Whether strangers are told who this node is, and this node who they are (wire.md §3.5).
     pub introductions: bool,
+    /// Where files are put that peers send; without it, none is received.
+    pub files: Option<PathBuf>,
     /// Who may send to us; empty: everyone.
     pub allow_from: Vec<Prefix>,
     /// The peers that are known without a directory.
@@ -146,6 +148,8 @@ pub struct Local {
     /// Whether applications may have the node hold contexts. Then one worker has all tunnels, because all followers of a context are
     /// served from one document.
     pub holds_contexts: bool,
+    /// Where the durable ones of those are kept.
+    pub store: PathBuf,
     /// How long applications may take to end what they have, when the node was told to stop (L2.5).
     pub drain: Duration,
 }
@@ -213,6 +217,7 @@ struct File {
     rekey_after_s: Option<u64>,
     #[serde(default)]
     introductions: bool,
+    files: Option<PathBuf>,
     #[serde(default)]
     allow_from: Vec<String>,
     #[serde(default)]
@@ -226,6 +231,7 @@ struct File {
 struct FileLocal {
     socket: Option<PathBuf>,
     contexts: Option<bool>,
+    store: Option<PathBuf>,
     #[serde(default)]
     users: Vec<FileUser>,
     drain_s: Option<u64>,
@@ -280,6 +286,7 @@ impl Config {
         let local = Local {
             is_chosen: file.local.socket.is_some(),
             socket: directory.join(file.local.socket.unwrap_or_else(|| file.identity.with_extension("sock"))),
+            store: directory.join(file.local.store.unwrap_or_else(|| file.identity.with_extension("contexts"))),
             holds_contexts: file.local.contexts.unwrap_or(file.queues.len() == 1),
             users: file
                 .local
@@ -308,6 +315,7 @@ impl Config {
                 .unwrap_or(HANDSHAKES_PER_SOURCE_PER_SECOND),
             rekey_after: file.rekey_after_s.map_or(REKEY_AFTER_TIME, Duration::from_secs),
             introductions: file.introductions,
+            files: file.files.map(|files| directory.join(files)),
             allow_from: file.allow_from.iter().map(|text| parse("allow_from", text)).collect::<Result<_, _>>()?,
             peers: file.peers.into_iter().map(Peer::parse).collect::<Result<_, _>>()?,
         };
@@ -452,6 +460,11 @@ impl Config {
 }
 
 impl Peer {
+    /// Whether both are the same node.
+    pub fn is(&self, other: &Self) -> bool {
+        self.key.identity == other.key.identity
+    }
+
     fn parse(file: FilePeer) -> Result<Self, Error> {
         let field = |name: &str| format!("peers.{}.{name}", file.name);
         Ok(Self {
@@ -536,6 +549,8 @@ key = "{c}"
         let config = check(&[]).unwrap();
         assert_eq!(config.identity, Path::new("/etc/pilot/a.key"));
         assert_eq!(config.recent_peers, Path::new("/etc/pilot/a.peers"), "beside the identity");
+        let files = check(&[("[1]", "[1]\nfiles = 'in'")]).unwrap().files;
+        assert_eq!(files.as_deref(), Some(Path::new("/etc/pilot/in")));
         assert_eq!(config.address, OverlayAddress { network: 0, node: 1 });
         assert_eq!(config.interface.as_deref(), Some("veth-a"));
         assert_eq!(config.listen, "10.77.0.1:4242".parse().unwrap());
@@ -639,6 +654,8 @@ key = "{c}"
         };
         assert!(check(&[]).unwrap().local.holds_contexts && !local("").unwrap().holds_contexts);
         assert!(local("contexts = true").unwrap().holds_contexts);
+        assert_eq!(local("").unwrap().store, Path::new("x/a.contexts"), "beside the identity");
+        assert_eq!(local("store = 'y'").unwrap().store, Path::new("x/y"));
         let users = local("users = [{ uid = 7, contexts = { follow = ['*'] } }]").unwrap().users;
         assert_eq!((users[&7].ports.len(), users[&7].contexts.follow.as_slice()), (0, &["*".to_owned()][..]));
         let error = local("users = [{ uid = 7, contexts = { read = ['*'] } }]").unwrap_err().to_string();
@@ -652,7 +669,7 @@ key = "{c}"
         assert_eq!(config.lanes().map(|(place, _, lane)| (place, lane)).collect::<Vec<_>>(), [(0, 0), (1, 0)]);
         let given = [("[1]", "[1]\nintroductions = true"), ("name = \"b\"", "name = \"b\"\nlanes = 3")];
         let config = check(&given).unwrap();
-        assert!(config.introductions);
+        assert!(config.introductions && config.files.is_none());
         let lanes: Vec<_> = config.lanes().map(|(_, peer, lane)| (peer.name.as_str(), lane)).collect();
         assert_eq!(lanes, [("b", 0), ("b", 1), ("b", 2), ("c", 0)]);
     }

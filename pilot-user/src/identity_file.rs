@@ -69,14 +69,35 @@ pub enum Error {
 /// # Errors
 /// When there is such a file already, or it cannot be written.
 pub fn create(file: &Path) -> Result<Identity, Error> {
-    let (mut seed, mut secret) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
+    let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|_| Error::Random)?;
+    write_new(file, &seed)
+}
+
+/// Gives the identity in a file a new static key. There is always a whole file: the one before, or the one after.
+///
+/// # Errors
+/// When the file cannot be used, or another not be written beside it.
+pub fn rotate(file: &Path) -> Result<Identity, Error> {
+    let seed = secrets(file)?.0;
+    let mut part = file.as_os_str().to_owned();
+    part.push(".new");
+    let part = PathBuf::from(part);
+    let identity = write_new(&part, &seed)?;
+    let io_error = |source| Error::Io { file: file.to_owned(), source };
+    std::fs::rename(&part, file).map_err(io_error)?;
+    Ok(identity)
+}
+
+/// With a new static key.
+fn write_new(file: &Path, seed: &[u8; 32]) -> Result<Identity, Error> {
+    let mut secret = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *secret).map_err(|_| Error::Random)?;
-    let identity = identity(file, &seed, &secret)?;
+    let identity = identity(file, seed, &secret)?;
     let text = Zeroizing::new(format!(
         "# Pilot's secret keys of {}. Whoever has them is this node.\ned25519_seed = \"{}\"\nx25519_secret = \"{}\"\n",
         identity.public_key(),
-        *Zeroizing::new(STANDARD.encode(*seed)),
+        *Zeroizing::new(STANDARD.encode(seed)),
         *Zeroizing::new(STANDARD.encode(*secret)),
     ));
     // create_new is O_EXCL: neither an old key nor the target of a planted symbolic link is overwritten.
@@ -100,6 +121,11 @@ pub fn create(file: &Path) -> Result<Identity, Error> {
 /// # Errors
 /// When the file cannot be read, can be read by others than its owner, or holds something else.
 pub fn read(file: &Path) -> Result<Identity, Error> {
+    let (seed, secret) = secrets(file)?;
+    identity(file, &seed, &secret)
+}
+
+fn secrets(file: &Path) -> Result<(Secret, Secret), Error> {
     let io_error = |source| Error::Io { file: file.to_owned(), source };
     let content_error = || Error::Content { file: file.to_owned() };
     let opened = File::open(file).map_err(io_error)?;
@@ -116,8 +142,11 @@ pub fn read(file: &Path) -> Result<Identity, Error> {
     let keys: Keys = toml::from_str(&text).map_err(|_| content_error())?;
     let seed = decode(&keys.ed25519_seed).ok_or_else(content_error)?;
     let secret = decode(&keys.x25519_secret).ok_or_else(content_error)?;
-    identity(file, &seed, &secret)
+    Ok((seed, secret))
 }
+
+/// Wiped when dropped.
+type Secret = Zeroizing<[u8; 32]>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,7 +162,7 @@ impl Drop for Keys {
     }
 }
 
-fn decode(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+fn decode(text: &str) -> Option<Secret> {
     let bytes = Zeroizing::new(STANDARD.decode(text).ok()?);
     Some(Zeroizing::new(bytes.as_slice().try_into().ok()?))
 }
@@ -155,6 +184,19 @@ mod tests {
         let made = create(&directory.file("a.key")).unwrap();
         assert_eq!(directory.file("a.key").metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(read(&directory.file("a.key")).unwrap().public_key(), made.public_key());
+    }
+
+    #[test]
+    fn another_static_key_is_the_same_identity() {
+        let directory = Directory::new("identity-rotate");
+        let file = directory.file("a.key");
+        assert!(matches!(rotate(&file), Err(Error::Io { .. })), "there is none");
+        let made = create(&file).unwrap().public_key();
+        let rotated = rotate(&file).unwrap().public_key();
+        assert!(rotated.identity == made.identity && rotated.static_key != made.static_key);
+        assert_eq!(read(&file).unwrap().public_key(), rotated);
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -32,6 +32,12 @@ pub enum StartError {
     /// The system has no randomness.
     #[error("the operating system gave no random bytes")]
     Random,
+    /// The durable contexts of its applications.
+    #[error(transparent)]
+    Contexts(#[from] crate::service::store::Error),
+    /// The thread that keeps them.
+    #[error("cannot start the store's thread: {0}")]
+    StoreThread(io::Error),
 }
 
 /// The parts of a node, which can be driven. Whoever holds `control` keeps AF_XDP attached.

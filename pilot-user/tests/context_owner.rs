@@ -226,7 +226,7 @@ fn a_deleted_context_is_told_and_gone() {
     let mut scene = Scene::new(Kind::Log, "");
     let mut follower = scene.follower(None, false);
     scene.settle(&mut follower);
-    assert!(scene.owner.remove("c") && !scene.owner.remove("c"));
+    assert_eq!((scene.owner.remove("c"), scene.owner.remove("c")), (Some(false), None));
     scene.settle(&mut follower);
     let ended = std::iter::from_fn(|| follower.client.poll_notice()).last();
     let Some(Notice::Ended { refusal, .. }) = ended else { unreachable!("{ended:?}") };
@@ -247,7 +247,7 @@ fn a_deleted_context_is_told_and_gone() {
     ask(&mut scene.owner, client, &mut message);
     assert_eq!(scene.owner.poll_commit().unwrap().before.incarnation, 2);
     ask(&mut scene.owner, client, &mut message);
-    assert!(scene.owner.remove("c"));
+    assert_eq!(scene.owner.remove("c"), Some(true));
     for _ in 0..2 {
         assert!(scene.owner.poll_transmit(*link, &mut message));
         client.handle(&message).unwrap();

@@ -5,9 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Pair, address, identity};
+use common::{Pair, address, config, identity};
 use pilot_engine::address::OverlayAddress;
-use pilot_engine::{CloseReason, Code, DropReason, Event, OperationError, PeerConfig};
+use pilot_engine::identity::Identity;
+use pilot_engine::{CloseReason, Code, DropReason, Endpoint, Event, OperationError, PeerConfig};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,6 +46,40 @@ fn a_removed_peer_is_told_and_is_a_stranger_then() {
     pair.ends[1].endpoint.remove_peer(pair.now, removed);
     pair.run(10 * SECOND);
     assert!(pair.ends[1].endpoint.is_up(id));
+}
+
+/// W3.37: a peer with a new static key is known again when it has called, and not before; then it can be called, too.
+#[test]
+fn a_peer_with_another_static_key_is_known_by_its_identity() {
+    let mut pair = Pair::new();
+    let peer = pair.ends[1].peer;
+    // The same identity; before its process began, ours knew the key that it had.
+    let mut rotated = config(1, 21);
+    rotated.identity = Identity::from_secrets([1; 32], [77; 32]).unwrap();
+    let (own, old) = (rotated.identity.public_key(), identity(1).public_key());
+    assert!(own.identity == old.identity && own.static_key != old.static_key);
+    let mut endpoint = Endpoint::new(rotated, [7; 32]);
+    let known =
+        PeerConfig { key: identity(2).public_key(), address: OverlayAddress::default(), endpoint: Some(address(2)) };
+    pair.ends[0].peer = endpoint.add_peer(known);
+    pair.ends[0].endpoint = endpoint;
+    pair.ends[1].endpoint.connect(pair.now, peer, 7).unwrap();
+    pair.run(2 * SECOND);
+    assert!(pair.ends[0].sent.is_empty() && !pair.ends[1].endpoint.is_up(peer), "it gets no answer");
+    let back = pair.ends[0].peer;
+    pair.ends[0].endpoint.open_tunnel(pair.now, back);
+    pair.run(2 * SECOND);
+    assert!(pair.ends[0].endpoint.is_up(back) && pair.ends[1].endpoint.is_up(peer));
+    // By the key that was learned.
+    for end in [0, 1] {
+        let (peer, now) = (pair.ends[end].peer, pair.now);
+        pair.ends[end].endpoint.close_tunnel(now, peer, Code::NoError);
+        pair.run(SECOND);
+        assert!(!pair.ends[1].endpoint.is_up(pair.ends[1].peer));
+        pair.ends[1].endpoint.open_tunnel(pair.now, pair.ends[1].peer);
+        pair.run(2 * SECOND);
+        assert!(pair.ends[1].endpoint.is_up(pair.ends[1].peer), "called after end {end} had closed it");
+    }
 }
 
 /// One that the node is calling is called no more.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
 
 use super::documents::{Asked, change_from_json, document_to_json};
-use super::limits::{FRAME_OVERHEAD_BYTES, GIVE_BACK_AFTER_BYTES};
+use super::limits::{FRAME_OVERHEAD_BYTES, GIVE_BACK_AFTER_BYTES, REATTACH_PAUSE};
 use super::protocol::{Code, Error, Event, Id, NewContext, Request, ToNode, cost};
 use super::session::{Note, Pending, Session};
+use super::sessions::Sessions;
 use crate::context::limits::MAX_DOCUMENT_BYTES;
 use crate::context::{Change, Document, Kind, Replica, Rights, Stamp, tokens};
 
@@ -18,7 +20,7 @@ const MAX_UPDATE_BYTES: usize = 6 * MAX_DOCUMENT_BYTES;
 /// A shared context: of this node, or of a peer. Clones are the same.
 #[derive(Clone)]
 pub struct Context {
-    session: Arc<Session>,
+    sessions: Sessions,
     name: String,
     peer: Option<String>,
 }
@@ -51,8 +53,8 @@ pub(crate) enum Step {
 }
 
 impl Context {
-    pub(crate) fn new(session: Arc<Session>, name: &str, peer: Option<&str>) -> Self {
-        Self { session, name: name.to_owned(), peer: peer.map(str::to_owned) }
+    pub(crate) fn new(sessions: Sessions, name: &str, peer: Option<&str>) -> Self {
+        Self { sessions, name: name.to_owned(), peer: peer.map(str::to_owned) }
     }
 
     /// Its name.
@@ -94,17 +96,21 @@ impl Context {
     ///
     /// # Errors
     /// As [`Context::follow`].
-    pub async fn follow_with(&self, Interest { filter, latest }: Interest) -> Result<Following, Error> {
-        let (peer, name) = (self.peer.clone(), self.name.clone());
-        let what = Request::ContextFollow { peer, name, filter, latest };
-        let answer = self.session.ask(what, Pending::Follow).await?;
-        let feed = answer.await.unwrap_or_else(|_| Err(Error::gone()))?;
+    pub async fn follow_with(&self, interest: Interest) -> Result<Following, Error> {
+        let feed = self.feed(&interest).await?;
         // Replaced by the first update.
         let replica = Replica { stamp: Stamp { incarnation: 0, version: 0 }, document: Document::empty(Kind::Bytes) };
         let (context, body) = (self.clone(), Vec::new());
-        let mut following = Following { context, feed, head: None, body, owed: 0, replica };
+        let mut following = Following { context, interest, feed, head: None, body, owed: 0, replica };
         following.next().await?;
         Ok(following)
+    }
+
+    async fn feed(&self, Interest { filter, latest }: &Interest) -> Result<Feed, Error> {
+        let (peer, name) = (self.peer.clone(), self.name.clone());
+        let what = Request::ContextFollow { peer, name, filter: filter.clone(), latest: *latest };
+        let answer = self.sessions.current().await?.ask(what, Pending::Follow).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::gone()))
     }
 
     /// Deletes a context of this node: who follows it is told.
@@ -118,19 +124,25 @@ impl Context {
                 format!("`{}` is {peer}'s: only its owner can delete it", self.name),
             ));
         }
-        self.session.request(Request::ContextDelete { name: self.name }).await.map(|_| ())
+        let session = self.sessions.current().await?;
+        session.request(Request::ContextDelete { name: self.name }).await.map(|_| ())
     }
 
-    pub(crate) async fn create(&self, document: &Document, Rights { read, write }: Rights) -> Result<(), Error> {
+    pub(crate) async fn create(
+        &self,
+        document: &Document,
+        Rights { read, write }: Rights,
+        durable: bool,
+    ) -> Result<(), Error> {
         let (name, kind, document) = (self.name.clone(), document.kind(), document_to_json(document));
-        let new = NewContext { name, kind, document, read, write, durable: false };
-        self.session.request_long(Request::ContextCreate(new)).await.map(|_| ())
+        let new = NewContext { name, kind, document, read, write, durable };
+        self.sessions.current().await?.request_long(Request::ContextCreate(new)).await.map(|_| ())
     }
 
     async fn ask_change(&self, change: &Change, if_stamp: Option<Stamp>) -> Result<Stamp, Error> {
         let (peer, name, change) = (self.peer.clone(), self.name.clone(), Asked(change.clone()));
         let what = Request::ContextChange { peer, name, change, if_stamp };
-        let mut done = self.session.request_long(what).await?;
+        let mut done = self.sessions.current().await?.request_long(what).await?;
         serde_json::from_value(done["stamp"].take()).map_err(|_| Error::malformed("an answer without its stamp"))
     }
 }
@@ -139,6 +151,7 @@ impl Context {
 /// given what it missed, or the document again, when it does.
 pub struct Following {
     context: Context,
+    interest: Interest,
     feed: Feed,
     /// What is being read.
     head: Option<Event>,
@@ -172,7 +185,8 @@ impl Following {
     /// Waits for the next update, and applies it to the copy. Cancel-safe: what was read of it is kept.
     ///
     /// # Errors
-    /// When it is over: the owner deleted it, or the node is gone. What came before is given before.
+    /// When it is over: the owner deleted it, or the node is gone. What came before is given before. After
+    /// [`Node::attach_and_reconnect`](super::Node::attach_and_reconnect) it goes on at the next node, by which the document comes whole.
     pub async fn next(&mut self) -> Result<Update, Error> {
         loop {
             if let Step::Updated(update) = self.step().await? {
@@ -184,11 +198,30 @@ impl Following {
     /// As [`Following::next`], and what was found out about the copy.
     pub(crate) async fn step(&mut self) -> Result<Step, Error> {
         loop {
-            let news = self.feed.news.recv().await.ok_or_else(|| self.feed.why_over())?;
-            if let Some(step) = self.take(news)? {
-                return Ok(step);
+            match self.feed.news.recv().await {
+                Some(news) => {
+                    if let Some(step) = self.take(news)? {
+                        return Ok(step);
+                    }
+                }
+                None => self.go_on().await?,
             }
         }
+    }
+
+    /// After the node is gone: follows at the next one, which gives the document whole.
+    async fn go_on(&mut self) -> Result<(), Error> {
+        let why = self.feed.why_over();
+        if why.code != Code::ShuttingDown || !self.context.sessions.reconnect() {
+            return Err(why);
+        }
+        match self.context.feed(&self.interest).await {
+            Ok(feed) => (self.feed, self.head, self.body, self.owed) = (feed, None, Vec::new(), 0),
+            // A node that is still there, and told to stop; or none for longer than asking waits.
+            Err(error) if error.code == Code::ShuttingDown => sleep(REATTACH_PAUSE).await,
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     pub(crate) fn replica(&self) -> &Replica {

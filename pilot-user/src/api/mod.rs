@@ -36,6 +36,7 @@ pub(crate) mod protocol;
 pub(crate) mod reload;
 pub(crate) mod running;
 mod session;
+mod sessions;
 mod stream;
 pub(crate) mod switchboard;
 mod topic;

@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use pilot_engine::Aeads;
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
@@ -15,11 +13,11 @@ use super::access::Access;
 use super::connection::{Connection, Opened};
 use super::context::Context;
 use super::dispatch::Dispatcher;
-use super::frames;
-use super::limits::{CONNECT_TIMEOUT, REATTACH_PAUSE};
-use super::protocol::{Code, Error, Request, VERSION};
+use super::limits::REATTACH_PAUSE;
+use super::protocol::{Code, Error, Request};
 use super::running::Running;
 use super::session::{Note, Pending, Pipe, Session};
+use super::sessions::Sessions;
 use crate::config::{self, Config};
 use crate::context::{Document, Rights};
 use crate::node;
@@ -31,17 +29,9 @@ use crate::worker::drivers::SpawnError;
 /// Its methods are called within a tokio runtime, of which one thread is enough.
 #[derive(Clone)]
 pub struct Node {
-    session: Arc<Session>,
+    sessions: Sessions,
     /// The thread that keeps a node of this process.
     keeper: Option<Arc<Keeper>>,
-    again: Option<Arc<Again>>,
-}
-
-/// Sessions with the node of the host, one after the other.
-struct Again {
-    socket: PathBuf,
-    /// The latest. Who finds it over begins the next, and the others wait for that.
-    session: tokio::sync::Mutex<Arc<Session>>,
 }
 
 /// Describes a node of this process.
@@ -95,15 +85,16 @@ impl Builder {
             (None, Some(file)) => Config::read(&file)?,
             (None, None) => return Err(StartError::NoConfig),
         };
+        let files = config.files.clone();
         let running = Running::start(config, Aeads::detect(), |number, notices, bell, _| {
-            Services::new(number, None, notices, bell).map_err(StartError::Thread)
+            Services::new(number, files.clone(), notices, bell).map_err(StartError::Thread)
         })?;
         let (client, mut delivery) = running.board().attach(Access::Owner);
         let (session, notes) = Session::new(Pipe::Here(client));
         let dispatcher = Dispatcher::new(&session, notes);
         tokio::spawn(dispatcher.run(async move || delivery.next().await));
         let keeper = Some(Arc::new(Keeper::start(running)?));
-        Ok(Node { session, keeper, again: None })
+        Ok(Node { sessions: Sessions::one(session), keeper })
     }
 }
 
@@ -118,51 +109,18 @@ impl Node {
     /// # Errors
     /// When nobody serves the socket, or this user may not use it.
     pub async fn attach(socket: impl AsRef<Path>) -> Result<Self, Error> {
-        Ok(Self { session: Self::begin(socket.as_ref()).await?, keeper: None, again: None })
+        Ok(Self { sessions: Sessions::begin(socket.as_ref(), false).await?, keeper: None })
     }
 
     /// The node of this host, and the next one that serves the socket when that has ended, by a restart or otherwise: what is asked for
-    /// then waits for it, for 20 seconds at most; [`Listener`]s and [`Events`] go on there. Connections end with their node, once and
+    /// then waits for it, for 20 seconds at most; [`Listener`]s, [`Events`] and [`Following`](super::Following)s go on there. Connections end with their node, once and
     /// with an error of code [`Code::ShuttingDown`]: whether the peer has read what was under way, [`Connection::messages_consumed`]
     /// says.
     ///
     /// # Errors
     /// As [`Node::attach`], of the first.
     pub async fn attach_and_reconnect(socket: impl AsRef<Path>) -> Result<Self, Error> {
-        let socket = socket.as_ref().to_owned();
-        let session = Self::begin(&socket).await?;
-        let again = Again { socket, session: tokio::sync::Mutex::new(Arc::clone(&session)) };
-        Ok(Self { session, keeper: None, again: Some(Arc::new(again)) })
-    }
-
-    /// The session to ask in now.
-    async fn session(&self) -> Result<Arc<Session>, Error> {
-        let Some(again) = &self.again else { return Ok(Arc::clone(&self.session)) };
-        let until = Instant::now() + CONNECT_TIMEOUT;
-        let mut session = again.session.lock().await;
-        while session.is_gone() {
-            match Self::begin(&again.socket).await {
-                Ok(next) => *session = next,
-                Err(error) if error.code != Code::ShuttingDown || Instant::now() >= until => return Err(error),
-                Err(_) => sleep(REATTACH_PAUSE).await,
-            }
-        }
-        Ok(Arc::clone(&session))
-    }
-
-    async fn begin(socket: &Path) -> Result<Arc<Session>, Error> {
-        let stream = UnixStream::connect(socket).await.map_err(|error| {
-            let words = format!("{}: {error}; is a node running, as by `pilot up`?", socket.display());
-            Error::new(Code::ShuttingDown, words)
-        })?;
-        let (mut reader, writer) = frames::split(stream);
-        let (to_writer, queue) = unbounded_channel();
-        let (session, notes) = Session::new(Pipe::Socket(to_writer));
-        let dispatcher = Dispatcher::new(&session, notes);
-        tokio::spawn(frames::write_all(writer, queue));
-        tokio::spawn(dispatcher.run(async move || reader.next().await.ok().flatten()));
-        session.request(Request::Hello { version: VERSION, name: None }).await?;
-        Ok(session)
+        Ok(Self { sessions: Sessions::begin(socket.as_ref(), true).await?, keeper: None })
     }
 
     /// Opens a connection to a peer's port, when the peer has accepted. Dropped before that, it is closed if it comes to be.
@@ -172,7 +130,7 @@ impl Node {
     pub async fn connect(&self, peer: &str, port: u16) -> Result<Connection, Error> {
         let what = Request::Connect { peer: peer.to_owned(), port, timeout_ms: None };
         let peer = peer.to_owned();
-        let answer = self.session().await?.ask(what, |to| Pending::Connect { peer, port, to }).await?;
+        let answer = self.sessions.current().await?.ask(what, |to| Pending::Connect { peer, port, to }).await?;
         answer.await.unwrap_or_else(|_| Err(Error::gone())).map(|Opened(connection)| connection)
     }
 
@@ -181,15 +139,15 @@ impl Node {
     /// # Errors
     /// When another application does, or the port is not for this one.
     pub async fn listen(&self, port: u16) -> Result<Listener, Error> {
-        let answer = self.session().await?.ask(Request::Listen { port }, Pending::Listen).await?;
+        let answer = self.sessions.current().await?.ask(Request::Listen { port }, Pending::Listen).await?;
         let mut listener = answer.await.unwrap_or_else(|_| Err(Error::gone()))?;
-        listener.again = self.again.is_some().then(|| self.clone());
+        listener.again = self.sessions.reconnect().then(|| self.clone());
         Ok(listener)
     }
 
     /// The shared context that a peer, or without one this node itself, holds under a name. Nothing is asked yet.
     pub fn context<'a>(&self, name: &str, peer: impl Into<Option<&'a str>>) -> Context {
-        Context::new(Arc::clone(&self.session), name, peer.into())
+        Context::new(self.sessions.clone(), name, peer.into())
     }
 
     /// Has this node hold a new context, which peers may follow and change by their names, `*` being every peer; the applications of
@@ -199,7 +157,23 @@ impl Node {
     /// When there is one of this name, a peer is unknown, or the node holds none.
     pub async fn create_context(&self, name: &str, document: &Document, rights: Rights) -> Result<Context, Error> {
         let context = self.context(name, None);
-        context.create(document, rights).await?;
+        context.create(document, rights, false).await?;
+        Ok(context)
+    }
+
+    /// As [`Node::create_context`], of one that the node keeps on its disk: no version is announced before it is there, and a node that
+    /// is started again holds it as it was.
+    ///
+    /// # Errors
+    /// As [`Node::create_context`]; and when the disk fails.
+    pub async fn create_durable_context(
+        &self,
+        name: &str,
+        document: &Document,
+        rights: Rights,
+    ) -> Result<Context, Error> {
+        let context = self.context(name, None);
+        context.create(document, rights, true).await?;
         Ok(context)
     }
 
@@ -208,7 +182,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn peers(&self) -> Result<Value, Error> {
-        Ok(self.session().await?.request(Request::Peers).await?["peers"].take())
+        Ok(self.sessions.current().await?.request(Request::Peers).await?["peers"].take())
     }
 
     /// The connections of all applications of the node, as JSON.
@@ -216,7 +190,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn connections(&self) -> Result<Value, Error> {
-        Ok(self.session().await?.request(Request::Connections).await?["connections"].take())
+        Ok(self.sessions.current().await?.request(Request::Connections).await?["connections"].take())
     }
 
     /// What the node counts, as JSON.
@@ -224,7 +198,7 @@ impl Node {
     /// # Errors
     /// When the node is gone.
     pub async fn stats(&self) -> Result<Value, Error> {
-        self.session().await?.request(Request::Stats { connection: None }).await
+        self.sessions.current().await?.request(Request::Stats { connection: None }).await
     }
 
     /// What happens at the node from now on, as the events of `docs/local-protocol.md` §4 with id 0.
@@ -233,16 +207,16 @@ impl Node {
     /// When the node is gone.
     pub async fn subscribe(&self) -> Result<Events, Error> {
         let (to_events, events) = unbounded_channel();
-        let session = self.session().await?;
+        let session = self.sessions.current().await?;
         session.note(Note::Subscribed(to_events));
         session.request(Request::Subscribe).await?;
-        Ok(Events { events, again: self.again.is_some().then(|| self.clone()) })
+        Ok(Events { events, again: self.sessions.reconnect().then(|| self.clone()) })
     }
 
     /// Waits until the node is gone, or has ended the session with it; why. Cancel-safe. After [`Node::attach_and_reconnect`], that is
     /// the first of them.
     pub async fn closed(&self) -> Error {
-        let mut over = self.session.over.subscribe();
+        let mut over = self.sessions.first().over.subscribe();
         let why = over.wait_for(Option::is_some).await;
         why.ok().and_then(|why| why.clone()).unwrap_or_else(Error::gone)
     }

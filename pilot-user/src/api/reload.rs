@@ -22,7 +22,7 @@ pub(crate) enum Refused {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Change<'a> {
     Add(&'a Peer),
-    /// The same keys, with another name, address, endpoint or rights.
+    /// The same identity, with another static key, name, address, endpoint or rights.
     Alter(&'a Peer, &'a Peer),
     Remove(&'a Peer),
 }
@@ -33,7 +33,7 @@ pub(crate) enum Change<'a> {
 /// When something else than peers, users and the time to drain is another.
 pub(crate) fn plan<'a>(running: &'a Config, wanted: &'a Config) -> Result<Vec<Change<'a>>, Refused> {
     check_rest(running, wanted)?;
-    let of = |config: &'a Config, peer: &Peer| config.peers.iter().find(|other| other.key == peer.key);
+    let of = |config: &'a Config, peer: &Peer| config.peers.iter().find(|other| other.is(peer));
     for peer in &wanted.peers {
         // Whether the other end has it too is settled when tunnels come up; so one that is there stays.
         if let Some(before) = of(running, peer).filter(|before| before.lanes != peer.lanes) {
@@ -60,7 +60,7 @@ fn check_rest(running: &Config, wanted: &Config) -> Result<(), Refused> {
     if with_the_same == *running {
         return Ok(());
     }
-    let fields: [Field; 16] = [
+    let fields: [Field; 18] = [
         ("identity", |config| format!("{:?}", config.identity)),
         ("recent_peers", |config| format!("{:?}", config.recent_peers)),
         ("address", |config| config.address.to_string()),
@@ -77,7 +77,9 @@ fn check_rest(running: &Config, wanted: &Config) -> Result<(), Refused> {
         ("rekey_after_s", |config| config.rekey_after.as_secs().to_string()),
         ("allow_from", |config| config.allow_from.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("introductions", |config| config.introductions.to_string()),
+        ("files", |config| format!("{:?}", config.files)),
         ("local.contexts", |config| config.local.holds_contexts.to_string()),
+        ("local.store", |config| format!("{:?}", config.local.store)),
         ("local.socket", |config| format!("{:?}", config.local.socket)),
     ];
     let other = fields.into_iter().find(|(_, of)| of(running) != of(wanted));
@@ -137,7 +139,10 @@ mod tests {
         ];
         assert_eq!(changes, expected);
         assert_eq!(plan(&running, &running).unwrap(), []);
-        // Another key is another peer.
+        // Another static key is the same peer, another identity is another.
+        let mut rotated = running.clone();
+        rotated.peers[0].key.static_key = [77; 32];
+        assert_eq!(plan(&running, &rotated).unwrap(), [Change::Alter(&running.peers[0], &rotated.peers[0])]);
         let wanted = config("", &[("b", 9, ""), ("c", 3, ""), ("d", 4, "")]);
         assert_eq!(
             plan(&running, &wanted).unwrap(),
@@ -154,6 +159,7 @@ mod tests {
             ("rekey_after_s = 60", "`rekey_after_s`: given 60, running with 120"),
             ("[local]\nsocket = '/s'", "`local.socket`: given \"/s\""),
             ("[local]\ncontexts = false", "`local.contexts`: given false, running with true"),
+            ("files = '/f'", "`files`: given Some(\"/f\"), running with None"),
             ("introductions = true", "`introductions`: given true, running with false"),
         ] {
             let error = plan(&running, &config(lines, &[("b", 2, "")])).unwrap_err().to_string();

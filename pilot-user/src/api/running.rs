@@ -1,6 +1,7 @@
 //! A node at work: its workers, each with a [`Host`], and the control thread. What `pilot up` runs, and a program's own node.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::audit::Audit;
 use super::host::Host;
+use super::limits::MAX_CONTEXTS;
 use super::reload::{self, Change, Refused};
 use super::switchboard::{Peer, PeerChange, Switchboard};
 use crate::config::Config;
@@ -21,6 +23,7 @@ use crate::link::pair::PairLink;
 use crate::node::{Assembly, StartError};
 use crate::recent_peers::RecentPeers;
 use crate::service::contexts::ContextOwner;
+use crate::service::store::{Database, Store};
 use crate::service::{Notice, Services};
 use crate::worker::drivers::{Pinned, SpawnError, Worker};
 
@@ -39,6 +42,18 @@ pub(crate) struct Running {
     recent: RecentPeers,
     /// Which worker has the tunnel to the peer at a place in the configuration.
     owner: Box<dyn Fn(usize) -> u8 + Send>,
+}
+
+/// The contexts that applications created and that are kept on the disk, as they were announced last.
+fn kept_contexts(store: &Path, peers: &[(String, PeerId)], doorbell: Doorbell) -> Result<ContextOwner, StartError> {
+    let database = if store.exists() { Some(Database::open(store)?) } else { None };
+    let mut owner = Owner::default();
+    for (name, held) in database.as_ref().map(Database::held).transpose()?.unwrap_or_default() {
+        // The names of a table are different ones, and were taken before.
+        let _ = owner.hold(&name, held);
+    }
+    let store = Store::start(store.to_owned(), database, MAX_CONTEXTS, doorbell).map_err(StartError::StoreThread)?;
+    Ok(ContextOwner::new(owner, Some(store), peers))
 }
 
 /// A node that has stopped, for who wants to know what it counted.
@@ -80,7 +95,7 @@ impl Running {
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
             let mut services = services(number, sender.clone(), seat.doorbell(), &peers)?;
             if holds_contexts && number == 0 && services.contexts().is_none() {
-                services = services.with_contexts(ContextOwner::new(Owner::default(), None, &peers));
+                services = services.with_contexts(kept_contexts(&config.local.store, &peers, seat.doorbell())?);
             }
             let (core, doorbell) = (seat.core, seat.doorbell());
             let mut worker = seat.with(Host::new(services, number as u8, Arc::clone(&board), inbox));
@@ -151,7 +166,7 @@ impl Running {
         let changes = reload::plan(&self.config, &wanted)?;
         let id_of = |peer: &crate::config::Peer, lane: u8| {
             let mut known = self.config.lanes().zip(&self.peers);
-            let is_it = |configured: &crate::config::Peer, at: u8| configured.key == peer.key && at == lane;
+            let is_it = |configured: &crate::config::Peer, at: u8| configured.is(peer) && at == lane;
             known.find(|((_, configured, at), _)| is_it(configured, *at)).map(|(_, (_, id))| *id)
         };
         let mut place = self.config.peers.len();

@@ -10,9 +10,14 @@ use serde_json::json;
 
 use super::{Cli, Failure, Output};
 
-pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
+pub(super) fn completions(shell: Shell, output: &Output) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "pilot", &mut script);
+    if output.is_json() {
+        let script = String::from_utf8_lossy(&script);
+        output.event(&json!({"event": "completions", "shell": shell.to_string(), "script": script}), || None);
+        return Ok(());
+    }
     std::io::stdout().write_all(&script).context("cannot write the script").map_err(Failure::Failed)
 }
 

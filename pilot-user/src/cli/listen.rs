@@ -36,6 +36,8 @@ pub(super) fn run(
     let (stop, reload) = (Stop::on_signals()?, Reload::on_signal()?);
     let mut config = Config::read(&args.config).map_err(Failure::usage)?;
     config.local.holds_contexts |= contexts.is_some();
+    config.files = files.or(config.files);
+    let files = config.files.clone();
     let mut deletions = None;
     let services = |number, notices, doorbell: Doorbell, peers: &[(String, PeerId)]| {
         let services = Services::new(number, files.clone(), notices, doorbell.clone())

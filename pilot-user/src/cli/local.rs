@@ -104,6 +104,14 @@ pub(super) fn failure(error: Error) -> Failure {
     }
 }
 
+/// As [`failure`], of what was done with a peer.
+pub(super) fn failure_of(peer: &str, error: Error) -> Failure {
+    match failure(error) {
+        Failure::Failed(error) => Failure::Failed(error.context(peer.to_owned())),
+        other => other,
+    }
+}
+
 fn lines(list: &Value, line: impl Fn(&Value) -> String) -> String {
     let lines = list.as_array().into_iter().flatten().map(line);
     lines.collect::<Vec<_>>().join("\n")

@@ -1,5 +1,6 @@
 //! The `pilot` command: arguments, and what a command's end means.
 
+mod attached;
 mod bench;
 mod ctx;
 mod generate;
@@ -43,12 +44,11 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Make a node's keys and print its public key.
-    Keygen {
-        /// The file to write the secret keys to; it must not exist.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
+    /// Make a node's keys, or a new static key for them, and print its public key.
+    ///
+    /// With --rotate, restart the node behind it. Peers that it calls, because it has their `endpoint`, know it again at once. Those that
+    /// call it must have the new public key in their configuration before they can, and be told to read that (SIGHUP).
+    Keygen(keygen::KeygenArgs),
     /// Run a node with the echo service, for the applications of this host, until it is told to stop.
     Up(NodeArgs),
     /// Run a node that also receives files.
@@ -169,15 +169,22 @@ impl Failure {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Scripts that ask for JSON are told in JSON of what they asked wrong.
+        Err(error) if error.use_stderr() && std::env::args().any(|argument| argument == "--json") => {
+            return Output::new(true).failure(&Failure::usage(error));
+        }
+        Err(error) => error.exit(),
+    };
     let output = Output::new(cli.json);
     let result = match cli.command {
-        Command::Keygen { out } => keygen::run(&out, &output),
+        Command::Keygen(args) => keygen::run(args, &output),
         Command::Up(node) => listen::run(&node, None, None, &output),
         Command::Listen { node, files } => listen::run(&node, Some(files), None, &output),
         Command::Ctx(command) => ctx::run(command, &output),
         Command::Local(command) => local::run(command, &output),
-        Command::Completions { shell } => generate::completions(shell),
+        Command::Completions { shell } => generate::completions(shell, &output),
         Command::Man { directory } => generate::man(&directory, &output),
         Command::Ping { peer, node, count, payload, interval } => {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };

@@ -34,7 +34,10 @@ impl Output {
 
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
         let (code, text, (name, hint)) = match failure {
-            Failure::Usage(error) => (2, in_words(error), hint::of(error)),
+            Failure::Usage(error) => {
+                let (name, hint) = hint::of(error);
+                (2, in_words(error), (name, hint.or(Some(hint::OF_USAGE))))
+            }
             Failure::Failed(error) => (1, in_words(error), hint::of(error)),
             Failure::Interrupted => (130, "interrupted".to_owned(), (None, None)),
         };

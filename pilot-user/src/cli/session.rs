@@ -84,7 +84,9 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Identity(_) => Self::usage(error),
-            StartError::Listen { .. } | StartError::Random => Self::failed(error),
+            StartError::Listen { .. } | StartError::Random | StartError::Contexts(_) | StartError::StoreThread(_) => {
+                Self::failed(error)
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ pub enum AttachError {
     /// EPERM.
     #[error(
         "no privilege to load an XDP program: run as root, or grant \
-         `setcap cap_bpf,cap_net_admin,cap_net_raw,cap_ipc_lock+ep` to the binary"
+         `setcap cap_bpf,cap_perfmon,cap_net_admin,cap_net_raw,cap_ipc_lock+ep` to the binary"
     )]
     NotPermitted,
     /// Somebody else's program is there.

@@ -42,6 +42,43 @@ fn errors_have_a_code_and_a_hint() {
     assert_eq!(pilot(&["--version"]).0, Some(0));
 }
 
+/// `ping` and `send` use the node that runs with their configuration, and files come to one that says where to.
+#[test]
+fn commands_use_the_node_of_the_host() {
+    let scene = Scene::with("files = 'in'");
+    let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
+    let config = path("a.toml");
+    let (_a, _b) = (Up::start(&scene, "a"), Up::start(&scene, "b"));
+    let ping = ["ping", "b", "--count", "3", "--interval", "1", "--config", &config];
+    let (exit, last, said) = pilot(&ping);
+    assert_eq!((exit, &last["event"], &last["attached"]), (Some(0), &json!("ping"), &json!(true)), "{said}");
+    assert_eq!((&last["count"], &last["lost"]), (&json!(3), &json!(0)), "{last}");
+    assert!(last["p99_us"].as_f64() >= last["p50_us"].as_f64() && last["p50_us"].as_f64() > Some(0.0), "{last}");
+    let (exit, last, said) = pilot(&[&ping[..], &["--aead", "aes-256-gcm"]].concat());
+    assert!(exit == Some(2) && said.contains("which runs, has its own choice"), "{last}");
+    let (exit, last, _) = pilot(&["ping", "c", "--config", &config]);
+    assert_eq!((exit, &last["code"]), (Some(2), &json!("unknown_peer")), "{last}");
+
+    // More than all credit on the way, so that one who is refused cannot wait until it has written all.
+    let bytes: Vec<u8> = (0..8_000_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+    for (name, bytes) in [("large", &bytes[..]), ("empty", &[])] {
+        std::fs::write(scene.path(name), bytes).unwrap();
+        let (exit, last, said) = pilot(&["send", &path(name), "b", "--config", &config]);
+        assert_eq!(
+            (exit, &last["attached"], &last["sha256_ok"]),
+            (Some(0), &json!(true), &json!(true)),
+            "{last} {said}"
+        );
+        assert_eq!(last["bytes"], bytes.len());
+        assert!(std::fs::read(scene.path("in").join(name)).unwrap() == bytes);
+    }
+    let (exit, last, _) = pilot(&["send", &path("large"), "b", "--config", &config]);
+    assert!(
+        exit == Some(1) && last["error"].as_str().unwrap().contains("b refused the file: there is a file"),
+        "{last}"
+    );
+}
+
 #[test]
 fn completions_and_manual_pages_have_every_command() {
     let scene = Scene::new();
@@ -95,8 +132,20 @@ fn a_topic_and_a_bench_from_the_command_line() {
     assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stdout)), (Some(0), "47\n48\n"));
     assert!(publisher.wait().unwrap().success());
 
-    let arguments =
-        ["--count", "400", "--connections", "40", "--in-flight", "4", "--stalled", "1", "--bulk", "1000000"];
+    let arguments = [
+        "--count",
+        "400",
+        "--connections",
+        "40",
+        "--in-flight",
+        "4",
+        "--stalled",
+        "1",
+        "--rounds",
+        "2",
+        "--bulk",
+        "1000000",
+    ];
     let socket = here.to_str().unwrap();
     let (exit, last, said) = pilot(&[&["bench", "b", "--socket", socket][..], &arguments].concat());
     assert_eq!(
@@ -105,4 +154,11 @@ fn a_topic_and_a_bench_from_the_command_line() {
         "{said}"
     );
     assert!(last["p99_us"].as_f64() >= last["p50_us"].as_f64() && last["bulk_mb_s"].as_f64() > Some(0.0), "{last}");
+    let without = &last["without_stalled"];
+    assert!(
+        without["p99_us"].as_f64() >= without["p50_us"].as_f64() && without["p50_us"].as_f64() > Some(0.0),
+        "{last}"
+    );
+    let added = &without["p99_added_us"];
+    assert_eq!((added["rounds"].as_array().map(Vec::len), &added["max"]), (Some(2), &added["rounds"][1]), "{last}");
 }

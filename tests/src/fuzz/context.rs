@@ -141,7 +141,7 @@ impl Scene {
     /// context.md C1.4.
     fn delete(&mut self, at: usize) {
         let was_there = self.document(at).is_some();
-        assert_eq!(self.owner.remove(CONTEXTS[at].0), was_there);
+        assert_eq!(self.owner.remove(CONTEXTS[at].0).is_some(), was_there);
         assert!(self.document(at).is_none());
         self.follows.retain(|(context, ..)| *context != at);
         let ended = self.settle_with(|notice| matches!(notice, Notice::Ended { .. }).then_some(()));

@@ -182,6 +182,11 @@ impl Pilot {
         self.wait_until("progress", at_least).event["done"].as_u64().unwrap_or_default()
     }
 
+    /// Its process id, which is not another's as long as this is there.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         // It is not reaped yet, so the id is still its own.
         kill(Pid::from_raw(self.process.id().cast_signed()), signal).expect("the process is ours");

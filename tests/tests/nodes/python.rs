@@ -107,6 +107,23 @@ fn a_sender_carries_on_when_its_node_was_killed() {
     end([a, b]);
 }
 
+/// local-protocol.md L3.9: a durable context's node is killed while it is written; its followers go on.
+#[test]
+fn a_durable_context_outlives_its_node() {
+    let Some(place) = Place::new("a_durable_context_outlives_its_node") else { return };
+    let [a, b] = place.nodes();
+    let mut program = place.python("a");
+    program.arg(format!("{PACKAGE}/tests/durable.py")).args(place.sockets()).stdout(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "writing");
+    assert_eq!(a.end_by(Signal::SIGKILL).code, None);
+    let a = place.up("a");
+    assert_eq!(lines.next().unwrap().unwrap(), "nothing that was confirmed is missing");
+    assert!(program.wait().unwrap().success());
+    end([a, b]);
+}
+
 /// A directory with a venv that has the wheel, gone when dropped.
 struct Place {
     directory: PathBuf,

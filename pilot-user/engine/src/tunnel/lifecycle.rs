@@ -4,7 +4,7 @@ use pilot_common::wire::{INITIATION_LEN, RESPONSE_MAX_LEN};
 
 use super::challenged::take_cookie;
 use super::{Agreed, Answer, Attempt, Closing, Context, Path, Paths, Session, SessionIds, Terms, Transport, Tunnel};
-use crate::config::BulkUse;
+use crate::config::{BulkUse, PeerConfig};
 use crate::connection::PeerLimits;
 use crate::crypto::aead::{Aead, Aeads, KeyPair};
 use crate::crypto::handshake::{Initiated, Initiation};
@@ -149,6 +149,10 @@ impl Tunnel {
             return Err(DropReason::StaleTimestamp);
         }
         self.last_timestamp = timestamp;
+        // W3.37: certified, and newer than all that came with another.
+        if initiated.key != self.config.key {
+            self.configure(PeerConfig { key: initiated.key, ..self.config });
+        }
         // W3.12.
         let ours_wins = ctx.config.identity.public_key().static_key < self.config.key.static_key;
         if self.attempt.is_some() && ours_wins && self.tries <= UNANSWERED_INITIATIONS {

@@ -5,7 +5,7 @@
 //! link, where the owner keeps no more of it than its place in the history (C3.5), and nothing else.
 
 use pilot_engine::{Event, PeerId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::documents;
 use super::super::limits::{FRAME_OVERHEAD_BYTES, MAX_CHANGE_BYTES, MAX_CONTEXTS, MAX_FOLLOWINGS};
@@ -16,7 +16,7 @@ use super::flow::Inbound;
 use super::link::{Change, End, Follower, Link, Role, Writer};
 use crate::context::limits::{MAX_FILTER_BYTES, MAX_NAME_BYTES};
 use crate::context::{self, Follow, Held, HistoryLimits, Notice, Refusal, RefusalCode, Rights, Stamp, message};
-use crate::service::contexts::ContextClient;
+use crate::service::contexts::{Asked, ContextClient};
 
 impl Client {
     /// L3.6: of the node itself.
@@ -29,10 +29,6 @@ impl Client {
         check_name(&new.name)?;
         let document = documents::document(new.kind, &new.document)?;
         let contexts = ctx.contexts.as_mut().ok_or_else(none_are_held)?;
-        if new.durable {
-            let words = "durable: this node keeps no contexts on its disk";
-            return Err(owner_error(RefusalCode::Unsupported, words));
-        }
         let mut incarnation = [0; 8];
         if getrandom::fill(&mut incarnation).is_err() {
             return Err(Error::new(Code::Internal, "the operating system gave no random bytes"));
@@ -44,25 +40,32 @@ impl Client {
             rights: Rights { read: new.read, write: new.write },
             history: HistoryLimits::default(),
             past: Vec::new(),
-            durable: false,
+            durable: new.durable,
         };
-        contexts.with_owner(ctx.endpoint, ctx.now, |owner| {
-            if owner.held() >= MAX_CONTEXTS {
-                return Err(Error::new(Code::TooMany, format!("a node holds {MAX_CONTEXTS} contexts at most")));
-            }
-            owner.hold(&new.name, held).map_err(Error::from)
-        })?;
-        self.answer(request, Ok(json!({"stamp": stamp})));
+        if contexts.count() >= MAX_CONTEXTS {
+            return Err(Error::new(Code::TooMany, format!("a node holds {MAX_CONTEXTS} contexts at most")));
+        }
+        match contexts.create(&new.name, held)? {
+            Asked::Done => self.answer(request, Ok(json!({"stamp": stamp}))),
+            Asked::Waits => _ = ctx.storing.insert(new.name, (self.id, request, json!({"stamp": stamp}))),
+        }
         Ok(())
     }
 
     pub(super) fn on_context_delete(&mut self, ctx: &mut Context<'_>, request: u32, name: &str) -> Result<(), Error> {
         let contexts = ctx.contexts.as_mut().ok_or_else(none_are_held)?;
-        if !contexts.delete(ctx.endpoint, ctx.now, name) {
-            return Err(owner_error(RefusalCode::Unknown, format!("there is no context `{name}`")));
+        match contexts.delete(ctx.endpoint, ctx.now, name) {
+            None => return Err(owner_error(RefusalCode::Unknown, format!("there is no context `{name}`"))),
+            Some(Asked::Done) => self.answer(request, Ok(json!({}))),
+            Some(Asked::Waits) => _ = ctx.storing.insert(name.to_owned(), (self.id, request, json!({}))),
         }
-        self.answer(request, Ok(json!({})));
         Ok(())
+    }
+
+    /// The disk has what a request was for, or not.
+    pub(super) fn on_stored(&self, request: u32, answer: Value, name: &str, result: Result<(), String>) {
+        let failed = |why| owner_error(RefusalCode::Storage, format!("`{name}`: the disk has not done it: {why}"));
+        self.answer(request, result.map(|()| answer).map_err(failed));
     }
 
     /// L3.8: of a peer, or of the node itself.

@@ -40,6 +40,8 @@ pub struct Host {
     owners: HashMap<ConnectionHandle, (ClientId, Id)>,
     /// Whose a link to the node's own contexts is.
     here: BTreeMap<LinkId, (ClientId, Id)>,
+    /// Requests that the disk is at work for, by the name of the context: who asked, and what it is answered.
+    storing: BTreeMap<String, (ClientId, u32, Value)>,
     /// When connections are to be looked at.
     timers: BTreeSet<(Instant, ClientId, Id)>,
     /// Applications for which something waits that their outbox has no room for.
@@ -54,6 +56,7 @@ struct Context<'a> {
     now: Instant,
     owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
     here: &'a mut BTreeMap<LinkId, (ClientId, Id)>,
+    storing: &'a mut BTreeMap<String, (ClientId, u32, Value)>,
     /// The node's own, at the worker that has them.
     contexts: Option<&'a mut ContextOwner>,
     timers: &'a mut BTreeSet<(Instant, ClientId, Id)>,
@@ -72,6 +75,7 @@ impl Host {
             clients: HashMap::new(),
             owners: HashMap::new(),
             here: BTreeMap::new(),
+            storing: BTreeMap::new(),
             timers: BTreeSet::new(),
             starving: BTreeSet::new(),
             scratch: Vec::new(),
@@ -91,12 +95,12 @@ impl Host {
         client: ClientId,
         run: impl FnOnce(&mut Client, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let Self { services, clients, owners, here, timers, starving, scratch, board, .. } = self;
+        let Self { services, clients, owners, here, storing, timers, starving, scratch, board, .. } = self;
         let client = clients.get_mut(&client)?;
         let contexts = services.contexts();
         let before = client.connections.len();
-        let result =
-            run(client, &mut Context { endpoint, now, owners, here, contexts, timers, starving, scratch, board });
+        let mut context = Context { endpoint, now, owners, here, storing, contexts, timers, starving, scratch, board };
+        let result = run(client, &mut context);
         let after = client.connections.len();
         if before != after {
             client.outbox.on_connections(before, after);
@@ -314,6 +318,15 @@ impl Application for Host {
                 self.with(endpoint, now, client, |client, ctx| client.pump(ctx, id));
                 any = true;
             }
+        }
+        while let Some((name, result)) = self.services.contexts().and_then(ContextOwner::poll_settled) {
+            // Without one, nobody asked; or who did is gone, and it is done all the same.
+            if let Some((client, request, answer)) = self.storing.remove(&name)
+                && let Some(client) = self.clients.get(&client)
+            {
+                client.on_stored(request, answer, &name, result);
+            }
+            any = true;
         }
         // Few at a time: those that do not read.
         let mut next = self.starving.first().copied();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::{Failure, Output};
+use crate::api::limits::MAX_CONTEXTS;
 use crate::context::{Document, Held, Kind, Owner, Rights};
 use crate::link::doorbell::Doorbell;
 use crate::service::contexts::ContextOwner;
@@ -158,8 +159,9 @@ pub(super) fn hold(
     let modified = std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let File { store: named, contexts } = read(path)?;
     let beside = path.parent().unwrap_or(Path::new(""));
-    let database = if contexts.iter().any(|entry| entry.durable) {
-        Some(Database::open(&store(path, named)).map_err(Failure::failed)?)
+    let kept_in = store(path, named);
+    let database = if contexts.iter().any(|entry| entry.durable) || kept_in.exists() {
+        Some(Database::open(&kept_in).map_err(Failure::failed)?)
     } else {
         None
     };
@@ -197,8 +199,13 @@ pub(super) fn hold(
     }
     let mut owner = Owner::default();
     hold_all(&mut owner, held)?;
-    let start = |database| Store::start(database, contexts.len(), doorbell.clone());
-    let store = database.map(start).transpose().context("cannot start the store's thread").map_err(Failure::Failed)?;
+    // Those that applications created while a file was served, and that the file does not have.
+    for (name, held) in database.as_ref().map(Database::held).transpose().map_err(Failure::failed)?.unwrap_or_default()
+    {
+        let _ = owner.hold(&name, held);
+    }
+    let store = Store::start(kept_in, database, contexts.len() + MAX_CONTEXTS, doorbell.clone());
+    let store = Some(store.context("cannot start the store's thread").map_err(Failure::Failed)?);
     let (to_worker, deletions) = bounded(contexts.len());
     let names = contexts.into_iter().map(|entry| entry.name).collect();
     let owner = ContextOwner::new(owner, store, peers).with_deletions(deletions);

@@ -1,10 +1,10 @@
 //! `pilot ctx`: shared contexts from the command line. One node serves the contexts of a file; others show, follow and change
 //! them.
 
-mod attached;
 mod changes;
 mod file;
 mod remote;
+mod through_host;
 
 pub(super) use file::Deletions;
 

@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::session::{self, Session};
-use super::super::{Failure, NodeArgs, Output};
+use super::super::{Failure, NodeArgs, Output, attached};
 use super::Target;
-use super::attached::{self, Attached};
+use super::through_host::fulfil;
 use crate::api::documents::document_to_json;
-use crate::config::Config;
 use crate::context::tokens::Conversation;
 use crate::context::{Change, Document, Follow, FollowId, Kind, Notice, Replica, Stamp};
 use crate::service::contexts::ContextClient;
@@ -261,15 +260,22 @@ impl Application for Remote {
 
 /// Does it until `on_news`, which is given the copy as it is then, says that it is done.
 fn run(
-    target: &Target,
+    Target { peer, node, .. }: &Target,
     wish: Wish,
-    on_news: impl FnMut(Option<&Replica>, News) -> anyhow::Result<bool>,
+    mut on_news: impl FnMut(Option<&Replica>, News) -> anyhow::Result<bool>,
 ) -> Result<(), Failure> {
-    let Target { peer, node, .. } = target;
-    let local = Config::read(&node.config).map_err(Failure::usage)?.local;
-    match attached::run(&local.socket, peer, wish, on_news)? {
-        Attached::Done => Ok(()),
-        Attached::NoNode(wish, on_news) => run_node(node, peer, wish, on_news),
+    // There until either has it.
+    let mut wish = Some(wish);
+    let through = attached::run(node, async |host, stop| {
+        let Some(wish) = wish.take() else { return Ok(()) };
+        tokio::select! {
+            done = fulfil(&host, peer, wish, &mut on_news) => done,
+            () = attached::until(stop) => Ok(()),
+        }
+    })?;
+    match (through, wish) {
+        (None, Some(wish)) => run_node(node, peer, wish, on_news),
+        _ => Ok(()),
     }
 }
 

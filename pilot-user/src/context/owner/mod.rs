@@ -131,8 +131,19 @@ impl Owner {
     /// Holds a context.
     ///
     /// # Errors
-    /// When there is one of this name, or the name is none.
+    /// As [`Owner::can_hold`].
     pub fn hold(&mut self, name: &str, held: Held) -> Result<(), Refusal> {
+        self.can_hold(name)?;
+        let at = self.contexts.insert(Context::new(name, held));
+        self.names.insert(name.to_owned(), at);
+        Ok(())
+    }
+
+    /// Whether it can hold a context of this name.
+    ///
+    /// # Errors
+    /// When there is one already, or the name is none.
+    pub fn can_hold(&self, name: &str) -> Result<(), Refusal> {
         if super::message::name(name.as_bytes()).is_none() {
             let words = format!("name: given {name:?}, allowed: 1 to {} bytes", super::limits::MAX_NAME_BYTES);
             return Err(Refusal::new(RefusalCode::Malformed, 0, words));
@@ -140,8 +151,6 @@ impl Owner {
         if self.names.contains_key(name) {
             return Err(Refusal::new(RefusalCode::Conflict, 0, format!("there is a context `{name}` already")));
         }
-        let at = self.contexts.insert(Context::new(name, held));
-        self.names.insert(name.to_owned(), at);
         Ok(())
     }
 
@@ -150,9 +159,10 @@ impl Owner {
         self.contexts.len()
     }
 
-    /// C1.4: holds a context no more. Who follows it is told, and who waits for an answer is refused. Whether there was one.
-    pub fn remove(&mut self, name: &str) -> bool {
-        let Some(at) = self.names.remove(name) else { return false };
+    /// C1.4: holds a context no more. Who follows it is told, and who waits for an answer is refused. Whether it was durable; `None`:
+    /// there was none.
+    pub fn remove(&mut self, name: &str) -> Option<bool> {
+        let at = self.names.remove(name)?;
         let mut context = self.contexts.remove(at);
         self.to_commit.retain(|other| *other != at);
         if context.is_committing() {
@@ -161,7 +171,7 @@ impl Owner {
         let refusal = Refusal::new(RefusalCode::Unknown, 0, format!("`{name}` was deleted by its owner"));
         let writers = context.end_commit(false);
         self.refuse(context.take_users(writers), &refusal);
-        true
+        Some(context.durable)
     }
 
     /// A document, and the version that was announced last, which it is as long as no commit is under way.

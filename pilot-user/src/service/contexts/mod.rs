@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use crossbeam_channel::Receiver;
 use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId};
 
-use super::store::{Outcome, Store};
+use super::store::{Outcome, Store, Stored};
 use crate::context::limits::FAN_OUT;
-use crate::context::{LinkId, Owner, Violation};
+use crate::context::{Held, LinkId, Owner, Refusal, RefusalCode, Violation};
 use carrier::Carrier;
 
 /// Code of CLOSE_CONNECTION when the other end broke the protocol of contexts (`docs/context.md` C2.2).
@@ -25,6 +25,10 @@ pub struct ContextOwner {
     owner: Owner,
     /// Where durable contexts are kept.
     store: Option<Store>,
+    /// Durable contexts on their way onto the disk, or off it. Their names are taken.
+    pending: BTreeMap<String, Pending>,
+    /// What became of those.
+    settled: VecDeque<(String, Result<(), String>)>,
     names: BTreeMap<PeerId, String>,
     connections: BTreeMap<ConnectionHandle, LinkId>,
     /// By [`LinkId::place`]: what a change goes through for each of its followers.
@@ -34,6 +38,21 @@ pub struct ContextOwner {
     /// Names of contexts that are to be deleted.
     deletions: Option<Receiver<String>>,
     buffer: Vec<u8>,
+}
+
+enum Pending {
+    /// Held when the disk has it.
+    Beginning(Held),
+    Forgetting,
+}
+
+/// What came of asking for a context, or for its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Done.
+    Done,
+    /// When the disk has it, [`ContextOwner::poll_settled`] will tell.
+    Waits,
 }
 
 /// An accepted connection.
@@ -48,7 +67,9 @@ impl ContextOwner {
     pub fn new(owner: Owner, store: Option<Store>, peers: &[(String, PeerId)]) -> Self {
         let (connections, links) = (BTreeMap::new(), Vec::new());
         let (names, here) = (BTreeMap::new(), VecDeque::new());
-        let mut it = Self { owner, store, names, connections, links, here, deletions: None, buffer: Vec::new() };
+        let (pending, settled) = (BTreeMap::new(), VecDeque::new());
+        let (deletions, buffer) = (None, Vec::new());
+        let mut it = Self { owner, store, pending, settled, names, connections, links, here, deletions, buffer };
         it.set_peers(peers);
         it
     }
@@ -63,14 +84,60 @@ impl ContextOwner {
         Self { deletions: Some(deletions), ..self }
     }
 
-    /// C1.4: deletes a context: who follows it is told, and the store forgets it. Whether there was one.
-    pub fn delete(&mut self, endpoint: &mut Endpoint, now: Instant, name: &str) -> bool {
-        let was_there = self.owner.remove(name);
-        if let Some(store) = self.store.as_ref().filter(|_| was_there) {
-            store.forget(name);
+    /// How many contexts there are, with those on their way onto the disk or off it.
+    pub fn count(&self) -> usize {
+        self.owner.held() + self.pending.len()
+    }
+
+    /// Holds another context: a durable one when the disk has it.
+    ///
+    /// # Errors
+    /// When there is one of this name, the name is none, or nothing can be kept here.
+    pub fn create(&mut self, name: &str, held: Held) -> Result<Asked, Refusal> {
+        if self.pending.contains_key(name) {
+            let words = format!("there is a context `{name}` already, which the disk is at work for");
+            return Err(Refusal { code: RefusalCode::Conflict, version: 0, words });
         }
+        if !held.durable {
+            return self.owner.hold(name, held).map(|()| Asked::Done);
+        }
+        self.owner.can_hold(name)?;
+        let Some(store) = &self.store else {
+            let words = "durable: this node keeps nothing on its disk".to_owned();
+            return Err(Refusal { code: RefusalCode::Unsupported, version: 0, words });
+        };
+        store.begin(name, held.stamp.incarnation, &held.document, &held.rights);
+        self.pending.insert(name.to_owned(), Pending::Beginning(held));
+        Ok(Asked::Waits)
+    }
+
+    /// C1.4: deletes a context: who follows it is told, and the store forgets it. `None`: there is none.
+    pub fn delete(&mut self, endpoint: &mut Endpoint, now: Instant, name: &str) -> Option<Asked> {
+        let was_durable = self.owner.remove(name)?;
         self.transmit(endpoint, now);
-        was_there
+        let Some(store) = self.store.as_ref().filter(|_| was_durable) else { return Some(Asked::Done) };
+        store.forget(name);
+        self.pending.insert(name.to_owned(), Pending::Forgetting);
+        Some(Asked::Waits)
+    }
+
+    /// A durable context that is held now, or forgotten: or why not.
+    pub fn poll_settled(&mut self) -> Option<(String, Result<(), String>)> {
+        self.settled.pop_front()
+    }
+
+    fn on_stored(&mut self, Outcome { name, what, result }: Outcome) {
+        if what == Stored::Kept {
+            return self.owner.handle_committed(&name, result);
+        }
+        let result = match (self.pending.remove(&name), result) {
+            // Its name was free, and taken for it since.
+            (Some(Pending::Beginning(held)), Ok(())) => {
+                self.owner.hold(&name, held).map_err(|refusal| refusal.to_string())
+            }
+            (_, result) => result,
+        };
+        self.settled.push_back((name, result));
     }
 
     /// Takes a connection for the port.
@@ -127,12 +194,12 @@ impl ContextOwner {
     /// What the disk says, and what it is asked next. Whether there was anything.
     pub fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
         let mut any = false;
-        while let Some(Outcome { name, result }) = self.store.as_ref().and_then(Store::outcome) {
-            self.owner.handle_committed(&name, result);
+        while let Some(outcome) = self.store.as_ref().and_then(Store::outcome) {
+            self.on_stored(outcome);
             any = true;
         }
         while let Some(name) = self.deletions.as_ref().and_then(|deletions| deletions.try_recv().ok()) {
-            any |= self.delete(endpoint, now, &name);
+            any |= self.delete(endpoint, now, &name).is_some();
         }
         // Before what waited is applied: now the documents are what was announced.
         if self.transmit(endpoint, now) {

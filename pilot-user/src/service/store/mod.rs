@@ -1,15 +1,17 @@
-//! Keeps durable contexts in a database (redb), on a thread of its own, because a disk may block and a worker must not. What
-//! has waited while it wrote is written next, in one transaction: many versions cost one wait for the disk.
+//! Durable contexts in a database (redb).
 
+mod thread;
+
+pub use thread::{Outcome, Store, Stored};
+
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use redb::{ReadableDatabase as _, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 
-use crate::context::{Change, Commit, Document, Kind, Stamp};
-use crate::link::doorbell::Doorbell;
+use crate::context::{Change, Commit, Document, Held, HistoryLimits, Kind, Rights, Stamp};
+use thread::Job;
 
 /// By name: incarnation and kind.
 const CONTEXTS: TableDefinition<'_, &str, (u64, u8)> = TableDefinition::new("contexts");
@@ -17,6 +19,8 @@ const CONTEXTS: TableDefinition<'_, &str, (u64, u8)> = TableDefinition::new("con
 const WHOLES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("wholes");
 /// By name and the version that each led to: the last changes, without a gap.
 const CHANGES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("changes");
+/// By name, of those that applications created: who may do what, as JSON. Those of the others are in a file.
+const RIGHTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rights");
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +88,12 @@ impl Database {
     /// When it cannot be, or another process has it open.
     pub fn open(file: &Path) -> Result<Self, Error> {
         let failed = |source: redb::Error| Error::Database { file: file.to_owned(), source: Box::new(source) };
-        let database = redb::Database::create(file).map_err(|error| failed(error.into()))?;
+        // Whose documents it has decides who reads them, and not the host's other users.
+        let mut options = std::fs::OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(file);
+        let opened = opened.map_err(|error| failed(redb::Error::Io(error)))?;
+        let backend = redb::backends::FileBackend::new(opened).map_err(|error| failed(error.into()))?;
+        let database = redb::Builder::new().create_with_backend(backend).map_err(|error| failed(error.into()))?;
         let made = Self { database, file: file.to_owned() };
         made.make_tables().map_err(failed)?;
         Ok(made)
@@ -120,21 +129,51 @@ impl Database {
         Ok(Some(Kept { stamp: Stamp { incarnation, version }, document, past }))
     }
 
-    /// A new context at version 0, in place of whatever was kept under its name.
+    /// The contexts that applications created, as they were announced last.
+    ///
+    /// # Errors
+    /// When they are not what they should be.
+    pub fn held(&self) -> Result<Vec<(String, Held)>, Error> {
+        let mut all = Vec::new();
+        for (name, kind, rights) in self.created()? {
+            let Some(Kept { stamp, document, past }) = self.load(&name, kind, None)? else { continue };
+            let history = HistoryLimits::default();
+            all.push((name, Held { document, stamp, rights, history, past, durable: true }));
+        }
+        Ok(all)
+    }
+
+    /// Of those the names, with what they may be used for.
+    fn created(&self) -> Result<Vec<(String, Kind, Rights)>, Error> {
+        let read = || -> Result<Vec<(String, Vec<u8>, Option<u8>)>, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let contexts = transaction.open_table(CONTEXTS)?;
+            let all = transaction.open_table(RIGHTS)?;
+            let mut created = Vec::new();
+            for entry in all.iter()? {
+                let (name, rights) = entry?;
+                let kind = contexts.get(name.value())?.map(|context| context.value().1);
+                created.push((name.value().to_owned(), rights.value().to_vec(), kind));
+            }
+            Ok(created)
+        };
+        let read = read().map_err(|error| self.failed(error))?;
+        let parse = |(name, rights, kind): (String, Vec<u8>, Option<u8>)| {
+            let damaged = |why: String| Error::Damaged { file: self.file.clone(), name: name.clone(), why };
+            let kind = kind.and_then(Kind::from_code).ok_or_else(|| damaged("its kind is unknown".into()))?;
+            let rights = serde_json::from_slice(&rights).map_err(|error| damaged(format!("its rights: {error}")))?;
+            Ok((name, kind, rights))
+        };
+        read.into_iter().map(parse).collect()
+    }
+
+    /// A new context at version 0, in place of whatever was kept under its name; whose rights are in a file.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn begin(&self, name: &str, incarnation: u64, document: &Document) -> Result<(), Error> {
-        let begin = || -> Result<(), redb::Error> {
-            let mut whole = Vec::with_capacity(document.bound());
-            document.encode(&mut whole);
-            let transaction = self.database.begin_write()?;
-            forget(&transaction, name)?;
-            transaction.open_table(CONTEXTS)?.insert(name, (incarnation, document.kind() as u8))?;
-            transaction.open_table(WHOLES)?.insert(name, (0, whole.as_slice()))?;
-            Ok(transaction.commit()?)
-        };
-        begin().map_err(|error| self.failed(error))
+        let job = Job::begin(name, incarnation, document, None);
+        self.carry_out(&[job]).map_err(|error| self.failed(error))
     }
 
     /// C1.4: nothing of a context is kept any more.
@@ -150,6 +189,7 @@ impl Database {
         transaction.open_table(CONTEXTS)?;
         transaction.open_table(WHOLES)?;
         transaction.open_table(CHANGES)?;
+        transaction.open_table(RIGHTS)?;
         Ok(transaction.commit()?)
     }
 
@@ -174,6 +214,15 @@ impl Database {
         let transaction = self.database.begin_write()?;
         for job in jobs {
             match job {
+                Job::Begin { name, incarnation, kind, whole, rights } => {
+                    forget(&transaction, name)?;
+                    let name = name.as_str();
+                    transaction.open_table(CONTEXTS)?.insert(name, (*incarnation, *kind as u8))?;
+                    transaction.open_table(WHOLES)?.insert(name, (0, whole.as_slice()))?;
+                    if let Some(rights) = rights {
+                        transaction.open_table(RIGHTS)?.insert(name, rights.as_slice())?;
+                    }
+                }
                 Job::Keep(commit) => keep(&transaction, commit)?,
                 Job::Forget(name) => forget(&transaction, name)?,
             }
@@ -206,97 +255,27 @@ fn keep(transaction: &WriteTransaction, commit: &Commit) -> Result<(), redb::Err
 fn forget(transaction: &WriteTransaction, name: &str) -> Result<(), redb::Error> {
     transaction.open_table(CONTEXTS)?.remove(name)?;
     transaction.open_table(WHOLES)?.remove(name)?;
+    transaction.open_table(RIGHTS)?.remove(name)?;
     for change in transaction.open_table(CHANGES)?.extract_from_if((name, 0)..=(name, u64::MAX), |_, _| true)? {
         change?;
     }
     Ok(())
 }
 
-/// What the thread is asked for, in this order.
-enum Job {
-    Keep(Commit),
-    Forget(String),
-}
-
-/// What became of a commit.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The context.
-    pub name: String,
-    /// Kept, or why not.
-    pub result: Result<(), String>,
-}
-
-/// The worker's end of the store's thread.
-pub struct Store {
-    jobs: Option<Sender<Job>>,
-    outcomes: Receiver<Outcome>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Store {
-    /// Starts the thread, for so many contexts. It rings the doorbell when there is an outcome.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(database: Database, contexts: usize, doorbell: Doorbell) -> std::io::Result<Self> {
-        // A context has one commit at a time, and is forgotten once: there is always room, and nobody waits for it.
-        let (jobs, from_worker) = bounded::<Job>(2 * contexts.max(1));
-        let (to_worker, outcomes) = bounded(contexts.max(1));
-        let thread = std::thread::Builder::new().name("pilot-store".into()).spawn(move || {
-            while let Ok(first) = from_worker.recv() {
-                let batch: Vec<Job> = std::iter::once(first).chain(from_worker.try_iter()).collect();
-                let result = database.carry_out(&batch).map_err(|error| error.to_string());
-                for job in batch {
-                    match (job, &result) {
-                        (Job::Keep(Commit { name, .. }), _) => {
-                            // The worker is gone: so is the reason to write.
-                            let Ok(()) = to_worker.send(Outcome { name, result: result.clone() }) else { return };
-                        }
-                        (Job::Forget(_), Ok(())) => {}
-                        (Job::Forget(name), Err(why)) => tracing::warn!(name, why, "a deleted context is still kept"),
-                    }
-                }
-                doorbell.ring();
-            }
-        })?;
-        Ok(Self { jobs: Some(jobs), outcomes, thread: Some(thread) })
-    }
-
-    /// Hands over a commit.
-    pub fn keep(&self, commit: Commit) {
-        self.ask(Job::Keep(commit));
-    }
-
-    /// Has a context forgotten.
-    pub fn forget(&self, name: &str) {
-        self.ask(Job::Forget(name.to_owned()));
-    }
-
-    fn ask(&self, job: Job) {
-        // The thread ends only with this.
-        let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
-    }
-
-    /// The next outcome.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.outcomes.try_recv().ok()
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        self.jobs = None;
-        self.outcomes.iter().for_each(drop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::doorbell::Doorbell;
+
+    fn store(database: Database) -> Store {
+        let file = database.file.clone();
+        Store::start(file, Some(database), 2, Doorbell::new().unwrap()).unwrap()
+    }
+
+    /// Waits for what became of a job.
+    fn outcome(store: &Store) -> Outcome {
+        store.outcomes.recv().unwrap()
+    }
 
     fn scratch(name: &str) -> PathBuf {
         let file = std::env::temp_dir().join(format!("pilot-store-{}-{name}", std::process::id()));
@@ -325,13 +304,13 @@ mod tests {
         database.begin("log", 7, &Document::empty(Kind::Log)).unwrap();
         // A name that begins with another's is another.
         database.begin("log2", 8, &Document::empty(Kind::Log)).unwrap();
-        let store = Store::start(database, 2, Doorbell::new().unwrap()).unwrap();
+        let store = store(database);
         store.keep(commit(0, &["a", "b"], 1));
-        assert_eq!(store.outcomes.recv().unwrap().result, Ok(()));
+        assert_eq!(outcome(&store).result, Ok(()));
         let mut whole = commit(2, &["c", "d"], 4);
         whole.document = Some(b"abcd".to_vec());
         store.keep(whole);
-        assert_eq!(store.outcomes.recv().unwrap().result, Ok(()));
+        assert_eq!(outcome(&store).result, Ok(()));
         store.keep(commit(4, &["e"], 4));
         drop(store);
 
@@ -356,7 +335,7 @@ mod tests {
         for name in ["log", "log2"] {
             database.begin(name, 7, &Document::empty(Kind::Log)).unwrap();
         }
-        let store = Store::start(database, 2, Doorbell::new().unwrap()).unwrap();
+        let store = store(database);
         store.keep(commit(0, &["a", "b"], 1));
         store.forget("log");
         drop(store);
@@ -371,6 +350,33 @@ mod tests {
         assert!(kept.past.is_empty(), "no change of the one before");
         database.forget("log2").unwrap();
         assert_eq!(database.load("log2", Kind::Log, None).unwrap(), None);
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    /// What applications created is there again with its rights; the file is made when there is something for it.
+    #[test]
+    fn what_applications_created_is_there_again() {
+        let file = scratch("created");
+        let rights = Rights { read: vec!["*".into()], write: vec!["b".into()] };
+        let store = Store::start(file.clone(), None, 4, Doorbell::new().unwrap()).unwrap();
+        assert!(!file.exists());
+        store.begin("log", 7, &Document::empty(Kind::Log), &rights);
+        store.begin("gone", 8, &Document::empty(Kind::Json), &rights);
+        store.keep(commit(0, &["a"], 1));
+        store.forget("gone");
+        let what: Vec<_> = (0..4).map(|_| outcome(&store)).map(|it| (it.name, it.what, it.result)).collect();
+        let done = |name: &str, what| (name.to_owned(), what, Ok(()));
+        let [begun, also] = ["log", "gone"].map(|name| done(name, Stored::Begun));
+        assert_eq!(what, [begun, also, done("log", Stored::Kept), done("gone", Stored::Forgotten)]);
+        // Nobody else's.
+        let second = Store::start(file.clone(), None, 4, Doorbell::new().unwrap()).unwrap();
+        second.begin("x", 9, &Document::empty(Kind::Log), &rights);
+        assert!(outcome(&second).result.is_err_and(|why| why.contains("created")));
+        drop(store);
+        let database = Database::open(&file).unwrap();
+        database.begin("of a file", 9, &Document::empty(Kind::Log)).unwrap();
+        assert_eq!(database.created().unwrap(), [("log".to_owned(), Kind::Log, rights)]);
+        assert_eq!(text(&database.load("log", Kind::Log, None).unwrap().unwrap()), "a");
         std::fs::remove_file(&file).unwrap();
     }
 

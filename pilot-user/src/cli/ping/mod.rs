@@ -1,4 +1,6 @@
-//! `pilot ping`: messages to a peer's echo service, on the caller's thread.
+//! `pilot ping`: messages to a peer's echo service, through the node of this host, or by one on the caller's thread.
+
+mod through_host;
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use serde_json::json;
 
 use super::listen::words;
 use super::session::{self, Progress, Session};
-use super::{Failure, NodeArgs, Output};
+use super::{Failure, NodeArgs, Output, attached};
 use crate::service::{ECHO_PORT, Notice};
 use crate::worker::Application;
 
@@ -26,6 +28,12 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
         let given = wanted.payload.len();
         return Err(Failure::Usage(anyhow!("--payload: given {given} bytes, allowed: at most {MAX_MESSAGE_BYTES}")));
     }
+    let through = attached::run(args, async |node, stop| through_host::run(&node, name, &wanted, stop, output).await)?;
+    through.map_or_else(|| run_node(args, name, wanted, output), Ok)
+}
+
+/// Runs a node on this thread.
+fn run_node(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) -> Result<(), Failure> {
     let pinger = Pinger::new(wanted).map_err(Failure::Failed)?;
     let Session { stop, control, peers, mut worker, beside, peer, datapath, notices } =
         session::with_peer(args, name, |notices| pinger.telling(notices), Pinger::begin)?;
@@ -97,6 +105,11 @@ pub(super) fn run(args: &NodeArgs, name: &str, wanted: Wanted, output: &Output) 
     }
 }
 
+/// Nanoseconds up to a minute, three digits.
+fn latencies() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
+}
+
 /// Sends one message after the other and times the answers.
 struct Pinger {
     wanted: Wanted,
@@ -128,8 +141,7 @@ impl Pinger {
             next: None,
             answered: 0,
             last_us: 0.0,
-            // Nanoseconds up to a minute, three digits.
-            latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
+            latencies: latencies()?,
             // Up to the largest datagram, exactly.
             wire_bytes: Histogram::new_with_bounds(1, 65_536, 4)?,
             sent_bytes_before: 0,
