@@ -3,9 +3,13 @@
 //! Each end has a namespace, a core and a thread: the far end serves on core 1, the near end asks on core 0 and is measured.
 //! A [`System`] is both of its ends; [`Recorder`] says to the asking end how long to go on, and keeps what it took.
 
+mod gso;
 mod idle;
 mod load;
+mod pilot;
+mod raw;
 mod recorder;
+pub(crate) mod tunnels;
 mod udp;
 
 use std::path::Path;
@@ -21,7 +25,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::place::Places;
-pub(crate) use load::{Kind, Load, MESSAGE};
+pub(crate) use load::{Kind, Load, MESSAGE, milliseconds};
+use pilot::{Pilot, Variant};
 pub(crate) use recorder::{Measured, Meter, Recorder};
 
 /// Ends, as [`Places`] counts them; each has the core of its number.
@@ -37,8 +42,14 @@ const SPARE: Duration = Duration::from_secs(10);
 /// What is measured. Not every system can bear every load: `cargo xtask bench` knows which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Name {
+    PilotXdpInline,
+    PilotXdpAsync,
+    PilotUdp,
+    PilotAuto,
+    RawXdp,
     UdpSpin,
     UdpBlocking,
+    UdpGso,
 }
 
 /// A way to get bytes from one end to the other. It is made before either end runs, once in each process: keys that both ends
@@ -54,8 +65,15 @@ pub(crate) trait System: Send + Sync {
     fn ask(&self, load: &Load, recorder: &mut Recorder) -> anyhow::Result<Value>;
 }
 
-fn system(name: Name, _directory: &Path) -> anyhow::Result<Arc<dyn System>> {
+fn system(name: Name, directory: &Path) -> anyhow::Result<Arc<dyn System>> {
+    let pilot = |variant| Ok::<Arc<dyn System>, anyhow::Error>(Arc::new(Pilot::new(variant, directory)?));
     Ok(match name {
+        Name::PilotXdpInline => pilot(Variant::XdpInline)?,
+        Name::PilotXdpAsync => pilot(Variant::XdpAsync)?,
+        Name::PilotUdp => pilot(Variant::Udp)?,
+        Name::PilotAuto => pilot(Variant::Auto)?,
+        Name::RawXdp => Arc::new(raw::Raw),
+        Name::UdpGso => Arc::new(gso::Gso),
         Name::UdpSpin => Arc::new(udp::Udp { spins: true }),
         Name::UdpBlocking => Arc::new(udp::Udp { spins: false }),
     })
