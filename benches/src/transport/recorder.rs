@@ -14,6 +14,8 @@ use crate::place::{Places, cpu};
 
 /// Digits that the histogram keeps: 0.1 %.
 const DIGITS: u8 = 3;
+/// What takes longer counts as this; no run does.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Where the curve of the distribution is drawn, as far as there are samples for it: powers of ten from the end.
 const NINES: i32 = 5;
 const STEPS_A_NINE: u32 = 10;
@@ -99,7 +101,8 @@ impl Recorder {
             warm_up: load.warm_up,
             time: load.time,
             phase: Phase::Connecting,
-            took: Histogram::new(DIGITS).expect("so many digits are allowed"),
+            took: Histogram::new_with_bounds(1, LONGEST.as_nanos() as u64, DIGITS)
+                .expect("the bounds are constants, and right"),
             others: Vec::new(),
             failed: None,
             says_when_up: false,
@@ -264,6 +267,7 @@ mod tests {
         recorder.took(early);
         let mut count = 0;
         while let Some(began) = recorder.one() {
+            std::thread::sleep(Duration::from_millis(1));
             recorder.meter.arrived(1, 10);
             recorder.took(began);
             count += 1;
@@ -273,6 +277,8 @@ mod tests {
         assert_eq!(measured.operations, count);
         assert_eq!((measured.arrived_messages, measured.arrived_bytes), (count, 10 * count));
         assert!(measured.time_ns >= 20_000_000);
+        let [(_, least), .., (_, most)] = measured.quantiles_ns[..] else { panic!("no distribution") };
+        assert!((1_000_000..=measured.time_ns).contains(&least) && most >= least);
         assert!(measured.quantiles_ns.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1));
     }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::report::{Report, Row, median};
-use super::{Place, Run, Suite};
+use super::{Place, Run};
 
 /// Ethernet, IPv4 and UDP: what a frame has beside its UDP payload.
 const HEADERS_BYTES: f64 = 42.0;
@@ -39,7 +39,6 @@ pub(super) fn runs(quick: bool) -> Vec<Run> {
     // Ten seconds, or four.
     let stream: &[&str] = if quick { &["changes", "--intervals", "400"] } else { &["changes", "--intervals", "1000"] };
     let run = |words: &[&str], name: &'static str| Run {
-        suite: Suite::Context,
         name,
         words: words.iter().chain(&["--system", name]).map(|word| (*word).to_owned()).collect(),
         place: Place::Fabric { steered: name.starts_with("pilot") },

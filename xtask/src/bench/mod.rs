@@ -75,7 +75,6 @@ enum Suite {
 
 /// A run of one system, as it is made once in every round.
 struct Run {
-    suite: Suite,
     name: &'static str,
     /// What the bench's program is told, beside where it is.
     words: Vec<String>,

@@ -31,8 +31,16 @@ struct Promise {
 }
 
 /// Who is encrypted, and no limit.
-const PEERS: &[&str] =
-    &["tcp-tls", "tcp-tls-spin", "quinn", "grpc-tls", "grpc-tls-streaming", "websocket-tls", "http-json-tls", "nats-tls"];
+const PEERS: &[&str] = &[
+    "tcp-tls",
+    "tcp-tls-spin",
+    "quinn",
+    "grpc-tls",
+    "grpc-tls-streaming",
+    "websocket-tls",
+    "http-json-tls",
+    "nats-tls",
+];
 
 /// What this report does not have, said at the end of the table.
 const ELSEWHERE: &str =

@@ -73,7 +73,7 @@ const QUICK: Times = Times {
 pub(super) fn runs(suite: Suite, quick: bool) -> Vec<Run> {
     let times = if quick { QUICK } else { FULL };
     let all = |systems: &'static [&'static str], kind, times, mtu, connections| -> Vec<Run> {
-        systems.iter().map(|name| run(suite, name, kind, times, mtu, connections)).collect()
+        systems.iter().map(|name| run(name, kind, times, mtu, connections)).collect()
     };
     match suite {
         Suite::Context => Vec::new(),
@@ -94,7 +94,7 @@ pub(super) fn runs(suite: Suite, quick: bool) -> Vec<Run> {
     }
 }
 
-fn run(suite: Suite, name: &'static str, kind: &str, times: [u32; 2], mtu: u32, connections: u32) -> Run {
+fn run(name: &'static str, kind: &str, times: [u32; 2], mtu: u32, connections: u32) -> Run {
     let [warm_up, time] = times.map(|time| time.to_string());
     let (mtu_text, connections) = (mtu.to_string(), connections.to_string());
     let words = [
@@ -113,12 +113,12 @@ fn run(suite: Suite, name: &'static str, kind: &str, times: [u32; 2], mtu: u32, 
         &connections,
     ];
     let steered = name.starts_with("pilot") || name == "raw-xdp";
-    Run { suite, name, words: words.map(str::to_owned).into(), place: Place::Pair { steered, mtu } }
+    Run { name, words: words.map(str::to_owned).into(), place: Place::Pair { steered, mtu } }
 }
 
 fn in_memory(tunnels: u32, time: u32) -> Run {
     let words = ["tunnels", "--tunnels", &tunnels.to_string(), "--time-ms", &time.to_string()].map(str::to_owned);
-    Run { suite: Suite::Tunnels, name: "pilot", words: words.into(), place: Place::Nowhere }
+    Run { name: "pilot", words: words.into(), place: Place::Nowhere }
 }
 
 /// What a run said.
@@ -325,6 +325,14 @@ mod tests {
     fn what_others_said_is_left_to_them_and_what_is_unknown_is_an_error() {
         assert_eq!(rows(&[json!({"bench": "pipeline", "part": 1})]).unwrap(), []);
         assert!(rows(&[json!({"bench": "transport", "system": "x"})]).is_err());
+    }
+
+    #[test]
+    fn the_documentation_says_what_each_system_is() {
+        let text = std::fs::read_to_string(crate::workspace().join("docs/benchmarks.md")).unwrap();
+        for name in [ECHO, MESSAGES, BULK, HANDSHAKES, IDLE, IDLE_MEMORY].concat() {
+            assert!(text.contains(&format!("`{name}`")), "{name}");
+        }
     }
 
     #[test]
