@@ -56,6 +56,14 @@ enum Bench {
         #[arg(long)]
         asks: bool,
     },
+    /// What an echo costs a node that has many tunnels, in memory
+    Tunnels {
+        #[arg(long)]
+        tunnels: u32,
+        /// Of the node's own time
+        #[arg(long, value_parser = transport::milliseconds)]
+        time_ms: std::time::Duration,
+    },
 }
 
 #[derive(Args)]
@@ -91,6 +99,7 @@ fn main() -> anyhow::Result<()> {
             let places = Places::new(scene.namespaces, 2)?;
             serde_json::to_string(&changes::run(system, &name(&system), &places, &scene.directory, intervals)?)?
         }
+        Bench::Tunnels { tunnels, time_ms } => serde_json::to_string(&transport::tunnels::run(tunnels, time_ms)?)?,
         Bench::Transport { system, load, scene, asks } => {
             raise_descriptor_limit()?;
             let (places, directory) = (Places::new(scene.namespaces, 2)?, scene.directory);

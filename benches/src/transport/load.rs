@@ -18,7 +18,8 @@ pub(crate) enum Kind {
     Messages,
     /// As many bytes as go, to the far end on one connection.
     Bulk,
-    /// A connection with all its handshakes, up to where the first byte could be sent, and no more: again and again.
+    /// A connection with all its handshakes, none of it resumed, up to where the first byte could be sent, and no more: again and
+    /// again, [`Load::connections`] at a time.
     Handshakes,
     /// [`Load::connections`] connections that nobody uses.
     Idle,
@@ -40,12 +41,12 @@ pub(crate) struct Load {
     /// Of both devices
     #[arg(long, default_value_t = 1500)]
     pub(crate) mtu: u16,
-    /// How many, where they are idle
+    /// How many at a time: those that are idle, and handshakes
     #[arg(long, default_value_t = 1)]
     pub(crate) connections: usize,
 }
 
-fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse().map(Duration::from_millis)
 }
 

@@ -5,6 +5,7 @@
 
 mod framing;
 mod grpc;
+mod gso;
 mod http;
 mod idle;
 mod load;
@@ -12,11 +13,14 @@ mod load;
 mod loopback;
 mod nats;
 mod peer;
+mod pilot;
 mod quic;
+mod raw;
 mod recorder;
 mod secure;
 mod tcp;
 mod tcp_spin;
+pub(crate) mod tunnels;
 mod udp;
 mod websocket;
 
@@ -33,7 +37,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::place::Places;
-pub(crate) use load::{Kind, Load, MESSAGE};
+pub(crate) use load::{Kind, Load, MESSAGE, milliseconds};
+use pilot::{Pilot, Variant};
 pub(crate) use recorder::{Measured, Meter, Recorder};
 
 /// Ends, as [`Places`] counts them; each has the core of its number.
@@ -49,8 +54,14 @@ const SPARE: Duration = Duration::from_secs(10);
 /// What is measured. Not every system can bear every load: `cargo xtask bench` knows which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Name {
+    PilotXdpInline,
+    PilotXdpAsync,
+    PilotUdp,
+    PilotAuto,
+    RawXdp,
     UdpSpin,
     UdpBlocking,
+    UdpGso,
     TcpTls,
     TcpTlsSpin,
     Quinn,
@@ -76,7 +87,14 @@ pub(crate) trait System: Send + Sync {
 
 fn system(name: Name, directory: &Path) -> anyhow::Result<Arc<dyn System>> {
     let address = Places::address(FAR);
+    let pilot = |variant| Ok::<Arc<dyn System>, anyhow::Error>(Arc::new(Pilot::new(variant, directory)?));
     Ok(match name {
+        Name::PilotXdpInline => pilot(Variant::XdpInline)?,
+        Name::PilotXdpAsync => pilot(Variant::XdpAsync)?,
+        Name::PilotUdp => pilot(Variant::Udp)?,
+        Name::PilotAuto => pilot(Variant::Auto)?,
+        Name::RawXdp => Arc::new(raw::Raw),
+        Name::UdpGso => Arc::new(gso::Gso),
         Name::UdpSpin => Arc::new(udp::Udp { spins: true }),
         Name::UdpBlocking => Arc::new(udp::Udp { spins: false }),
         Name::TcpTls => Arc::new(tcp::Tcp::new(address, directory)?),
