@@ -3,14 +3,26 @@
 //! Each end has a namespace, a core and a thread: the far end serves on core 1, the near end asks on core 0 and is measured.
 //! A [`System`] is both of its ends; [`Recorder`] says to the asking end how long to go on, and keeps what it took.
 
+mod framing;
+mod grpc;
 mod gso;
+mod http;
 mod idle;
 mod load;
+#[cfg(test)]
+mod loopback;
+mod nats;
+mod peer;
 mod pilot;
+mod quic;
 mod raw;
 mod recorder;
+mod secure;
+mod tcp;
+mod tcp_spin;
 pub(crate) mod tunnels;
 mod udp;
+mod websocket;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +62,14 @@ pub(crate) enum Name {
     UdpSpin,
     UdpBlocking,
     UdpGso,
+    TcpTls,
+    TcpTlsSpin,
+    Quinn,
+    GrpcTls,
+    GrpcTlsStreaming,
+    WebsocketTls,
+    HttpJsonTls,
+    NatsTls,
 }
 
 /// A way to get bytes from one end to the other. It is made before either end runs, once in each process: keys that both ends
@@ -66,6 +86,7 @@ pub(crate) trait System: Send + Sync {
 }
 
 fn system(name: Name, directory: &Path) -> anyhow::Result<Arc<dyn System>> {
+    let address = Places::address(FAR);
     let pilot = |variant| Ok::<Arc<dyn System>, anyhow::Error>(Arc::new(Pilot::new(variant, directory)?));
     Ok(match name {
         Name::PilotXdpInline => pilot(Variant::XdpInline)?,
@@ -76,6 +97,14 @@ fn system(name: Name, directory: &Path) -> anyhow::Result<Arc<dyn System>> {
         Name::UdpGso => Arc::new(gso::Gso),
         Name::UdpSpin => Arc::new(udp::Udp { spins: true }),
         Name::UdpBlocking => Arc::new(udp::Udp { spins: false }),
+        Name::TcpTls => Arc::new(tcp::Tcp::new(address, directory)?),
+        Name::TcpTlsSpin => Arc::new(tcp_spin::TcpSpin::new(address, directory)?),
+        Name::Quinn => Arc::new(quic::Quic::new(address, directory)?),
+        Name::GrpcTls => Arc::new(grpc::Grpc::new(address, directory, false)?),
+        Name::GrpcTlsStreaming => Arc::new(grpc::Grpc::new(address, directory, true)?),
+        Name::WebsocketTls => Arc::new(websocket::WebSocket::new(address, directory)?),
+        Name::HttpJsonTls => Arc::new(http::Http::new(address, directory)?),
+        Name::NatsTls => Arc::new(nats::Nats::new(address, directory)?),
     })
 }
 

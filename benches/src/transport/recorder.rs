@@ -20,9 +20,12 @@ const LONGEST: Duration = Duration::from_secs(60);
 const NINES: i32 = 5;
 const STEPS_A_NINE: u32 = 10;
 
-/// What the far end's application has received. It alone writes, the other end reads twice.
+/// What the far end's application has received. It alone writes, the other end reads twice. A clone counts into the same.
+#[derive(Clone, Default)]
+pub(crate) struct Meter(Arc<Received>);
+
 #[derive(Default)]
-pub(crate) struct Meter {
+struct Received {
     messages: AtomicU64,
     bytes: AtomicU64,
 }
@@ -30,8 +33,8 @@ pub(crate) struct Meter {
 impl Meter {
     /// So many messages of so many bytes in all.
     pub(crate) fn arrived(&self, messages: u64, bytes: u64) {
-        self.messages.fetch_add(messages, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.messages.fetch_add(messages, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -198,8 +201,8 @@ impl Recorder {
             let mut counters = Counters {
                 cpu: cpu()?,
                 wire_bytes: self.places.sent_bytes()?,
-                messages: self.meter.messages.load(Ordering::Relaxed),
-                bytes: self.meter.bytes.load(Ordering::Relaxed),
+                messages: self.meter.0.messages.load(Ordering::Relaxed),
+                bytes: self.meter.0.bytes.load(Ordering::Relaxed),
             };
             for id in &self.others {
                 counters.cpu += cpu_of(*id)?;
