@@ -173,7 +173,8 @@ impl System for Grpc {
                     let (deltas, told) = channel(QUEUE);
                     let path = PathAndQuery::from_static(ONE_WAY);
                     tokio::spawn(async move {
-                        let call = client.client_streaming(Request::new(stream(told)), path, codec::<Delta, OkMessage>());
+                        let call =
+                            client.client_streaming(Request::new(stream(told)), path, codec::<Delta, OkMessage>());
                         call.await.map(|_| ())
                     });
                     recorder.start();

@@ -58,7 +58,9 @@ async fn echo(send: &mut SendRequest<Full<Bytes>>, delta: &str) -> anyhow::Resul
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let answered = async {
         let body: Body = serde_json::from_slice(&request.collect().await?.to_bytes())?;
-        anyhow::Ok(Response::builder().header("content-type", "application/json").body(serde_json::to_vec(&body)?.into())?)
+        anyhow::Ok(
+            Response::builder().header("content-type", "application/json").body(serde_json::to_vec(&body)?.into())?,
+        )
     };
     Ok(answered.await.unwrap_or_else(|_| {
         let mut refused = Response::<Full<Bytes>>::default();

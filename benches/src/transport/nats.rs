@@ -107,10 +107,19 @@ impl Nats {
                     }
                 }
             });
-        options.connect(format!("tls://{}", self.address)).await.with_context(|| format!("connecting to {}", self.address))
+        options
+            .connect(format!("tls://{}", self.address))
+            .await
+            .with_context(|| format!("connecting to {}", self.address))
     }
 
-    async fn take(&self, server: &mut Server, meter: &Meter, ready: Ready, troubles: &Arc<AtomicU64>) -> anyhow::Result<()> {
+    async fn take(
+        &self,
+        server: &mut Server,
+        meter: &Meter,
+        ready: Ready,
+        troubles: &Arc<AtomicU64>,
+    ) -> anyhow::Result<()> {
         self.up(server).await?;
         let client = self.connect(troubles).await?;
         let (mut asked, mut told) = (client.subscribe(ECHO).await?, client.subscribe(TELL).await?);

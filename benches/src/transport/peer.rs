@@ -34,7 +34,11 @@ pub(super) fn ask<T>(load: &Load, asking: impl Future<Output = anyhow::Result<T>
 }
 
 /// [`super::Kind::Handshakes`], [`Load::connections`] at a time: what `connect` returns has connected, and is closed by being dropped.
-pub(super) async fn handshakes<T, F>(load: &Load, recorder: &mut Recorder, connect: impl Fn() -> F) -> anyhow::Result<()>
+pub(super) async fn handshakes<T, F>(
+    load: &Load,
+    recorder: &mut Recorder,
+    connect: impl Fn() -> F,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<T>>,
 {

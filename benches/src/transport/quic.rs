@@ -80,7 +80,10 @@ fn transport(load: &Load) -> TransportConfig {
     let mut config = TransportConfig::default();
     let datagram = load.mtu - HEADERS_BYTES;
     config.initial_mtu(datagram).min_mtu(datagram).mtu_discovery_config(None).max_idle_timeout(None);
-    config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into()).send_window(WINDOW_BYTES.into());
+    config
+        .stream_receive_window(WINDOW_BYTES.into())
+        .receive_window(WINDOW_BYTES.into())
+        .send_window(WINDOW_BYTES.into());
     config
 }
 

@@ -36,6 +36,10 @@ impl Meter {
         self.0.messages.fetch_add(messages, Ordering::Relaxed);
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    fn read(&self) -> (u64, u64) {
+        (self.0.messages.load(Ordering::Relaxed), self.0.bytes.load(Ordering::Relaxed))
+    }
 }
 
 /// See the module's head. A run warms up, then counts, then is over.
@@ -68,11 +72,10 @@ enum Phase {
     Over(Option<Measured>),
 }
 
-/// Totals at one time.
+/// Totals at one time, of what is read in an instant.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     cpu: Duration,
-    wire_bytes: u64,
     messages: u64,
     bytes: u64,
 }
@@ -142,16 +145,19 @@ impl Recorder {
             Phase::WarmUp { until } if now < *until => Some(now),
             Phase::Counting { until, .. } if now < *until => Some(now),
             Phase::WarmUp { .. } => {
+                // What takes long to read comes first here, and last at the end: the others then belong to the time between.
+                let wire_bytes = self.wire_bytes();
                 let before = self.counters();
                 let since = Instant::now();
-                self.phase = Phase::Counting { since, until: since + self.time, before };
+                self.phase = Phase::Counting { since, until: since + self.time, wire_bytes, before };
                 Some(since)
             }
-            Phase::Counting { since, before, .. } => {
-                let (since, before) = (*since, *before);
+            Phase::Counting { since, wire_bytes, before, .. } => {
+                let (since, wire_bytes, before) = (*since, *wire_bytes, *before);
                 let time = since.elapsed();
                 let after = self.counters();
-                self.phase = Phase::Over(Some(self.measured(time, before, after)));
+                let wire_bytes = self.wire_bytes() - wire_bytes;
+                self.phase = Phase::Over(Some(self.measured(time, wire_bytes, before, after)));
                 None
             }
             Phase::Connecting | Phase::Over(_) => None,
@@ -183,11 +189,11 @@ impl Recorder {
         }
     }
 
-    fn measured(&self, time: Duration, before: Counters, after: Counters) -> Measured {
+    fn measured(&self, time: Duration, wire_bytes: u64, before: Counters, after: Counters) -> Measured {
         Measured {
             time_ns: time.as_nanos() as u64,
             cpu_ns: after.cpu.saturating_sub(before.cpu).as_nanos() as u64,
-            wire_bytes: after.wire_bytes - before.wire_bytes,
+            wire_bytes,
             arrived_messages: after.messages - before.messages,
             arrived_bytes: after.bytes - before.bytes,
             operations: self.took.len(),
@@ -196,22 +202,23 @@ impl Recorder {
         }
     }
 
+    fn wire_bytes(&mut self) -> u64 {
+        let bytes = self.places.sent_bytes();
+        self.known(bytes)
+    }
+
     fn counters(&mut self) -> Counters {
-        let read = || {
-            let mut counters = Counters {
-                cpu: cpu()?,
-                wire_bytes: self.places.sent_bytes()?,
-                messages: self.meter.0.messages.load(Ordering::Relaxed),
-                bytes: self.meter.0.bytes.load(Ordering::Relaxed),
-            };
-            for id in &self.others {
-                counters.cpu += cpu_of(*id)?;
-            }
-            anyhow::Ok(counters)
-        };
-        read().unwrap_or_else(|error| {
+        let (messages, bytes) = self.meter.read();
+        let others = self.others.iter().map(|id| cpu_of(*id)).sum::<anyhow::Result<Duration>>();
+        let cpu = others.and_then(|others| Ok(others + cpu()?));
+        Counters { cpu: self.known(cpu), messages, bytes }
+    }
+
+    /// Nothing, when it could not be read, which is told at the end.
+    fn known<T: Default>(&mut self, read: anyhow::Result<T>) -> T {
+        read.unwrap_or_else(|error| {
             self.failed.get_or_insert(error);
-            Counters::default()
+            T::default()
         })
     }
 }

@@ -32,13 +32,38 @@ pub(super) const ASSUMPTIONS: &[&str] = &[
 ];
 
 /// Which systems bear a load.
-const ECHO: &[&str] = &["pilot-xdp-inline", "pilot-xdp-async", "pilot-udp", "raw-xdp", "udp-spin", "udp-blocking"];
-const MESSAGES: &[&str] = &["pilot-auto", "pilot-xdp-inline", "pilot-xdp-async", "pilot-udp"];
-const BULK: &[&str] = &["pilot-xdp-inline", "pilot-auto", "pilot-udp", "raw-xdp", "udp-gso"];
-const HANDSHAKES: &[&str] = &["pilot-udp"];
+const ECHO: &[&str] = &[
+    "pilot-xdp-inline",
+    "pilot-xdp-async",
+    "pilot-udp",
+    "raw-xdp",
+    "udp-spin",
+    "udp-blocking",
+    "tcp-tls",
+    "tcp-tls-spin",
+    "quinn",
+    "grpc-tls",
+    "grpc-tls-streaming",
+    "websocket-tls",
+    "http-json-tls",
+    "nats-tls",
+];
+const MESSAGES: &[&str] = &[
+    "pilot-auto",
+    "pilot-xdp-inline",
+    "pilot-xdp-async",
+    "pilot-udp",
+    "tcp-tls",
+    "quinn",
+    "grpc-tls-streaming",
+    "websocket-tls",
+    "nats-tls",
+];
+const BULK: &[&str] = &["pilot-xdp-inline", "pilot-auto", "pilot-udp", "raw-xdp", "udp-gso", "tcp-tls", "quinn"];
+const HANDSHAKES: &[&str] = &["pilot-udp", "tcp-tls", "quinn"];
 /// Whose processor time at rest is looked at: those that sleep.
-const IDLE: &[&str] = &["pilot-xdp-async", "pilot-udp"];
-const IDLE_MEMORY: &[&str] = &["pilot-udp"];
+const IDLE: &[&str] = &["pilot-xdp-async", "pilot-udp", "tcp-tls", "quinn"];
+const IDLE_MEMORY: &[&str] = &["pilot-udp", "tcp-tls", "quinn"];
 /// Above this, frames do not fit into a chunk, and frames alone cannot be sent.
 const RAW_MTU_MAX: u32 = 3822;
 
