@@ -12,11 +12,13 @@ mod pipeline;
 mod place;
 mod resend;
 mod tls;
+mod transport;
 mod websocket;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use corpus::{AGENTS, Corpus};
 use pipeline::Arm;
@@ -41,6 +43,26 @@ enum Bench {
         intervals: u32,
         #[command(flatten)]
         scene: Scene,
+    },
+    /// Two ends, and what passes between them
+    Transport {
+        #[arg(long)]
+        system: transport::Name,
+        #[command(flatten)]
+        load: transport::Load,
+        #[command(flatten)]
+        scene: Scene,
+        /// Be the asking end alone, beside a process that is the other
+        #[arg(long)]
+        asks: bool,
+    },
+    /// What an echo costs a node that has many tunnels, in memory
+    Tunnels {
+        #[arg(long)]
+        tunnels: u32,
+        /// Of the node's own time
+        #[arg(long, value_parser = transport::milliseconds)]
+        time_ms: std::time::Duration,
     },
 }
 
@@ -77,9 +99,25 @@ fn main() -> anyhow::Result<()> {
             let places = Places::new(scene.namespaces, 2)?;
             serde_json::to_string(&changes::run(system, &name(&system), &places, &scene.directory, intervals)?)?
         }
+        Bench::Tunnels { tunnels, time_ms } => serde_json::to_string(&transport::tunnels::run(tunnels, time_ms)?)?,
+        Bench::Transport { system, load, scene, asks } => {
+            raise_descriptor_limit()?;
+            let (places, directory) = (Places::new(scene.namespaces, 2)?, scene.directory);
+            if asks {
+                return transport::rest(system, &places, &directory, load);
+            }
+            let run = if load.kind == transport::Kind::Idle { transport::idle } else { transport::run };
+            serde_json::to_string(&run(system, &places, &directory, load)?)?
+        }
     };
     println!("{report}");
     Ok(())
+}
+
+/// Thousands of connections need a descriptor each, at both ends.
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 fn pipeline(system: System, scene: Scene) -> anyhow::Result<pipeline::Report> {

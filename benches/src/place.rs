@@ -68,6 +68,17 @@ fn parse(table: &str) -> Option<Sent> {
     Some(Sent { bytes: counters.next()?.ok()?, packets: counters.next()?.ok()? })
 }
 
+/// UDP datagrams that the kernel has given to sockets in the calling thread's namespace: what came by AF_XDP is not among them.
+pub(crate) fn udp_datagrams() -> anyhow::Result<u64> {
+    parse_udp(&std::fs::read_to_string("/proc/thread-self/net/snmp")?).context("no UDP counters")
+}
+
+/// The second of two lines: the first has the counters' names.
+fn parse_udp(table: &str) -> Option<u64> {
+    let line = table.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1)?;
+    line.split(' ').next()?.parse().ok()
+}
+
 /// Processor time of this process so far, user and system.
 pub(crate) fn cpu() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
@@ -85,5 +96,17 @@ mod tests {
                      \x20   lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  eth0: 10 20 0 0 0 0 0 0 30 40 0 0 0 0 0 0\n";
         assert_eq!(parse(table), Some(Sent { bytes: 30, packets: 40 }));
         assert_eq!(parse("Inter-|\n lo: 1\n"), None);
+    }
+
+    #[test]
+    fn the_kernel_counts_datagrams_of_its_sockets() {
+        let table = "Tcp: Rto Min\nTcp: 1 2\nUdp: InDatagrams NoPorts\nUdp: 17 3\nUdpLite: InDatagrams\nUdpLite: 5\n";
+        assert_eq!(parse_udp(table), Some(17));
+        assert_eq!(parse_udp("Udp: InDatagrams\n"), None);
+        let before = udp_datagrams().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"?", socket.local_addr().unwrap()).unwrap();
+        socket.recv(&mut [0; 1]).unwrap();
+        assert!(udp_datagrams().unwrap() > before);
     }
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 /// The name that every agent's certificate has.
-const NAME: &str = "agent";
+pub(crate) const NAME: &str = "agent";
 /// Round trips before the first byte of a request: TCP's and TLS 1.3's.
 pub(crate) const CONNECT_ROUND_TRIPS: u64 = 2;
 
 /// Both ends' configuration, of one certificate.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) client: Arc<ClientConfig>,
 }
 
 impl Tls {
@@ -28,20 +28,14 @@ impl Tls {
     pub(crate) fn new(alpn: &str) -> anyhow::Result<Self> {
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(cert.der().clone())?;
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)?;
+        let (server, client) = configs(aws_lc_rs::default_provider(), cert.into(), key)?;
+        Ok(Self::of(server, client, alpn))
+    }
+
+    pub(crate) fn of(mut server: ServerConfig, mut client: ClientConfig, alpn: &str) -> Self {
         server.alpn_protocols = vec![alpn.into()];
-        let mut client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         client.alpn_protocols = vec![alpn.into()];
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        Self { server: Arc::new(server), client: Arc::new(client) }
     }
 
     pub(crate) async fn accept(&self, listener: &TcpListener) -> anyhow::Result<server::TlsStream<TcpStream>> {
@@ -57,6 +51,26 @@ impl Tls {
         let connector = TlsConnector::from(Arc::clone(&self.client));
         connector.connect(ServerName::try_from(NAME)?, stream).await.context("TLS, connecting")
     }
+}
+
+/// Configurations of the one end, who has a certificate and its key, and of the other, who knows the certificate.
+pub(crate) fn configs(
+    provider: CryptoProvider,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<(ServerConfig, ClientConfig)> {
+    let provider = Arc::new(provider);
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone())?;
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok((server, client))
 }
 
 /// A runtime of one thread: an agent is one.

@@ -4,13 +4,16 @@ use anyhow::{Result, anyhow};
 use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
 
-use super::report::{Report, Row};
+use super::report::{Curve, Report, Row};
 
 /// Pixels.
 const WIDTH: u32 = 820;
 const HEAD_HEIGHT: u32 = 90;
 const BAR_HEIGHT: u32 = 30;
 const NAMES_WIDTH: u32 = 170;
+const CURVES_HEIGHT: u32 = 460;
+/// What has no time has this, in microseconds: a logarithm needs one.
+const LEAST_US: f64 = 0.1;
 
 /// The page: it loads nothing from elsewhere.
 pub(super) fn page(report: &Report) -> Result<String> {
@@ -24,6 +27,11 @@ pub(super) fn page(report: &Report) -> Result<String> {
     for metric in report.metrics() {
         let rows: Vec<&Row> = report.rows.iter().filter(|row| row.metric == metric).collect();
         page += &bars(metric, &rows)?;
+        page += "\n";
+    }
+    if !report.curves.is_empty() {
+        page += "<p>How round trips are distributed: the share of them that took at most so long.</p>\n";
+        page += &distributions("echo_19B", &report.curves)?;
         page += "\n";
     }
     page += "<h2>Rows</h2>\n<table><tr><th>metric</th><th>system</th><th>median</th><th>least</th><th>greatest</th>\
@@ -92,6 +100,43 @@ fn bars(metric: &str, rows: &[&Row]) -> Result<String> {
     result.map(|()| svg)
 }
 
+/// A line for each system: shares upwards, time to the right, by its powers of ten.
+fn distributions(metric: &str, curves: &[Curve]) -> Result<String> {
+    let mut svg = String::new();
+    let unit = curves.first().map_or("", |curve| curve.unit.as_str());
+    let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|(_, value)| value.max(LEAST_US)));
+    let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(LEAST_US, f64::max));
+    if least >= most {
+        return Ok(svg);
+    }
+    let drawn = || -> Result<(), Box<dyn std::error::Error + '_>> {
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, CURVES_HEIGHT)).into_drawing_area();
+        let mut chart = ChartBuilder::on(&root)
+            .caption(format!("{metric}, distribution ({unit})"), ("sans-serif", 18))
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(50)
+            .build_cartesian_2d((least..most).log_scale(), 0.0..1.0)?;
+        let number = |value: &f64| super::readme::number(*value);
+        chart.configure_mesh().light_line_style(WHITE).x_label_formatter(&number).y_label_formatter(&number).draw()?;
+        for (at, curve) in curves.iter().enumerate() {
+            let is_ours = curve.system.starts_with("pilot");
+            let style = Palette99::pick(at).stroke_width(if is_ours { 3 } else { 1 });
+            let points: Vec<_> = curve.points.iter().map(|(share, value)| (value.max(LEAST_US), *share)).collect();
+            chart
+                .draw_series([PathElement::new(points, style)])?
+                .label(curve.system.as_str())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+        }
+        let position = SeriesLabelPosition::LowerRight;
+        chart.configure_series_labels().position(position).background_style(WHITE).border_style(BLACK).draw()?;
+        root.present()?;
+        Ok(())
+    };
+    let result = { drawn }().map_err(|error| anyhow!("drawing {metric}: {error}"));
+    result.map(|()| svg)
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -122,6 +167,26 @@ mod tests {
         assert!((widths[0] / widths[1] - 4.0).abs() < 0.05, "{widths:?}");
         assert!(page.contains("a &lt; b") && page.contains("&lt;peer&gt;") && page.contains("\"cores\": 2"));
         assert!(!page.contains("<peer>"));
+    }
+
+    #[test]
+    fn distributions_have_a_line_for_each_system() {
+        let curve = |system: &str, by: f64| Curve {
+            metric: "echo_19B".into(),
+            system: system.into(),
+            unit: "µs".into(),
+            points: vec![(0.0, 3.0 * by), (0.5, 4.0 * by), (1.0, 80.0 * by)],
+        };
+        let mut report = Report::new(vec![], serde_json::Value::Null, &[]);
+        report.curves = vec![curve("pilot", 1.0), curve("<peer>", 10.0)];
+        let page = page(&report).unwrap();
+        assert!(
+            page.contains("echo_19B, distribution (µs)") && page.contains("pilot") && page.contains("&lt;peer&gt;")
+        );
+        // Each curve and each key is a line with its stroke.
+        assert!(page.matches("<polyline").count() >= 4, "{page}");
+        report.curves = vec![curve("pilot", 0.0)];
+        assert!(super::page(&report).is_ok(), "nothing took any time");
     }
 
     #[test]

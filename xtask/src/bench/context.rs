@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::System;
 use super::report::{Report, Row, median};
+use super::{Place, Run};
 
 /// Ethernet, IPv4 and UDP: what a frame has beside its UDP payload.
 const HEADERS_BYTES: f64 = 42.0;
@@ -33,14 +33,18 @@ pub(super) const ASSUMPTIONS: &[&str] = &[
 ];
 
 /// What is run in every round.
-pub(super) fn systems(quick: bool) -> Vec<System> {
+pub(super) fn runs(quick: bool) -> Vec<Run> {
     let pipeline = ["http-json", "a2a-json-rpc", "grpc", "websocket", "websocket-patches", "pilot", "pilot-udp"];
     let changes = ["short-polling", "long-polling", "server-sent-events", "pilot", "pilot-udp"];
     // Ten seconds, or four.
     let stream: &[&str] = if quick { &["changes", "--intervals", "400"] } else { &["changes", "--intervals", "1000"] };
-    let system = |words, name: &'static str| System { words, name, is_pilot: name.starts_with("pilot") };
-    let pipeline = pipeline.into_iter().map(|name| system(&["pipeline"], name));
-    pipeline.chain(changes.into_iter().map(|name| system(stream, name))).collect()
+    let run = |words: &[&str], name: &'static str| Run {
+        name,
+        words: words.iter().chain(&["--system", name]).map(|word| (*word).to_owned()).collect(),
+        place: Place::Fabric { steered: name.starts_with("pilot") },
+    };
+    let pipeline = pipeline.into_iter().map(|name| run(&["pipeline"], name));
+    pipeline.chain(changes.into_iter().map(|name| run(stream, name))).collect()
 }
 
 #[derive(Deserialize)]

@@ -7,8 +7,20 @@ use serde_json::Value;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) rows: Vec<Row>,
+    #[serde(default)]
+    pub(super) curves: Vec<Curve>,
     pub(super) machine: Value,
     pub(super) assumptions: Vec<String>,
+}
+
+/// How a metric of one system is distributed within a run, by the median over all runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Curve {
+    pub(super) metric: String,
+    pub(super) system: String,
+    pub(super) unit: String,
+    /// A share of all, and the value that it has at most.
+    pub(super) points: Vec<(f64, f64)>,
 }
 
 /// One metric of one system, over all runs.
@@ -36,7 +48,33 @@ impl Row {
 
 impl Report {
     pub(super) fn new(rows: Vec<Row>, machine: Value, assumptions: &[&str]) -> Self {
-        Self { rows, machine, assumptions: assumptions.iter().map(|text| (*text).to_owned()).collect() }
+        let assumptions = assumptions.iter().map(|text| (*text).to_owned()).collect();
+        Self { rows, curves: Vec::new(), machine, assumptions }
+    }
+
+    /// Takes over what another report has of metrics that this one has not, if it is of the same commit: suites that were run one by
+    /// one are one report, as far as they measured the same program.
+    pub(super) fn complete(&mut self, other: Self) {
+        if self.machine["commit"] != other.machine["commit"] {
+            return;
+        }
+        let is_new = |metric: &str| self.rows.iter().all(|row| row.metric != metric);
+        let rows: Vec<Row> = other.rows.into_iter().filter(|row| is_new(&row.metric)).collect();
+        self.rows.extend(rows);
+        if self.curves.is_empty() {
+            self.curves = other.curves;
+        }
+        for assumption in other.assumptions {
+            if !self.assumptions.contains(&assumption) {
+                self.assumptions.push(assumption);
+            }
+        }
+        // What each suite said of its systems.
+        if let (Value::Object(own), Value::Object(others)) =
+            (&mut self.machine["systems"], other.machine["systems"].clone())
+        {
+            others.into_iter().for_each(|(name, said)| _ = own.entry(name).or_insert(said));
+        }
     }
 
     /// The metrics, in the order of their first rows.
@@ -79,6 +117,22 @@ mod tests {
         );
         assert_eq!(Row::of("m", "s", "u", &[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
         assert_eq!(Row::of("m", "s", "u", &[]), None);
+    }
+
+    #[test]
+    fn suites_that_were_run_one_by_one_are_one_report() {
+        let report = |metric: &str, value: f64, commit: &str| {
+            let machine = serde_json::json!({"commit": commit, "systems": {metric: 1}});
+            Report::new(vec![Row::of(metric, "x", "u", &[value]).unwrap()], machine, &["an assumption"])
+        };
+        let mut now = report("a", 1.0, "c");
+        now.complete(report("b", 2.0, "c"));
+        now.complete(report("a", 3.0, "c"));
+        now.complete(report("d", 4.0, "another commit"));
+        assert_eq!(now.metrics(), ["a", "b"]);
+        assert_eq!(now.row("a", "x").unwrap().median, 1.0, "what was measured now stays");
+        assert_eq!(now.assumptions.len(), 1);
+        assert_eq!(now.machine["systems"], serde_json::json!({"a": 1, "b": 1}));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where agents run: a namespace each, joined by a bridge in another, all gone when dropped.
+//! Where agents run: a namespace each, joined by a bridge in another; and where two ends do, joined by nothing but a veth pair. All
+//! gone when dropped.
 //!
 //! ```text
 //!   agent 0: eth0 10.77.0.1    agent 1: eth0 10.77.0.2    agent 2: eth0 10.77.0.3      MTU 1500
@@ -10,6 +11,36 @@ use std::process;
 use anyhow::Result;
 
 use crate::run::scene::{MTU, Namespace, PREFIX, ip};
+
+/// Two ends, with nothing between them.
+pub(super) struct Pair {
+    ends: [Namespace; 2],
+}
+
+impl Pair {
+    /// `name` tells those of one process apart.
+    pub(super) fn new(name: &str, mtu: u32) -> Result<Self> {
+        let namespace = |end: &str| Namespace::new(format!("{PREFIX}{}-{name}-{end}", process::id()));
+        let ends = [namespace("near")?, namespace("far")?];
+        let ([near, far], mtu) = ([&ends[0].0, &ends[1].0], mtu.to_string());
+        ip(&[
+            "link", "add", "eth0", "mtu", &mtu, "netns", near, "type", "veth", "peer", "name", "eth0", "mtu", &mtu,
+            "netns", far,
+        ])?;
+        for (end, netns) in [near, far].into_iter().enumerate() {
+            ip(&["-n", netns, "address", "add", &format!("10.77.0.{}/24", end + 1), "dev", "eth0"])?;
+            ip(&["-n", netns, "link", "set", "lo", "up"])?;
+            // Without addresses of its own choice a device sends nothing that nobody asked for, and so counts nothing else.
+            ip(&["-n", netns, "link", "set", "eth0", "addrgenmode", "none", "up"])?;
+        }
+        Ok(Self { ends })
+    }
+
+    /// The near end's namespace and the far end's.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.ends.iter().map(|namespace| namespace.0.as_str()).collect()
+    }
+}
 
 /// Agents of the pipeline; what needs fewer takes the first.
 const AGENTS: usize = 3;

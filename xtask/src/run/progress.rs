@@ -27,7 +27,7 @@ impl Say {
 
 /// One step's progress, of `total`. A bar disappears when dropped.
 pub(crate) struct Progress<'a> {
-    what: &'static str,
+    what: &'a str,
     total: u64,
     say: &'a Say,
     bar: Option<ProgressBar>,
@@ -36,11 +36,11 @@ pub(crate) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) fn new(what: &'static str, total: u64, say: &'a Say) -> Self {
+    pub(crate) fn new(what: &'a str, total: u64, say: &'a Say) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{msg:7} {wide_bar} {human_pos} of {human_len}  {eta}")
                 .expect("the template is a constant, and right");
-            ProgressBar::new(total).with_style(style).with_message(what)
+            ProgressBar::new(total).with_style(style).with_message(what.to_owned())
         });
         Self { what, total, say, bar, printed: Cell::new(0) }
     }
