@@ -100,7 +100,7 @@ fn all(group: &mut BenchmarkGroup<'_, WallTime>) -> anyhow::Result<()> {
     drop(scene);
     for (name, datapath) in [("Pilot over AF_XDP", "xdp"), ("Pilot over UDP", "udp")] {
         let scene = Scene::new(datapath)?;
-        let configs = pilot::configs(&scene, datapath)?;
+        let configs = scene::configs(&scene, datapath)?;
         beside(
             &scene,
             |stop| pilot::server(&configs[1], stop),

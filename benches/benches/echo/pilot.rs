@@ -7,34 +7,14 @@ use anyhow::{Context as _, bail, ensure};
 use pilot_engine::{Aeads, CloseReason, ConnectionHandle, Endpoint, Event};
 use pilot_user::config::Config;
 use pilot_user::control::Control;
-use pilot_user::identity_file;
 use pilot_user::link::pair::PairLink;
 use pilot_user::node::Assembly;
 use pilot_user::service::{ECHO_PORT, Services};
 use pilot_user::worker::Application;
 use pilot_user::worker::drivers::Worker;
 
-use crate::scene::{ADDRESSES, DEVICES, Scene};
-
 /// How long a datapath or a connection may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Makes keys and a configuration for each end.
-pub(crate) fn configs(scene: &Scene, datapath: &str) -> anyhow::Result<[Config; 2]> {
-    let key = |end: usize| identity_file::create(&scene.directory.join(format!("{end}.key")));
-    let keys = [key(0)?.public_key(), key(1)?.public_key()];
-    let config = |own: usize| {
-        let other = 1 - own;
-        let text = format!(
-            "identity = \"{own}.key\"\naddress = \"0:0000.0000.000{own}\"\ninterface = \"{}\"\nlisten = \"{}\"\n\
-             datapath = \"{datapath}\"\n[[peers]]\nname = \"other\"\naddress = \"0:0000.0000.000{other}\"\n\
-             key = \"{}\"\nendpoint = \"{}\"\n",
-            DEVICES[own], ADDRESSES[own], keys[other], ADDRESSES[other],
-        );
-        Config::parse(&text, &scene.directory)
-    };
-    Ok([config(0)?, config(1)?])
-}
 
 /// Serves echoes until told to stop.
 pub(crate) fn server(config: &Config, stop: &AtomicBool) -> anyhow::Result<()> {
