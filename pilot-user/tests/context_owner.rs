@@ -466,3 +466,19 @@ fn a_copy_that_differs_is_found_by_its_hash() {
         assert_eq!((follower.text().as_str(), follower.version()), ("as it is!", 1));
     }
 }
+
+/// C3.8: a document of 16 KiB is hashed every 64 versions, one of four times that every 256.
+#[test]
+fn a_large_document_is_hashed_less_often() {
+    for (bytes, hashes) in [(1_000, 8), (64 << 10, 2)] {
+        let mut scene = Scene::new(Kind::Bytes, &"x".repeat(bytes));
+        let mut follower = scene.follower(None, false);
+        scene.settle(&mut follower);
+        let mut checks = 0;
+        for n in 0..512 {
+            scene.change(&Change::Write { offset: n, bytes: vec![1] });
+            checks += scene.settle(&mut follower).iter().filter(|code| **code == CHECK).count();
+        }
+        assert_eq!(checks, hashes, "{bytes}");
+    }
+}

@@ -1,9 +1,9 @@
 //! What one more follower of a shared context costs its owner, at 100, 1,000 and 10,000 of them: in the owner's core alone, and
 //! through the engine, to as many peers with a tunnel each; and there beside it, a plain message of as many bytes to each.
 //!
-//! `cargo bench --package pilot-benches --bench context [-- instructions|time]`. Instructions are counted by callgrind (valgrind),
+//! `cargo bench --package pilot-benches --bench context [-- instructions|time|beside]`. Instructions are counted by callgrind (valgrind),
 //! each case in a process of its own, and do not depend on how busy the machine is, nor on what is in its caches, which times do.
-//! `-- core|tunnels FOLLOWERS CHANGES` is one such case.
+//! `-- core|tunnels FOLLOWERS CHANGES` is one such case. `beside` is a change and a message between two nodes, and needs root.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -14,10 +14,13 @@ use pilot_engine::codec::put_varint;
 use pilot_user::context::limits::CHECK_EVERY_VERSIONS;
 use pilot_user::context::{Change, Client, Document, Follow, Held, Kind, LinkId, Owner, Rights};
 
+mod beside;
 #[path = "../callgrind/mod.rs"]
 mod callgrind;
 #[path = "../nodes/mod.rs"]
 mod nodes;
+#[path = "../echo/scene.rs"]
+mod scene;
 mod tunnels;
 
 /// What agents tell each other.
@@ -34,6 +37,8 @@ const TUNNEL_CHANGES_A_ROUND: usize = 4;
 const WARM_ROUNDS: usize = 2;
 /// Instructions are counted of as many changes as there are from one hash to the next.
 const COUNTED_CHANGES: usize = CHECK_EVERY_VERSIONS as usize;
+/// With tunnels: one, and those.
+const TUNNELS: [usize; 4] = [1, 100, 1_000, 10_000];
 /// Followers whose tunnels come up under callgrind within a minute.
 const COUNTED_TUNNELS: [usize; 2] = [1, 100];
 
@@ -45,8 +50,9 @@ fn main() -> anyhow::Result<()> {
         [which, followers, changes] => counted(which, followers.parse()?, changes.parse()?),
         ["instructions"] => instructions(),
         ["time"] => time(),
-        [] => instructions().and_then(|()| time()),
-        _ => bail!("given {arguments:?}, allowed: instructions, time, or core|tunnels FOLLOWERS CHANGES"),
+        ["beside"] => beside::run(),
+        [] => instructions().and_then(|()| time()).and_then(|()| beside::run()),
+        _ => bail!("given {arguments:?}, allowed: instructions, time, beside, or core|tunnels FOLLOWERS CHANGES"),
     }
 }
 
@@ -104,13 +110,13 @@ fn instructions() -> anyhow::Result<()> {
 fn time() -> anyhow::Result<()> {
     let cores = FOLLOWERS.map(Core::new);
     let mut cores = cores.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    table("the owner's core: ns per follower and change", ROUNDS, &mut cores, |core| {
+    table("the owner's core: ns per follower and change", &FOLLOWERS, ROUNDS, &mut cores, |core| {
         Ok(vec![("core", core.round(CHANGES_A_ROUND)?)])
     })?;
     drop(cores);
-    let fabrics = FOLLOWERS.map(tunnels::Fabric::new);
+    let fabrics = TUNNELS.map(tunnels::Fabric::new);
     let mut fabrics = fabrics.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    table("through the engine, a tunnel each: ns per follower", TUNNEL_ROUNDS, &mut fabrics, |fabric| {
+    table("through the engine, a tunnel each: ns per follower", &TUNNELS, TUNNEL_ROUNDS, &mut fabrics, |fabric| {
         let round = fabric.round(TUNNEL_CHANGES_A_ROUND)?;
         Ok(vec![
             ("change sent", round.change),
@@ -128,6 +134,7 @@ type Samples = Vec<f64>;
 /// Runs all in turn, and prints of each the median, and between which values four fifths lie.
 fn table<T>(
     head: &str,
+    followers: &[usize],
     rounds: usize,
     all: &mut [T],
     mut round: impl FnMut(&mut T) -> anyhow::Result<Vec<(&'static str, Samples)>>,
@@ -144,7 +151,7 @@ fn table<T>(
         }
     }
     println!("{head}");
-    for (followers, samples) in FOLLOWERS.iter().zip(&mut samples) {
+    for (followers, samples) in followers.iter().zip(&mut samples) {
         for (what, samples) in samples {
             samples.sort_by(f64::total_cmp);
             let at = |tenths: usize| samples[(samples.len() - 1) * tenths / 10];

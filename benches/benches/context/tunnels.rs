@@ -15,7 +15,7 @@ use super::nodes::{self, address};
 use super::{NAME, Samples, WORDS, append, owner, per_follower};
 
 /// Where peers listen for plain messages.
-const PLAIN_PORT: u16 = 9;
+pub(super) const PLAIN_PORT: u16 = 9;
 /// Datagrams between two looks at what else there is, as a worker sends them.
 const BATCH: usize = 64;
 /// From one change to the next: everything is acked in between.

@@ -35,6 +35,9 @@ pub const HISTORY_BYTES: usize = 4 << 20;
 /// Versions between two hashes of the document (C3.8). Lower: hashing large documents costs more than changing them. Higher:
 /// a divergence is noticed later.
 pub const CHECK_EVERY_VERSIONS: u64 = 64;
+/// Bytes of a document that are hashed for each of its versions, averaged from one hash to the next: of documents above 16 KiB, hashes
+/// are further apart. Higher: a small change of a large document costs what its hash does. Lower: a divergence is noticed later.
+pub const CHECK_BYTES_A_VERSION: usize = 256;
 /// Writes that wait for the disk, of one durable context. More are refused. Lower: writers that come in bursts are refused.
 pub const MAX_WAITING_WRITES: usize = 1024;
 /// Changes without an answer that one connection has asked for.

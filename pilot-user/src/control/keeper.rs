@@ -300,8 +300,7 @@ impl Keeper {
         };
         // Opened after attaching, because some drivers rebuild their queues for a program. While the queue is busy the
         // program stays: without a socket it passes everything to the kernel.
-        let options =
-            pilot_xsk::Options { mode: socket_mode(device, attached.mode), ..pilot_xsk::Options::for_mtu(device.mtu) };
+        let options = pilot_xsk::Options::for_mtu(device.mtu).with_mode(socket_mode(device, attached.mode));
         let mut xsk = Xsk::try_open(device.ifindex, id, &options)?;
         let zero_copy = xsk.is_zero_copy();
         // Chunks to receive into come before the first frame: XDP drops what finds none.

@@ -88,6 +88,12 @@ impl Options {
         Self { chunk_size: if fits { 2048 } else { 4096 }, ..Self::default() }
     }
 
+    /// These, with this mode. Unless the kernel is to copy, chunks are of 4096 bytes: igb and ixgbe (82599) count a receive buffer in
+    /// KiB, of which 2048 less the kernel's 256 has but one, and what is longer would come in pieces.
+    pub fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, chunk_size: if mode == Mode::Copy { self.chunk_size } else { 4096 }, ..self }
+    }
+
     /// Chunks of the umem.
     pub(crate) fn chunks(&self) -> u32 {
         self.fill_ring + self.tx_ring

@@ -8,7 +8,7 @@ use super::{Held, Rights};
 use crate::context::change::Change;
 use crate::context::document::{Document, Kind};
 use crate::context::history::{Entry, History};
-use crate::context::limits::MAX_WAITING_WRITES;
+use crate::context::limits::{CHECK_BYTES_A_VERSION, CHECK_EVERY_VERSIONS, MAX_WAITING_WRITES};
 use crate::context::message::{Refusal, RefusalCode, Stamp, Wanted};
 use crate::context::pointer;
 
@@ -234,6 +234,11 @@ impl Context {
             Some(Arc::from(hash))
         });
         made.and_then(|hash| hash.first_chunk().copied()).unwrap_or_default()
+    }
+
+    /// C3.8: versions from one hash to the next.
+    pub(super) fn check_every(&self) -> u64 {
+        CHECK_EVERY_VERSIONS.max((self.document.bound() / CHECK_BYTES_A_VERSION) as u64)
     }
 
     /// The change that brings the part at `filter` from a version in the history to what it is (C3.6); `None`: nothing in

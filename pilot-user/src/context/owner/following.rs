@@ -3,7 +3,7 @@
 use super::LinkId;
 use super::context::Context;
 use crate::context::document::Kind;
-use crate::context::limits::{CHECK_EVERY_VERSIONS, WINDOW_MESSAGES};
+use crate::context::limits::WINDOW_MESSAGES;
 use crate::context::message::{Reply, Stamp, Violation, Wanted};
 
 /// One of many: an owner of ten thousand followers goes through theirs at each change, in the order of memory. It is one line of a
@@ -136,7 +136,7 @@ impl Following {
         self.has_document = true;
         self.on_sent(stamp.version);
         self.holds = true;
-        self.check_at = stamp.version + CHECK_EVERY_VERSIONS;
+        self.check_at = stamp.version + context.check_every();
         true
     }
 
@@ -172,7 +172,7 @@ impl Following {
         }
         Reply::Check { number: self.number, version, hash: context.hash(self.filter()) }.encode(out);
         self.version = version;
-        self.check_at = version + CHECK_EVERY_VERSIONS;
+        self.check_at = version + context.check_every();
         true
     }
 

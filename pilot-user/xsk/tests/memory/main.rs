@@ -7,7 +7,7 @@ mod receiving;
 mod sending;
 
 use pilot_xsk::testing::{Kernel, over_memory, over_memory_from};
-use pilot_xsk::{Flushed, OpenError, Options, RECV_BATCH, Xsk};
+use pilot_xsk::{Flushed, Mode, OpenError, Options, RECV_BATCH, Xsk};
 
 /// The first address behind the umem of [`small`].
 const END: u64 = 12 * 2048;
@@ -127,5 +127,9 @@ fn options_out_of_range_are_named() {
     }
     for (mtu, chunk_size) in [(1500, 2048), (1774, 2048), (1775, 4096), (9000, 4096)] {
         assert_eq!(Options::for_mtu(mtu).chunk_size, chunk_size);
+    }
+    for (mode, chunk_size) in [(Mode::Copy, 2048), (Mode::Auto, 4096), (Mode::ZeroCopy, 4096)] {
+        let options = Options::for_mtu(1500).with_mode(mode);
+        assert_eq!((options.mode, options.chunk_size), (mode, chunk_size));
     }
 }
