@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use pilot_engine::{Aeads, Endpoint, PeerConfig, PeerId};
 
-use crate::config::Config;
+use crate::config::{Config, DatapathChoice};
 use crate::control::{self, Control};
 use crate::identity_file;
 use crate::link::Link as _;
@@ -102,6 +102,8 @@ impl Assembly {
             engine.rekey_after = config.rekey_after;
             engine.introductions = config.introductions;
             engine.max_datagram = u16::try_from(link.max_payload()).unwrap_or(u16::MAX);
+            let may_be_xdp = config.interface.is_some() && config.datapath != DatapathChoice::Udp;
+            (engine.packet_credit, engine.bulk_packet_credit) = link.packet_credits(may_be_xdp);
             engine.bulk_port = link.bulk_port();
             engine.bulk = bulk.into();
             let mut endpoint = Endpoint::new(engine, seed);

@@ -25,6 +25,8 @@ const SAMPLES: usize = 20_000;
 const WARM: usize = 2_000;
 /// From the arrival of one to the next: answers leave, and neither end has begun to sleep.
 const PAUSE: Duration = Duration::from_micros(20);
+/// Of the devices, in bytes: what most networks have.
+const MTU: u32 = 1500;
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn run() -> anyhow::Result<()> {
     println!("from the owner's call to a follower on another node: ns");
     for datapath in ["xdp", "udp"] {
-        let scene = Scene::new(datapath)?;
+        let scene = Scene::new(datapath, MTU)?;
         let [here, there] = scene::configs(&scene, datapath)?;
         let arrived = Arrived { origin: Clock::now(), count: AtomicU64::new(0), at_ns: AtomicU64::new(0) };
         let stop = AtomicBool::new(false);

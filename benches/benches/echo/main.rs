@@ -17,6 +17,9 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use scene::{ADDRESSES, Scene};
 
+/// Ethernet's.
+const MTU: u32 = 1500;
+
 const DELTA: &[u8; 19] = b"anomalies: 47 -> 48";
 
 /// Runs `server` in the second namespace on core 1 while `client` runs in the first on core 0, and ends it after. The client
@@ -80,14 +83,14 @@ fn echo(c: &mut Criterion) {
 }
 
 fn all(group: &mut BenchmarkGroup<'_, WallTime>) -> anyhow::Result<()> {
-    let scene = Scene::new("raw")?;
+    let scene = Scene::new("raw", MTU)?;
     beside(&scene, raw::server, || {
         raw::client(|end| {
             group.bench_function("AF_XDP alone", |b| b.iter(|| end.round_trip(DELTA)));
         })
     })?;
     drop(scene);
-    let scene = Scene::new("plain")?;
+    let scene = Scene::new("plain", MTU)?;
     beside(&scene, udp_server, || {
         let socket = UdpSocket::bind(ADDRESSES[0])?;
         socket.connect(ADDRESSES[1])?;
@@ -99,7 +102,7 @@ fn all(group: &mut BenchmarkGroup<'_, WallTime>) -> anyhow::Result<()> {
     })?;
     drop(scene);
     for (name, datapath) in [("Pilot over AF_XDP", "xdp"), ("Pilot over UDP", "udp")] {
-        let scene = Scene::new(datapath)?;
+        let scene = Scene::new(datapath, MTU)?;
         let configs = scene::configs(&scene, datapath)?;
         beside(
             &scene,

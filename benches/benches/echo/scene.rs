@@ -28,7 +28,8 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    pub(crate) fn new(what: &str) -> anyhow::Result<Self> {
+    /// `mtu`: of both devices, in bytes.
+    pub(crate) fn new(what: &str, mtu: u32) -> anyhow::Result<Self> {
         let id = std::process::id();
         let scene = Self {
             names: ["a", "b"].map(|end| format!("pilot-bench-{id}-{what}-{end}")),
@@ -42,7 +43,7 @@ impl Scene {
         ip(&format!("link add {} netns {a} type veth peer name {} netns {b}", DEVICES[0], DEVICES[1]))?;
         for (end, name) in scene.names.iter().enumerate() {
             ip(&format!("-n {name} address add {}/24 dev {}", ADDRESSES[end].ip(), DEVICES[end]))?;
-            ip(&format!("-n {name} link set {} up", DEVICES[end]))?;
+            ip(&format!("-n {name} link set {} mtu {mtu} up", DEVICES[end]))?;
         }
         Ok(scene)
     }

@@ -41,6 +41,8 @@ pub struct Config {
     pub max_datagram: u16,
     /// Packets that the receive ring absorbs at once.
     pub packet_credit: u32,
+    /// Packets that the bulk port's absorbs at once, if there is one.
+    pub bulk_packet_credit: u32,
     /// The AEADs to use.
     pub aeads: Aeads,
     /// Which congestion control to send with.
@@ -77,6 +79,7 @@ impl Config {
             unix_time,
             max_datagram: MIN_DATAGRAM_BYTES,
             packet_credit: DEFAULT_PACKET_CREDIT,
+            bulk_packet_credit: DEFAULT_PACKET_CREDIT,
             aeads: Aeads::detect(),
             controller: ControllerKind::default(),
             idle_timeout: IDLE_TIMEOUT,
@@ -94,6 +97,8 @@ impl Config {
     pub(crate) fn clamped(mut self) -> Self {
         self.max_datagram = self.max_datagram.clamp(MIN_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES);
         self.packet_credit = self.packet_credit.clamp(2, MAX_PACKET_CREDIT);
+        let bulk = if self.bulk_port.is_some() { self.bulk_packet_credit } else { self.packet_credit };
+        self.bulk_packet_credit = bulk.clamp(2, MAX_PACKET_CREDIT);
         self.rekey_after = self.rekey_after.clamp(MIN_REKEY_AFTER_TIME, REKEY_AFTER_TIME);
         self.rekey_after_packets = self.rekey_after_packets.clamp(1, REKEY_AFTER_PACKETS);
         self

@@ -35,7 +35,7 @@ pub const KEY_LINGER_TIMEOUTS: u32 = 3;
 /// Packets. An ack is due after this many ack-eliciting ones (W5.3). Lower: a packet back for every few. Higher: the
 /// sender's window opens in lumps.
 pub const ACK_AFTER_PACKETS: u32 = 8;
-/// Packets. The most that a peer may ask for instead (W5.3), and no more than a quarter of the own packet credit is granted,
+/// Packets. The most that a peer may ask for instead (W5.3), and no more than a quarter of the own larger packet credit is granted,
 /// as the sender may have no more than that in flight. Higher: a lost ack stops a long path's window for longer.
 pub const MAX_ACK_AFTER_PACKETS: u32 = 64;
 /// How long an ack may wait (W5.3). Lower: acks of their own in request/reply traffic. Higher: a lost last packet is
@@ -262,10 +262,10 @@ pub const MAX_CONNECTION_CREDIT_BYTES: u64 = 2 * MAX_STREAM_CREDIT_BYTES;
 /// Bytes by which the windows of all connections of a tunnel may have grown together. Lower: fewer connections at a time fill a
 /// long path. Higher: what a peer can make us hold, when applications that read fast stop.
 pub const TUNNEL_CREDIT_BYTES: u64 = 64 << 20;
-/// Bytes that one stream holds for sending, acked and unacked, on a path whose congestion window is small. Lower: an application
-/// that writes in large pieces is woken often.
-pub const STREAM_SEND_BUFFER_BYTES: usize = 1 << 20;
-/// Bytes. A stream holds two congestion windows for sending, a window in flight and the next, but no more than this: what the
+/// Bytes that one stream holds for sending, acked and unacked, on a path that takes little at once. Lower: an application that writes
+/// in large pieces is woken often. Higher: on short paths bulk goes through memory that the processor's cache does not hold.
+pub const STREAM_SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes. A stream holds for sending twice what may be in flight, that and the next, but no more than this: what the
 /// peer's largest window could take.
 pub const MAX_STREAM_SEND_BUFFER_BYTES: usize = MAX_STREAM_CREDIT_BYTES as usize;
 /// Bytes of messages that a connection holds for sending.

@@ -148,6 +148,29 @@ fn never_is_never_and_messages_are_not_bulk() {
     assert_eq!((told(&mut pair, 0), told(&mut pair, 1)), (vec![], vec![]));
 }
 
+/// wire.md W6.5: what is in flight to the peer's bulk port is bounded by what that absorbs, and by what its first port does where the
+/// bulk path leads there.
+#[test]
+fn the_bulk_port_has_a_packet_credit_of_its_own() {
+    const FIRST: u64 = 16;
+    const BULK: u64 = 200;
+    for (has_port, limit) in [(true, BULK), (false, FIRST)] {
+        let mut pair = Pair::with(move |end, config| {
+            both_bulk(BulkUse::Auto)(end, config);
+            config.bulk_port = config.bulk_port.filter(|_| end == 0 || has_port);
+            (config.packet_credit, config.bulk_packet_credit) = (FIRST as u32, BULK as u32);
+        });
+        let handles = pair.connected();
+        let mut most = [0; 2];
+        transfer(&mut pair, handles, 8_000_000, |pair, _| {
+            let now = stats(pair, 0);
+            let most = &mut most[usize::from(now.sending_bulk)];
+            *most = (*most).max(now.bytes_in_flight.div_ceil(1472));
+        });
+        assert!(most[0] <= FIRST && most[1] <= limit && most[1] > limit * 9 / 10, "{has_port}: {most:?}");
+    }
+}
+
 /// wire.md W6.10: a bulk path that becomes a black hole is left at once, and not tried again for a while that grows.
 #[test]
 fn a_bulk_path_that_dies_is_left() {

@@ -1,8 +1,10 @@
 //! Which way datagrams go, and why, in words.
 
+use pilot_xsk::Placement;
 use pilot_xsk::nic::Facts;
 use serde::Serialize;
 
+use super::XDP_MTU_MAX;
 use super::attach::AttachMode;
 use crate::config::{AttachChoice, BulkChoice};
 
@@ -176,12 +178,48 @@ pub(super) fn unserved(device: &Facts, served: usize) -> Option<String> {
     })
 }
 
-/// Zero-copy is for native programs of real devices.
-pub(super) fn socket_mode(device: &Facts, attach: AttachMode) -> pilot_xsk::Mode {
-    match attach {
-        AttachMode::Native if !device.is_virtual => pilot_xsk::Mode::Auto,
-        AttachMode::Native | AttachMode::Generic => pilot_xsk::Mode::Copy,
+/// Sockets to try, best first, and the one that is left when the kernel has none of them. Zero-copy is for native programs of real
+/// devices; where the driver has it but no frames in several chunks, it is worth more than those.
+pub(super) fn socket_options(device: &Facts, attach: AttachMode) -> (Vec<pilot_xsk::Options>, pilot_xsk::Options) {
+    use pilot_xsk::Mode::{Copy, ZeroCopy};
+    let fitting = pilot_xsk::Options::for_mtu(device.mtu.min(XDP_MTU_MAX as u32));
+    let fitting = pilot_xsk::Options { numa_node: device.numa_node, ..fitting };
+    let single = pilot_xsk::Options { chunks_per_frame: 1, ..fitting.clone() };
+    let sizes = if fitting == single { vec![single.clone()] } else { vec![fitting, single.clone()] };
+    let may_be_zero_copy = attach == AttachMode::Native && !device.is_virtual;
+    let modes = if may_be_zero_copy { &[ZeroCopy, Copy][..] } else { &[Copy] };
+    let mut all: Vec<_> = modes
+        .iter()
+        .flat_map(|mode| sizes.iter().map(|options| options.clone().with_mode(*mode)))
+        .collect();
+    let last = all.pop().unwrap_or(single);
+    (all, last)
+}
+
+/// What to say about packet memory that is not as it should be; nothing where it is.
+pub(super) fn memory(device: &Facts, placement: Placement) -> Option<String> {
+    let far = device.numa_node.filter(|_| placement.on_node == Some(false));
+    match (placement.huge_pages, far) {
+        (true, None) => None,
+        (true, Some(node)) => Some(format!("packet memory is not on NUMA node {node}, where the device is")),
+        (false, _) => Some("packet memory is in small pages, because the kernel has no huge ones for it".to_owned()),
     }
+}
+
+/// What to say about frames that do not fit one chunk of packet memory; nothing where there are none.
+pub(super) fn frames(device: &Facts, longest: usize) -> Option<String> {
+    let mtu = (device.mtu as usize).min(XDP_MTU_MAX);
+    let one = pilot_xsk::Options::for_mtu(device.mtu).chunks_per_frame == 1;
+    (!one).then(|| {
+        if longest >= mtu {
+            "a frame may take several chunks of packet memory".to_owned()
+        } else {
+            format!(
+                "frames above {longest} bytes are not used: this kernel (before Linux 6.6) or the driver gives no frame in \
+                 several chunks"
+            )
+        }
+    })
 }
 
 #[cfg(test)]
@@ -201,6 +239,7 @@ mod tests {
             rx_queues: 1,
             tx_queues: 1,
             is_virtual,
+            numa_node: None,
         }
     }
 
@@ -218,9 +257,45 @@ mod tests {
             );
             assert_eq!(attach_modes(AttachChoice::Generic, &device(false), queues), (Generic, None));
         }
-        assert_eq!(socket_mode(&device(false), Native), pilot_xsk::Mode::Auto);
-        assert_eq!(socket_mode(&device(false), Generic), pilot_xsk::Mode::Copy);
-        assert_eq!(socket_mode(&device(true), Native), pilot_xsk::Mode::Copy);
+    }
+
+    /// Zero-copy before copy, several chunks before one, on devices that may have them.
+    #[test]
+    fn each_device_has_its_sockets() {
+        use AttachMode::{Generic, Native};
+        use pilot_xsk::Mode::{Copy, ZeroCopy};
+        for (is_virtual, attach, mtu, sockets) in [
+            (false, Native, 1500, &[(ZeroCopy, 1), (Copy, 1)][..]),
+            (false, Generic, 1500, &[(Copy, 1)]),
+            (true, Native, 1500, &[(Copy, 1)]),
+            (true, Generic, 3822, &[(Copy, 1)]),
+            (true, Generic, 9000, &[(Copy, 3), (Copy, 1)]),
+            (true, Generic, 65_535, &[(Copy, 3), (Copy, 1)]),
+            (false, Native, 9000, &[(ZeroCopy, 3), (ZeroCopy, 1), (Copy, 3), (Copy, 1)]),
+        ] {
+            let (mut tried, last) = socket_options(&Facts { mtu, ..device(is_virtual) }, attach);
+            tried.push(last);
+            let tried: Vec<_> = tried.iter().map(|options| (options.mode, options.chunks_per_frame)).collect();
+            assert_eq!(tried, sockets, "{is_virtual} {attach:?} {mtu}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_as_it_should_be_is_spoken_of() {
+        let near = Facts { numa_node: Some(1), ..device(false) };
+        let placed = |huge_pages, on_node| Placement { huge_pages, on_node };
+        assert_eq!(memory(&device(false), placed(true, None)), None);
+        assert_eq!(memory(&near, placed(true, Some(true))), None);
+        assert!(memory(&near, placed(true, Some(false))).unwrap().contains("not on NUMA node 1"));
+        assert!(memory(&near, placed(false, Some(true))).unwrap().contains("in small pages"));
+    }
+
+    #[test]
+    fn frames_that_fit_no_chunk_are_spoken_of() {
+        let jumbo = Facts { mtu: 9000, ..device(true) };
+        assert_eq!(frames(&device(true), 1792), None);
+        assert!(frames(&jumbo, 11_520).unwrap().contains("several chunks of packet memory"));
+        assert!(frames(&jumbo, 3840).unwrap().starts_with("frames above 3840 bytes are not used"));
     }
 
     #[test]

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_common::maps::Config;
-use pilot_xsk::Xsk;
 use pilot_xsk::nic::Facts;
+use pilot_xsk::{OpenError, Xsk};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attach::{AttachError, AttachMode, Program, Steering, foreign};
-use super::choose::{Attached, Datapath, Kind, attach_modes, socket_mode, unserved};
+use super::choose::{Attached, Datapath, Kind, attach_modes, frames, memory, socket_options, unserved};
 use super::netlink::{Interface, Netlink};
 use super::obstacle::Obstacle;
 use super::queue::{Closed, Queue, Refusal, Socket};
-use super::{Command, Numbered, Options, Order, Published, Report, xdp_log};
+use super::{Command, Numbered, Options, Order, Published, Report, XDP_MTU_MAX, xdp_log};
 use crate::config::DatapathChoice;
 use crate::link::counters::Verdicts;
 use crate::link::next_hops::NEXT_HOPS_MAX;
@@ -254,7 +254,7 @@ impl Keeper {
                 Err(refusal) => Err(closed.after(refusal)),
             };
             self.queues[worker].socket = match lent {
-                Ok(zero_copy) => Socket::Lent { zero_copy },
+                Ok(lent) => lent,
                 Err(closed) => Socket::Closed(closed),
             };
         }
@@ -289,8 +289,8 @@ impl Keeper {
         Obstacle::NoQueue { interface: self.interface.clone(), active: device.rx_queues, queue: self.queues[worker].id }
     }
 
-    /// Opens a socket for one queue and gives it to its worker; whether it is zero-copy.
-    fn lend(&mut self, worker: usize, device: &Facts) -> Result<bool, Obstacle> {
+    /// Opens a socket for one queue and gives it to its worker.
+    fn lend(&mut self, worker: usize, device: &Facts) -> Result<Socket, Obstacle> {
         let Queue { id, ref link, .. } = self.queues[worker];
         if id >= device.rx_queues {
             return Err(self.no_queue(device, worker));
@@ -300,9 +300,8 @@ impl Keeper {
         };
         // Opened after attaching, because some drivers rebuild their queues for a program. While the queue is busy the
         // program stays: without a socket it passes everything to the kernel.
-        let options = pilot_xsk::Options::for_mtu(device.mtu).with_mode(socket_mode(device, attached.mode));
-        let mut xsk = Xsk::try_open(device.ifindex, id, &options)?;
-        let zero_copy = xsk.is_zero_copy();
+        let mut xsk = open_socket(device, id, attached.mode)?;
+        let lent = Socket::Lent { zero_copy: xsk.is_zero_copy(), longest: xsk.max_received(), memory: xsk.placement() };
         // Chunks to receive into come before the first frame: XDP drops what finds none.
         xsk.refill().map_err(io::Error::from)?;
         program.set_socket(id, xsk.fd())?;
@@ -311,7 +310,7 @@ impl Keeper {
             Device { index: device.ifindex, mac: device.mac, mtu: device.mtu as usize, local: self.options.listen },
         )?;
         link.send(Order::Attach(Box::new(xdp))).map_err(|_| Obstacle::WorkerBusy)?;
-        Ok(zero_copy)
+        Ok(lent)
     }
 
     async fn attach_program(&mut self, device: Facts) -> Result<(), Refusal> {
@@ -320,7 +319,7 @@ impl Keeper {
         let steering = Steering {
             config: Config {
                 port: self.options.listen.port(),
-                mtu: device.mtu,
+                mtu: device.mtu.min(XDP_MTU_MAX as u32),
                 allow_all: self.options.allow_from.is_empty(),
             },
             local: &local,
@@ -385,8 +384,19 @@ impl Keeper {
         if self.is_down {
             return Datapath::udp(Obstacle::Down(self.interface.clone()), self.options.bulk_plan());
         }
-        let zero_copy = self.queues.iter().all(|queue| !matches!(queue.socket, Socket::Lent { zero_copy: false }));
+        let zero_copy = self.queues.iter().all(|queue| !matches!(queue.socket, Socket::Lent { zero_copy: false, .. }));
         let mut datapath = Datapath { pending, ..Datapath::xdp(attached, zero_copy, self.options.bulk_plan()) };
+        let mut remarks: Vec<String> = Vec::new();
+        for queue in &self.queues {
+            let Socket::Lent { longest, memory: placement, .. } = queue.socket else { continue };
+            remarks.extend(frames(&attached.device, longest).into_iter().chain(memory(&attached.device, placement)));
+        }
+        // The same of all queues, as a rule.
+        remarks.sort();
+        remarks.dedup();
+        for words in remarks {
+            datapath.reason += &format!("; {words}");
+        }
         for (id, why) in without {
             datapath.reason += &format!("; what arrives on queue {id} goes over UDP: {why}");
         }
@@ -436,6 +446,20 @@ impl Keeper {
             tracing::debug!("a worker keeps its AF_XDP socket until it ends");
         }
     }
+}
+
+/// A socket for a queue: zero-copy where the driver has it, and frames in several chunks where the MTU asks for it and they are to
+/// be had.
+fn open_socket(device: &Facts, queue: u32, attach: AttachMode) -> Result<Xsk, OpenError> {
+    let (better, last) = socket_options(device, attach);
+    for options in better {
+        match Xsk::try_open(device.ifindex, queue, &options) {
+            // How the kernel says that it, or the driver, has no such sockets.
+            Err(OpenError::NoZeroCopy { .. } | OpenError::NoQueue { .. }) => {}
+            opened => return opened,
+        }
+    }
+    Xsk::try_open(device.ifindex, queue, &last)
 }
 
 async fn attach_in(

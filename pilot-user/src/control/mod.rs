@@ -43,9 +43,9 @@ const CHANGES_MAX: usize = 64;
 /// MTU where no interface is configured to ask: Ethernet's.
 const DEFAULT_MTU: usize = 1500;
 
-/// Largest MTU whose frames fit one chunk of packet memory: 4096 bytes, less the 256 that the kernel keeps and a tagged
-/// Ethernet header. With a larger one, peers would probe for sizes that AF_XDP drops on arrival.
-const XDP_MTU_MAX: usize = 4096 - 256 - 18;
+/// Largest MTU that AF_XDP is used up to, jumbo frames': the engine builds no larger datagrams. Frames above 3822 bytes take several
+/// chunks of packet memory.
+const XDP_MTU_MAX: usize = 9000;
 
 /// MTU of Linux's loopback device.
 const LOOPBACK_MTU: usize = 65_536;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pilot_xsk::Placement;
 use tokio::time::Instant;
 
 use super::Order;
@@ -28,8 +29,8 @@ pub(super) struct Queue {
 pub(super) enum Socket {
     /// Not open.
     Closed(Closed),
-    /// The worker has it, and what arrives on the queue goes this way while the device is up.
-    Lent { zero_copy: bool },
+    /// The worker has it, and what arrives on the queue goes this way while the device is up: frames of up to `longest` bytes.
+    Lent { zero_copy: bool, longest: usize, memory: Placement },
     /// The worker is to give it back for this reason. It was told, unless it was behind with its orders.
     Recalled { told: bool, why: String },
 }

@@ -16,15 +16,20 @@ const GSO_BYTES: usize = 65_507;
 /// Committed datagrams, one after the other without gaps, so that a run of equal ones can leave as one super-packet.
 pub(super) struct Outbound {
     arena: Box<[u8]>,
+    /// Bytes of it that are used between two flushes: where there is segmentation offload, what one super-packet can be. So bulk leaves
+    /// in whole ones, and not in one and a part of the next.
+    limit: usize,
     used: usize,
     entries: Vec<Envelope>,
     blocked: bool,
 }
 
 impl Outbound {
-    pub(super) fn new(max_payload: usize) -> Self {
+    pub(super) fn new(max_payload: usize, gso: bool) -> Self {
+        let arena = SEND_BATCH * max_payload;
         Self {
-            arena: vec![0; SEND_BATCH * max_payload].into_boxed_slice(),
+            arena: vec![0; arena].into_boxed_slice(),
+            limit: if gso { arena.min(GSO_BYTES.max(max_payload)) } else { arena },
             used: 0,
             entries: Vec::with_capacity(SEND_BATCH),
             blocked: false,
@@ -40,7 +45,7 @@ impl Outbound {
     }
 
     pub(super) fn has_room(&self, max_payload: usize) -> bool {
-        self.entries.len() < SEND_BATCH && self.arena.len() - self.used >= max_payload
+        self.entries.len() < SEND_BATCH && self.limit - self.used >= max_payload
     }
 
     pub(super) fn room(&mut self, max_payload: usize) -> &mut [u8] {
@@ -52,17 +57,20 @@ impl Outbound {
         self.entries.push(*envelope);
     }
 
-    /// Sends all; what the send buffer has no room for stays, in order.
+    /// Sends all; what the send buffer has no room for stays, in order. A super-packet has up to so many `segments`, and is longer
+    /// than `frame`, the longest datagram that leaves as one frame: where a generic XDP program receives it, only what is longer than
+    /// the MTU is known to be one, and a shorter one would be taken for a single datagram.
     pub(super) fn flush(
         &mut self,
         segments: usize,
+        frame: usize,
         counters: &mut Counters,
         send: impl Fn(&Envelope, &[u8], Option<usize>) -> io::Result<()>,
     ) {
         let (mut first, mut offset, mut segments) = (0, 0, segments);
         self.blocked = false;
         while let Some(envelope) = self.entries.get(first) {
-            let run = equal_run(&self.entries[first..], segments);
+            let run = equal_run(&self.entries[first..], segments, frame);
             let bytes: usize = self.entries[first..first + run].iter().map(|entry| entry.len).sum();
             let contents = &self.arena[offset..offset + bytes];
             match send(envelope, contents, (run > 1).then_some(envelope.len)) {
@@ -87,8 +95,9 @@ impl Outbound {
     }
 }
 
-/// Entries from the first that may leave as one super-packet: all as long as the first, the last possibly shorter.
-fn equal_run(entries: &[Envelope], segments: usize) -> usize {
+/// Entries from the first that may leave as one super-packet: all as long as the first, the last possibly shorter, and together longer
+/// than a frame.
+fn equal_run(entries: &[Envelope], segments: usize, frame: usize) -> usize {
     let Some(first) = entries.first() else { return 0 };
     let (mut run, mut bytes) = (1, first.len);
     for entry in entries[1..].iter().take(segments.saturating_sub(1)) {
@@ -102,7 +111,7 @@ fn equal_run(entries: &[Envelope], segments: usize) -> usize {
             break;
         }
     }
-    run
+    if bytes > frame { run } else { 1 }
 }
 
 fn count_loss(lost: &mut Lost, error: &io::Error) {
@@ -142,7 +151,7 @@ mod tests {
     /// Flushes with a socket that answers the n-th send with the n-th error, and takes the ones after.
     fn flush(outbound: &mut Outbound, counters: &mut Counters, segments: usize, answers: &[Option<Errno>]) -> Sent {
         let (sent, number) = (RefCell::new(Sent::new()), RefCell::new(0));
-        outbound.flush(segments, counters, |_, contents, segment_size| {
+        outbound.flush(segments, 1, counters, |_, contents, segment_size| {
             let answer = answers.get(*number.borrow()).copied().flatten();
             *number.borrow_mut() += 1;
             match answer {
@@ -174,20 +183,22 @@ mod tests {
             (vec![(1, 50), (1, 50), (1, 50)], 2, 2),
             (vec![(1, 50), (1, 50)], 1, 1),
             (vec![(1, 1400); 64], 64, 46),
+            (vec![(1, 30), (1, 30)], 64, 1),
+            (vec![(1, 30), (1, 30), (1, 1)], 64, 3),
             (vec![(1, 50); 70], 64, 64),
         ] {
-            assert_eq!(equal_run(&entries(&list), segments), run, "{list:?}");
+            assert_eq!(equal_run(&entries(&list), segments, 60), run, "{list:?}");
         }
         let mut other = entries(&[(1, 50), (1, 50)]);
         other[1].ecn = Ecn::Ce;
-        assert_eq!(equal_run(&other, 64), 1);
+        assert_eq!(equal_run(&other, 64, 60), 1);
         other[1] = Envelope { source: Some(([192, 0, 2, 9], 4242).into()), ..other[0] };
-        assert_eq!(equal_run(&other, 64), 1);
+        assert_eq!(equal_run(&other, 64, 60), 1);
     }
 
     #[test]
     fn what_finds_no_room_stays_in_order() {
-        let (mut outbound, mut counters) = (Outbound::new(ROOM), Counters::default());
+        let (mut outbound, mut counters) = (Outbound::new(ROOM, false), Counters::default());
         for text in ["a", "bb", "ccc"] {
             commit(&mut outbound, 1, text.as_bytes());
         }
@@ -202,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded() {
-        let (mut outbound, mut counters) = (Outbound::new(ROOM), Counters::default());
+        let (mut outbound, mut counters) = (Outbound::new(ROOM, false), Counters::default());
         for number in 0..SEND_BATCH as u16 {
             commit(&mut outbound, number, &[b'x'; ROOM]);
         }
@@ -213,9 +224,20 @@ mod tests {
         assert!(outbound.has_room(ROOM));
     }
 
+    /// With segmentation offload, no more between two flushes than leaves as one super-packet.
+    #[test]
+    fn bulk_leaves_in_whole_super_packets() {
+        for (gso, datagrams) in [(true, 44), (false, SEND_BATCH)] {
+            let mut outbound = Outbound::new(1472, gso);
+            let committed = std::iter::from_fn(|| outbound.has_room(1472).then(|| outbound.commit(&envelope(1, 1472))));
+            assert_eq!(committed.count(), datagrams);
+        }
+        assert!(Outbound::new(65_508, true).has_room(65_508), "one datagram always");
+    }
+
     #[test]
     fn each_error_loses_one_datagram_and_is_counted_by_reason() {
-        let (mut outbound, mut counters) = (Outbound::new(ROOM), Counters::default());
+        let (mut outbound, mut counters) = (Outbound::new(ROOM, false), Counters::default());
         let errors =
             [Errno::EMSGSIZE, Errno::EHOSTUNREACH, Errno::ENETDOWN, Errno::EPERM, Errno::ENOBUFS, Errno::EINVAL];
         for _ in 0..=errors.len() {
@@ -228,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_refused_super_packet_goes_one_by_one() {
-        let (mut outbound, mut counters) = (Outbound::new(ROOM), Counters::default());
+        let (mut outbound, mut counters) = (Outbound::new(ROOM, false), Counters::default());
         for text in ["aa", "bb", "c"] {
             commit(&mut outbound, 1, text.as_bytes());
         }

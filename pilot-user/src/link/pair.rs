@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_common::maps::WORKER_SESSIONS;
+use pilot_engine::limits::DEFAULT_PACKET_CREDIT;
 use pilot_xsk::SharedBits;
 use serde::Serialize;
 
@@ -190,6 +191,14 @@ impl PairLink {
     /// The port of the bulk socket, if there is one.
     pub fn bulk_port(&self) -> Option<u16> {
         self.bulk.as_ref().map(|bulk| bulk.local_addr().port())
+    }
+
+    /// Packets that the first port absorbs at once (wire.md W6.5), and the bulk port: `xdp` says whether the first may be AF_XDP's, where
+    /// what is on the way of frames, on veth a ring of 256, holds less than a socket.
+    pub fn packet_credits(&self, xdp: bool) -> (u32, u32) {
+        let first = self.udp.packet_credit();
+        let first = if xdp { first.min(DEFAULT_PACKET_CREDIT) } else { first };
+        (first, self.bulk.as_ref().map_or(first, UdpLink::packet_credit))
     }
 
     /// The address the first UDP socket is bound to.

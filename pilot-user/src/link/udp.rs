@@ -32,6 +32,18 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of one receive buffer: UDP_GRO hands up to 64 KB of one flow over at once.
 const RECEIVE_LEN: usize = 65_536;
 
+/// Bytes beside twice its payload that the kernel counts for a datagram that arrived alone, at most: its descriptor and the ends of its
+/// pages.
+const DATAGRAM_OVERHEAD_BYTES: usize = 1024;
+
+/// Packets that peers are told to have in flight to a socket at most: 10 Gb/s and 1.2 ms. Higher: what waits in the receive buffer
+/// outgrows the processor's cache, and queues on the way are overrun. Lower: acks are waited for where two hosts are busy.
+const MAX_SOCKET_PACKETS: usize = 1024;
+
+/// Buffers that are filled at once while super-packets arrive: as much as stays in the processor's cache until it is opened, and more
+/// than a pass takes.
+const BULK_BATCH: usize = 2;
+
 /// Most segments of one GSO send that every supported kernel takes (UDP_MAX_SEGMENTS was 64 until Linux 6.9).
 const GSO_SEGMENTS: usize = 64;
 
@@ -66,6 +78,7 @@ pub struct UdpLink {
     counters: Counters,
     inbound: Inbound,
     outbound: Outbound,
+    packet_credit: u32,
 }
 
 impl UdpLink {
@@ -87,6 +100,7 @@ impl UdpLink {
         if let Some(group) = group {
             group.steer(&socket)?;
         }
+        let packet_credit = packet_credit(socket.recv_buffer_size()?, max_payload(mtu, listen.ip()));
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let max_payload = max_payload(mtu, listen.ip());
@@ -100,7 +114,8 @@ impl UdpLink {
             max_payload,
             counters: Counters::default(),
             inbound: Inbound::new(),
-            outbound: Outbound::new(max_payload),
+            outbound: Outbound::new(max_payload, gso),
+            packet_credit,
         })
     }
 
@@ -117,6 +132,16 @@ impl UdpLink {
     /// What it received, sent, refused and lost so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Packets that the receive buffer absorbs at once, however they come (wire.md W6.5).
+    pub fn packet_credit(&self) -> u32 {
+        self.packet_credit
+    }
+
+    /// Whether more than a slot's room is missing: the send buffer is full.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.outbound.is_blocked()
     }
 
     /// Whether a slot can be had.
@@ -170,7 +195,7 @@ impl UdpLink {
         // quinn-udp says 1 for good once a device refused segmentation.
         let segments = if self.gso { self.state.max_gso_segments().min(GSO_SEGMENTS) } else { 1 };
         let (state, socket, v6) = (&self.state, &self.socket, self.local.is_ipv6());
-        self.outbound.flush(segments, &mut self.counters, |envelope, contents, segment_size| {
+        self.outbound.flush(segments, self.max_payload, &mut self.counters, |envelope, contents, segment_size| {
             state.try_send(UdpSockRef::from(socket), &transmit(envelope, contents, segment_size, v6))
         });
     }
@@ -264,6 +289,8 @@ struct Inbound {
     buffers: Box<[u8]>,
     metas: [RecvMeta; quinn_udp::BATCH_SIZE],
     filled: usize,
+    /// Super-packets came last.
+    is_bulk: bool,
     buffer: usize,
     offset: usize,
 }
@@ -274,6 +301,7 @@ impl Inbound {
             buffers: vec![0; RECEIVE_LEN * quinn_udp::BATCH_SIZE].into_boxed_slice(),
             metas: [RecvMeta::default(); quinn_udp::BATCH_SIZE],
             filled: 0,
+            is_bulk: false,
             buffer: 0,
             offset: 0,
         }
@@ -289,10 +317,12 @@ impl Inbound {
         let mut chunks = self.buffers.chunks_exact_mut(RECEIVE_LEN);
         let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        match state.recv(UdpSockRef::from(socket), &mut slices, &mut self.metas) {
+        let batch = if self.is_bulk { BULK_BATCH } else { quinn_udp::BATCH_SIZE };
+        match state.recv(UdpSockRef::from(socket), &mut slices[..batch], &mut self.metas) {
             Ok(filled) => {
                 self.filled = filled;
-                Ok(filled == quinn_udp::BATCH_SIZE)
+                self.is_bulk = self.metas[..filled].iter().any(|meta| meta.len > RECEIVE_LEN / 2);
+                Ok(filled == batch)
             }
             // An ICMP error for something sent earlier is not an error of the link.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => {
@@ -344,6 +374,11 @@ fn ecn_from(ecn: Option<EcnCodepoint>) -> Ecn {
         Some(EcnCodepoint::Ect1) => Ecn::Ect1,
         Some(EcnCodepoint::Ce) => Ecn::Ce,
     }
+}
+
+/// How many datagrams of up to `payload` bytes a receive buffer of so many holds for certain.
+fn packet_credit(buffer: usize, payload: usize) -> u32 {
+    (buffer / (2 * payload + DATAGRAM_OVERHEAD_BYTES)).min(MAX_SOCKET_PACKETS) as u32
 }
 
 /// Largest UDP payload that fits a packet of `mtu` bytes. A dual-stack socket also talks IPv4, whose header is smaller.

@@ -61,9 +61,9 @@ impl XdpLink {
     /// # Errors
     /// When the process is out of file descriptors.
     pub fn new(xsk: Xsk, device: Device) -> io::Result<Self> {
-        // The socket cannot receive more than a chunk holds, nor send more than follows the headers in one.
+        // The socket cannot receive more than its chunks hold, nor send more than follows the headers in them.
         let mtu = device.mtu.min(xsk.max_received() - (eth::LEN + eth::TAG_LEN));
-        let max_payload = max_payload(mtu, device.local.ip()).min(xsk.chunk_size() - PAYLOAD_OFFSET);
+        let max_payload = max_payload(mtu, device.local.ip()).min(xsk.max_sent() - PAYLOAD_OFFSET);
         let neighbours = Neighbours::new(device.index);
         let (doorbell, counters) = (Doorbell::new()?, Counters::default());
         Ok(Self { xsk, device, neighbours, max_payload, queued: false, doorbell, counters })
@@ -97,7 +97,7 @@ impl XdpLink {
     /// What may be lost if the socket goes now: frames that the kernel has not finished with.
     pub(super) fn unfinished(&mut self) -> u64 {
         self.xsk.reap();
-        u64::from(self.xsk.chunks().sending)
+        u64::from(self.xsk.sending())
     }
 
     /// Counts a datagram that was ready to go and found no chunk.

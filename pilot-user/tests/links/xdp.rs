@@ -158,12 +158,49 @@ fn sizes_follow_mtu_and_chunks() {
         ("192.0.2.1:1", 1500, 1472),
         ("[2001:db8::1]:1", 1500, 1452),
         // One chunk of 4096, of which the kernel keeps 256 before a received frame.
-        ("192.0.2.1:1", 9000, 4096 - 256 - 18 - 28),
+        ("192.0.2.1:1", 3822, 4096 - 256 - 18 - 28),
+        // Several.
+        ("192.0.2.1:1", 9000, 8972),
+        ("[2001:db8::1]:1", 9000, 8952),
     ] {
         let (mut link, _kernel) = link(addr(local), mtu);
         assert_eq!(link.max_payload(), payload);
         assert_eq!(link.slot().unwrap().payload().len(), payload);
     }
+}
+
+/// A frame of several chunks leaves in parts, and one that comes in parts is handed out whole.
+#[test]
+fn jumbo_frames_take_several_chunks() {
+    let (local, peer) = (addr("192.0.2.1:4242"), addr("192.0.2.2:999"));
+    let (mut link, kernel) = link(local, 9000);
+    link.set_next_hops(Arc::new(HashMap::from([(peer.ip(), hop(Some(PEER_MAC)))])));
+    let payload = data(1, link.max_payload());
+    assert!(send(&mut link, peer, &payload));
+    link.flush().unwrap();
+    let sent = kernel.take();
+    assert_eq!(sent.iter().map(|part| part.more).collect::<Vec<_>>(), [true, true, false]);
+    let frame: Vec<u8> = sent.iter().flat_map(|part| part.bytes.clone()).collect();
+    let parsed = datagram::parse(frame.as_slice()).unwrap();
+    assert_eq!(&frame[parsed.layout.payload_offset..], payload);
+    assert!(sent.iter().all(|part| kernel.complete(part.address)));
+
+    let arriving = crate::xdp::frame(PEER_MAC, peer, local, 0, &payload);
+    let (parts, last) = arriving.split_at(3840 * 2);
+    let mut received = Vec::new();
+    let mut receive = |link: &mut XdpLink| {
+        link.recv(64, |datagram| {
+            received.push(datagram.payload.to_vec());
+            Trust::Authentic
+        })
+        .unwrap();
+    };
+    receive(&mut link);
+    parts.chunks(3840).for_each(|part| assert!(kernel.deliver_part(part)));
+    receive(&mut link);
+    assert!(kernel.deliver(last));
+    receive(&mut link);
+    assert!(received == [payload], "{} frames", received.len());
 }
 
 #[test]

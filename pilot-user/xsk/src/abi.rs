@@ -18,7 +18,8 @@ pub(crate) const XDP_COPY: u16 = 1 << 1;
 pub(crate) const XDP_ZEROCOPY: u16 = 1 << 2;
 /// The kernel says in the ring flags when it wants to be kicked.
 pub(crate) const XDP_USE_NEED_WAKEUP: u16 = 1 << 3;
-// XDP_USE_SG (1 << 4) is absent: without it the kernel never hands out a frame in several chunks.
+/// A frame may lie in several chunks, on receiving and on sending (Linux 6.6). Without it the kernel drops what fits no chunk.
+pub(crate) const XDP_USE_SG: u16 = 1 << 4;
 
 // Socket options at level SOL_XDP.
 pub(crate) const XDP_MMAP_OFFSETS: i32 = 1;

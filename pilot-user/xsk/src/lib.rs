@@ -42,6 +42,7 @@ pub mod testing;
 mod umem;
 
 pub use bits::SharedBits;
+pub use mmap::Placement;
 pub use open::{Mode, OpenError, Options};
 pub use socket::{Flushed, KickError, RECV_BATCH, TxChunk, Xsk};
 pub use stats::{Chunks, Counters, KernelStatistics};

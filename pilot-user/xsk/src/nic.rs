@@ -30,6 +30,8 @@ pub struct Facts {
     /// Whether no hardware bus is behind it (veth, bridge, tun, bond, dummy, loopback ...). Generic XDP suits such a
     /// device better: a native program would take segmentation offload from its peer.
     pub is_virtual: bool,
+    /// The NUMA node that a PCI device is at, if the machine has several.
+    pub numa_node: Option<u32>,
 }
 
 impl Facts {
@@ -85,6 +87,7 @@ impl Facts {
             rx_queues,
             tx_queues,
             is_virtual: is_virtual(bus.as_deref()),
+            numa_node: bus.as_deref().and_then(numa_node),
         })
     }
 }
@@ -92,6 +95,11 @@ impl Facts {
 /// The kernel names the parent device of every interface that has one; a few virtual drivers put a word there instead.
 fn is_virtual(bus: Option<&str>) -> bool {
     matches!(bus, None | Some("N/A" | "tun" | "tap"))
+}
+
+/// Of a PCI device, whose name on the bus is the same in all network namespaces. The kernel says -1 where there is one node.
+fn numa_node(bus: &str) -> Option<u32> {
+    std::fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/numa_node")).ok()?.trim().parse().ok()
 }
 
 /// Active queues as (RX, TX), at least one each.

@@ -9,15 +9,15 @@ use crate::abi::{
     AF_XDP, Desc, MmapOffsets, RingOffsets, SOL_XDP, SockaddrXdp, UmemReg, XDP_COPY, XDP_MMAP_OFFSETS, XDP_OPTIONS,
     XDP_OPTIONS_ZEROCOPY, XDP_PACKET_HEADROOM, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_RX_RING, XDP_TX_RING,
     XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING,
-    XDP_UMEM_REG, XDP_USE_NEED_WAKEUP, XDP_ZEROCOPY, XdpOptions,
+    XDP_UMEM_REG, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY, XdpOptions,
 };
 use crate::mmap::Mmap;
 use crate::port::Port;
 use crate::ring::{Consumer, Producer};
-use crate::socket::Xsk;
+use crate::socket::{Assembly, FIRST_POSTED, Xsk};
 use crate::stats::Counters;
 use crate::sys;
-use crate::umem::Umem;
+use crate::umem::{Layout, Umem};
 
 /// How long [`Xsk::open`] goes on binding while the queue is busy, as tries and the pause between them: 2 s. The kernel
 /// frees a closed socket's queue later than the close: 40 ms measured on veth, 2 s reported for drivers that must quiesce
@@ -27,6 +27,9 @@ const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// Largest ring, in entries: at 4 KiB a chunk a full ring is 128 MiB, far beyond any cache. The kernel allows more.
 const MAX_RING: u32 = 1 << 15;
+
+/// Chunks that the kernel sends as one frame at most (`MAX_SKB_FRAGS` + 1 as it is by default).
+const MAX_CHUNKS_PER_FRAME: u32 = 18;
 
 /// Bytes of an Ethernet header with one 802.1Q tag.
 const ETHERNET_LEN: u32 = 18;
@@ -54,11 +57,16 @@ pub struct Options {
     pub chunk_size: u32,
     /// Bytes kept free in front of a received frame beside those 256.
     pub headroom: u32,
+    /// Chunks that a frame may take, on receiving and on sending, 1 to 18. More than one needs Linux 6.6, and in zero-copy mode a
+    /// driver that can do it.
+    pub chunks_per_frame: u32,
+    /// The NUMA node of the device, for packet memory to be on it.
+    pub numa_node: Option<u32>,
     /// Entries of the RX ring, like all rings a power of two up to 32768.
     pub rx_ring: u32,
     /// Entries of the TX ring, and the chunks that sending may use.
     pub tx_ring: u32,
-    /// Entries of the fill ring, and the chunks that receiving may use.
+    /// Entries of the fill ring, and the chunks that receiving may use: 512 at first, and more as they are needed.
     pub fill_ring: u32,
     /// Entries of the completion ring, at least as many as the TX ring's.
     pub completion_ring: u32,
@@ -72,6 +80,8 @@ impl Default for Options {
             need_wakeup: true,
             chunk_size: 2048,
             headroom: 0,
+            chunks_per_frame: 1,
+            numa_node: None,
             rx_ring: 2048,
             tx_ring: 2048,
             fill_ring: 4096,
@@ -81,11 +91,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults, with the smallest chunks that hold a frame of an interface's MTU (in bytes). Above 3822 bytes frames do
-    /// not fit into one chunk: longer ones are dropped by the kernel.
+    /// The defaults, with the smallest and fewest chunks that hold a frame of an interface's MTU (in bytes). Above 3822 bytes a
+    /// frame takes several.
     pub fn for_mtu(mtu: u32) -> Self {
-        let fits = mtu <= 2048 - XDP_PACKET_HEADROOM - ETHERNET_LEN;
-        Self { chunk_size: if fits { 2048 } else { 4096 }, ..Self::default() }
+        let room = |chunk_size| chunk_size - XDP_PACKET_HEADROOM;
+        let frame = mtu.saturating_add(ETHERNET_LEN);
+        let chunk_size = if frame <= room(2048) { 2048 } else { 4096 };
+        Self { chunk_size, chunks_per_frame: frame.div_ceil(room(chunk_size)), ..Self::default() }
     }
 
     /// These, with this mode. Unless the kernel is to copy, chunks are of 4096 bytes: igb and ixgbe (82599) count a receive buffer in
@@ -94,9 +106,15 @@ impl Options {
         Self { mode, chunk_size: if mode == Mode::Copy { self.chunk_size } else { 4096 }, ..self }
     }
 
-    /// Chunks of the umem.
-    pub(crate) fn chunks(&self) -> u32 {
-        self.fill_ring + self.tx_ring
+    /// How the umem is cut. A frame to be sent has as many entries of the TX ring, at most, as it has chunks.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            chunk_size: self.chunk_size,
+            headroom: self.headroom,
+            receive: self.fill_ring,
+            runs: self.tx_ring / self.chunks_per_frame,
+            run_len: self.chunks_per_frame,
+        }
     }
 
     pub(crate) fn validate(&self) -> Result<(), OpenError> {
@@ -116,6 +134,9 @@ impl Options {
             if !given.is_power_of_two() || given > MAX_RING {
                 return refuse(option, given, "a power of two up to 32768");
             }
+        }
+        if !(1..=MAX_CHUNKS_PER_FRAME.min(self.tx_ring)).contains(&self.chunks_per_frame) {
+            return refuse("chunks_per_frame", self.chunks_per_frame, "1 to 18, and at most tx_ring");
         }
         if self.completion_ring < self.tx_ring {
             return refuse("completion_ring", self.completion_ring, "at least tx_ring");
@@ -158,7 +179,7 @@ pub enum OpenError {
         ifindex: u32,
     },
     /// EINVAL from bind.
-    #[error("interface {ifindex} has no active queue {queue}, or cannot bind an AF_XDP socket to it")]
+    #[error("interface {ifindex} has no active queue {queue}, or cannot bind an AF_XDP socket like this to it")]
     NoQueue {
         /// The interface.
         ifindex: u32,
@@ -211,8 +232,7 @@ impl Xsk {
     fn open_with_tries(ifindex: u32, queue: u32, options: &Options, tries: u32) -> Result<Self, OpenError> {
         options.validate()?;
         let os = |step| move |source| OpenError::Os { step, source };
-        let umem =
-            Umem::new(options.chunks(), options.chunk_size, options.headroom).map_err(os("map packet memory"))?;
+        let umem = Umem::new(options.layout(), options.numa_node).map_err(os("map packet memory"))?;
         let socket = sys::xdp_socket().map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM) => OpenError::NotPermitted,
             Some(libc::EAFNOSUPPORT) => OpenError::Unsupported,
@@ -224,7 +244,7 @@ impl Xsk {
         // sockets. A kernel without it refuses the option, which is as good.
         let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, &0_i32);
 
-        let bytes = umem.memory().len();
+        let bytes = umem.len();
         let registration = UmemReg {
             addr: umem.memory().address().as_ptr().expose_provenance() as u64,
             len: bytes as u64,
@@ -269,13 +289,13 @@ impl Xsk {
             completion,
             port: Port::Socket(socket),
             umem,
-            tx_share: options.tx_ring,
             ifindex,
             queue,
             need_wakeup: options.need_wakeup,
             zero_copy: state.flags & XDP_OPTIONS_ZEROCOPY != 0,
             counters: Counters::default(),
-            in_parts: false,
+            assembly: Assembly::new(options),
+            posted: FIRST_POSTED.min(options.fill_ring),
         })
     }
 }
@@ -294,8 +314,9 @@ fn bind(fd: BorrowedFd<'_>, ifindex: u32, queue: u32, options: &Options, tries: 
         Mode::Copy => XDP_COPY,
     };
     let wakeup = if options.need_wakeup { XDP_USE_NEED_WAKEUP } else { 0 };
-    let address =
-        SockaddrXdp { family: AF_XDP as u16, flags: mode | wakeup, ifindex, queue_id: queue, shared_umem_fd: 0 };
+    let parts = if options.chunks_per_frame > 1 { XDP_USE_SG } else { 0 };
+    let flags = mode | wakeup | parts;
+    let address = SockaddrXdp { family: AF_XDP as u16, flags, ifindex, queue_id: queue, shared_umem_fd: 0 };
     let mut tries_left = tries;
     loop {
         let Err(source) = sys::bind(fd, &address) else { return Ok(()) };

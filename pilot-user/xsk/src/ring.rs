@@ -116,6 +116,14 @@ impl<T: Plain> Producer<T> {
         Some(Entry(self))
     }
 
+    /// Whether there is room for so many entries.
+    pub(crate) fn has_room(&mut self, entries: u32) -> bool {
+        if self.cursor.room() < entries {
+            self.cursor.see(self.ring.consumer().load(Ordering::Acquire));
+        }
+        self.cursor.room() >= entries
+    }
+
     /// Publishes what was written.
     pub(crate) fn submit(&mut self) {
         self.ring.producer().store(self.cursor.next(), Ordering::Release);

@@ -4,14 +4,21 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::abi::{Desc, XDP_PKT_CONTD};
+use crate::mmap::Placement;
+use crate::open::Options;
 use crate::port::Port;
-use crate::ring::{Consumer, Entry, Producer};
+use crate::ring::{Consumer, Producer};
 use crate::stats::{Chunks, Counters, KernelStatistics};
-use crate::umem::{Chunk, Umem};
+use crate::umem::{Chunk, Layout, Umem};
 
 /// Most descriptors taken from RX in one call: a batch that amortizes the pass. More and timers wait behind it, and on
 /// virtual devices bursts above 64 overflow the peer's 256-slot queue; fewer and the shared indexes are touched more often.
 pub const RECV_BATCH: usize = 64;
+
+/// Chunks that are given to the kernel to receive into at first. They are used in turn, so that more than are needed only leave the
+/// processor's cache; when the kernel has used half of them between two passes, twice as many are given, up to the receiving share.
+/// Lower: a burst that comes before the first doubling finds none.
+pub(crate) const FIRST_POSTED: u32 = 512;
 
 /// Descriptors the kernel sends per system call in copy mode, at least (`TX_BATCH_SIZE` in `net/xdp/xsk.c`). It then
 /// answers EAGAIN. Higher than the kernel's: flush gives up while it still makes progress; lower: it asks in vain longer.
@@ -23,7 +30,8 @@ const COPY_BATCH: u32 = 32;
 /// [`TxChunk::send`], then [`flush`](Self::flush). None of them blocks.
 ///
 /// The chunks are shared out: as many as the TX ring has entries are for sending, the others for receiving, so neither
-/// direction can starve the other.
+/// direction can starve the other. Where a frame may take several, those to send from are one after the other, so that it is written
+/// as one piece; a received one is put together by copying.
 ///
 /// Dropping it unmaps the rings and then closes the socket. Its queue can be bound again some 40 ms later.
 #[derive(Debug)]
@@ -36,14 +44,41 @@ pub struct Xsk {
     pub(crate) completion: Consumer<u64>,
     pub(crate) port: Port,
     pub(crate) umem: Umem,
-    pub(crate) tx_share: u32,
     pub(crate) ifindex: u32,
     pub(crate) queue: u32,
     pub(crate) need_wakeup: bool,
     pub(crate) zero_copy: bool,
     pub(crate) counters: Counters,
+    pub(crate) assembly: Assembly,
+    /// Chunks that the kernel is given to receive into, as things are.
+    pub(crate) posted: u32,
+}
+
+/// A frame that arrives in several chunks, as far as it has.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    bytes: Vec<u8>,
+    /// Bytes of the longest.
+    most: usize,
     /// The last descriptor read said that its frame goes on in the next one.
-    pub(crate) in_parts: bool,
+    goes_on: bool,
+    /// A part of it is missing, or it is too long.
+    is_spoilt: bool,
+}
+
+impl Assembly {
+    pub(crate) fn new(options: &Options) -> Self {
+        let parts = options.chunks_per_frame as usize;
+        let most = if parts > 1 { parts * options.chunk_size as usize } else { 0 };
+        Self { bytes: Vec::with_capacity(most), most, goes_on: false, is_spoilt: false }
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        self.is_spoilt |= self.bytes.len() + part.len() > self.most;
+        if !self.is_spoilt {
+            self.bytes.extend_from_slice(part);
+        }
+    }
 }
 
 /// What became of the frames that were sent.
@@ -84,9 +119,11 @@ impl Xsk {
     /// Gives free chunks to the kernel to receive into, and wakes the receiving side if it asks for that. Call it first in
     /// every pass: in zero-copy mode a receiver that ran dry and is not kicked stays silent for good.
     pub fn refill(&mut self) -> Result<(), KickError> {
-        let rx_share = self.umem.count() - self.tx_share;
         let before = self.umem.with_fill();
-        while self.umem.with_fill() < rx_share {
+        if before >= self.posted && self.fill.queued() < self.posted / 2 {
+            self.posted = self.umem.layout().receive.min(2 * self.posted);
+        }
+        while self.umem.with_fill() < self.posted {
             let Some(entry) = self.fill.reserve() else { break };
             let Some(chunk) = self.umem.take() else { break };
             entry.write(chunk.give_fill());
@@ -113,22 +150,30 @@ impl Xsk {
         while taken < limit.min(RECV_BATCH) {
             let Some(desc) = self.rx.peek() else { break };
             taken += 1;
-            let is_part = self.in_parts || desc.options & XDP_PKT_CONTD != 0;
-            self.in_parts = desc.options & XDP_PKT_CONTD != 0;
+            let goes_on = desc.options & XDP_PKT_CONTD != 0;
+            let is_part = std::mem::replace(&mut self.assembly.goes_on, goes_on) || goes_on;
             let Ok((chunk, frame)) = self.umem.take_received(&desc) else {
                 self.counters.bad_addresses += 1;
+                if is_part {
+                    self.assembly.is_spoilt = true;
+                    self.hand_out_assembled(&mut sink);
+                }
                 continue;
             };
             self.port.believe_received(desc.addr);
-            if !is_part {
+            if is_part {
+                self.assembly.add(&chunk.bytes()[frame]);
+            } else {
                 self.counters.received += 1;
                 sink(&chunk.bytes()[frame]);
-            } else if !self.in_parts {
-                self.counters.multi_buffer += 1;
             }
-            // A full fill ring sends the chunk home instead, by dropping it.
-            if let Some(entry) = self.fill.reserve() {
-                entry.write(chunk.give_fill());
+            match self.fill.reserve() {
+                Some(entry) => entry.write(chunk.give_fill()),
+                // Full: it goes home instead.
+                None => drop(chunk),
+            }
+            if is_part {
+                self.hand_out_assembled(&mut sink);
             }
         }
         if taken > 0 {
@@ -138,16 +183,36 @@ impl Xsk {
         taken
     }
 
+    /// Lends a frame that came in parts, if the last of them has come.
+    fn hand_out_assembled(&mut self, sink: &mut impl FnMut(&[u8])) {
+        let Assembly { bytes, is_spoilt, goes_on, .. } = &mut self.assembly;
+        if *goes_on {
+            return;
+        }
+        if std::mem::take(is_spoilt) {
+            self.counters.multi_buffer += 1;
+        } else {
+            self.counters.received += 1;
+            self.counters.in_parts += 1;
+            sink(bytes);
+        }
+        self.assembly.bytes.clear();
+    }
+
     /// Room for one outgoing frame, or `None` when the sending share of chunks is in use: then flush, and try in the next
     /// pass.
     pub fn tx_chunk(&mut self) -> Option<TxChunk<'_>> {
-        if self.umem.with_tx() >= self.tx_share {
+        let Layout { runs, run_len, .. } = *self.umem.layout();
+        if self.umem.runs_with_tx() >= runs {
             self.reap();
-            if self.umem.with_tx() >= self.tx_share {
+            if self.umem.runs_with_tx() >= runs {
                 return None;
             }
         }
-        Some(TxChunk { entry: self.tx.reserve()?, chunk: self.umem.take()?, counters: &mut self.counters })
+        if !self.tx.has_room(run_len) {
+            return None;
+        }
+        Some(TxChunk { chunk: self.umem.take_run()?, tx: &mut self.tx, counters: &mut self.counters })
     }
 
     /// Hands the frames sent since the last flush to the kernel, kicks it if it asks for that, and reaps completions. In
@@ -187,15 +252,12 @@ impl Xsk {
     }
 
     /// Brings the chunks of completed frames home, by address: completions need not come in the order of sending. Returns
-    /// how many. [`flush`](Self::flush) does this too.
+    /// how many there were, each of a chunk. [`flush`](Self::flush) does this too.
     pub fn reap(&mut self) -> usize {
         let mut reaped = 0;
         while let Some(address) = self.completion.peek() {
-            match self.umem.take_completed(address) {
-                Ok(chunk) => {
-                    self.port.believe_sent(address);
-                    drop(chunk);
-                }
+            match self.umem.complete(address) {
+                Ok(()) => self.port.believe_sent(address),
                 Err(_) => self.counters.bad_addresses += 1,
             }
             reaped += 1;
@@ -241,12 +303,27 @@ impl Xsk {
 
     /// Longest frame that can be received, in bytes from the Ethernet header on.
     pub fn max_received(&self) -> usize {
-        self.umem.receive_room()
+        self.umem.receive_room() * self.umem.layout().run_len as usize
     }
 
     /// Bytes of a [`TxChunk`]: the longest frame that can be sent, if the MTU allows it.
-    pub fn chunk_size(&self) -> usize {
-        self.umem.chunk_size()
+    pub fn max_sent(&self) -> usize {
+        self.umem.run_size()
+    }
+
+    /// Whether a frame may take several chunks.
+    pub fn is_multi_buffer(&self) -> bool {
+        self.umem.layout().run_len > 1
+    }
+
+    /// Where its packet memory is.
+    pub fn placement(&self) -> Placement {
+        self.umem.placement()
+    }
+
+    /// Frames with the kernel to be sent, up to their completion.
+    pub fn sending(&self) -> u32 {
+        self.umem.runs_with_tx()
     }
 
     /// What the socket did and saw.
@@ -289,16 +366,17 @@ impl Drop for Xsk {
     }
 }
 
-/// A chunk lent for one outgoing frame. Dropped unsent, it goes home.
+/// A chunk, or as many as a frame may take, lent for one outgoing frame. Dropped unsent, it goes home.
 #[derive(Debug)]
 pub struct TxChunk<'a> {
-    entry: Entry<'a, Desc>,
+    /// Has room for an entry for each of them.
+    tx: &'a mut Producer<Desc>,
     chunk: Chunk<'a>,
     counters: &'a mut Counters,
 }
 
 impl TxChunk<'_> {
-    /// The whole chunk. What is in it is left over from earlier frames.
+    /// All of it. What is in it is left over from earlier frames.
     pub fn bytes(&mut self) -> &mut [u8] {
         self.chunk.bytes_mut()
     }
@@ -306,13 +384,13 @@ impl TxChunk<'_> {
     /// Queues the `len` bytes from `offset` on, which begin with the Ethernet header; they leave with [`Xsk::flush`]. An
     /// empty range, or one outside the chunk, is not sent but counted ([`Counters::refused`]).
     pub fn send(self, offset: usize, len: usize) {
-        match self.chunk.give_tx(offset, len) {
-            Some(desc) => {
-                self.entry.write(desc);
-                self.counters.sent += 1;
+        let Self { tx, chunk, counters } = self;
+        let is_given = chunk.give_tx(offset, len, |desc| {
+            if let Some(entry) = tx.reserve() {
+                entry.write(desc);
             }
-            None => self.counters.refused += 1,
-        }
+        });
+        *if is_given { &mut counters.sent } else { &mut counters.refused } += 1;
     }
 }
 

@@ -5,6 +5,8 @@
 pub struct Counters {
     /// Frames handed to the receiver.
     pub received: u64,
+    /// Of those, frames that came in several chunks.
+    pub in_parts: u64,
     /// Frames put into the TX ring.
     pub sent: u64,
     /// System calls made to wake the sending side.
@@ -16,7 +18,7 @@ pub struct Counters {
     pub lost_local: u64,
     /// Frames refused before the TX ring: an empty range, or one outside the chunk. The caller's mistake.
     pub refused: u64,
-    /// Frames that arrived in several chunks and were dropped whole.
+    /// Frames that arrived in more chunks than they may take, and were dropped whole.
     pub multi_buffer: u64,
     /// Addresses from the kernel that were not given to it for that purpose. Each loses one chunk at most.
     pub bad_addresses: u64,

@@ -34,7 +34,7 @@ use crate::abi::{Desc, Plain, RingOffsets, XDP_PACKET_HEADROOM, XDP_PKT_CONTD};
 use crate::mmap::Mmap;
 use crate::open::{OpenError, Options};
 use crate::ring::{Consumer, Producer};
-use crate::socket::Xsk;
+use crate::socket::{Assembly, FIRST_POSTED, Xsk};
 use crate::stats::Counters;
 use crate::sys;
 use crate::umem::Umem;
@@ -52,7 +52,7 @@ pub fn over_memory_from(options: &Options, start: u32) -> Result<(Xsk, Kernel), 
 }
 
 fn assemble(options: &Options, start: u32) -> io::Result<(Xsk, Kernel)> {
-    let umem = Umem::new(options.chunks(), options.chunk_size, options.headroom)?;
+    let umem = Umem::new(options.layout(), options.numa_node)?;
     let fill = ring::<u64>(options.fill_ring, start)?;
     let completion = ring::<u64>(options.completion_ring, start)?;
     let rx = ring::<Desc>(options.rx_ring, start)?;
@@ -83,13 +83,13 @@ fn assemble(options: &Options, start: u32) -> io::Result<(Xsk, Kernel)> {
         completion: Consumer::new(completion, &OFFSETS, options.completion_ring)?,
         port: crate::port::Port::Memory(Port { end: Arc::clone(&end), fd: sys::silent_fd()? }),
         umem,
-        tx_share: options.tx_ring,
         ifindex: 0,
         queue: 0,
         need_wakeup: options.need_wakeup,
         zero_copy: false,
         counters: Counters::default(),
-        in_parts: false,
+        assembly: Assembly::new(options),
+        posted: FIRST_POSTED.min(options.fill_ring),
     };
     Ok((xsk, Kernel { end }))
 }
@@ -113,13 +113,15 @@ pub struct Kernel {
     end: Arc<Mutex<End>>,
 }
 
-/// A frame taken from the TX ring and not completed yet.
+/// A frame, or a part of one, taken from the TX ring and not completed yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Taken {
     /// Its address in the umem: what completes it.
     pub address: u64,
-    /// The frame.
+    /// Its bytes.
     pub bytes: Vec<u8>,
+    /// The frame goes on in the next one.
+    pub more: bool,
 }
 
 #[derive(Debug)]
@@ -186,7 +188,15 @@ impl Kernel {
                 end.complete(frame.address);
             }
         }
-        taken.into_iter().map(|frame| frame.bytes).collect()
+        let (mut frames, mut goes_on) = (Vec::<Vec<u8>>::new(), false);
+        for part in taken {
+            match frames.last_mut().filter(|_| goes_on) {
+                Some(frame) => frame.extend(part.bytes),
+                None => frames.push(part.bytes),
+            }
+            goes_on = part.more;
+        }
+        frames
     }
 
     /// Puts any descriptor into RX, true or not. `false` if RX is full.
@@ -234,7 +244,7 @@ impl Kernel {
             let _ = xsk.umem.take_received(&Desc { addr, len: 0, options: 0 });
         }
         for address in owed.drain(..) {
-            let _ = xsk.umem.take_completed(address);
+            let _ = xsk.umem.complete(address);
         }
         xsk.umem.outstanding()
     }
@@ -296,7 +306,7 @@ impl End {
                 None => Vec::new(),
             };
             self.owed.push(desc.addr);
-            self.taken.push_back(Taken { address: desc.addr, bytes });
+            self.taken.push_back(Taken { address: desc.addr, bytes, more: desc.options & XDP_PKT_CONTD != 0 });
         }
         self.tx.release();
     }

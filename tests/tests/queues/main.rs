@@ -4,6 +4,7 @@
 
 mod attach;
 mod bulk;
+mod mtu;
 #[allow(dead_code, reason = "what these tests do not need of it, the tests it was written for do")]
 #[path = "../nodes/pilot.rs"]
 mod pilot;

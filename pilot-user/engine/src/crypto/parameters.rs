@@ -30,6 +30,7 @@ const RESUME: u8 = 16;
 const BULK_PORT: u8 = 17;
 const EPOCH: u8 = 18;
 const LANE: u8 = 19;
+const BULK_PACKET_CREDIT: u8 = 20;
 
 /// One end's parameters. `timestamp` is there in an initiation and not in a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Parameters {
     pub(crate) max_datagram: u16,
     pub(crate) ack_delay: Duration,
     pub(crate) packet_credit: u32,
+    /// Of the bulk port.
+    pub(crate) bulk_packet_credit: u32,
     pub(crate) idle_timeout: Duration,
     /// For the session id (W4.9).
     pub(crate) reset_token: Option<ResetToken>,
@@ -87,6 +90,9 @@ impl Parameters {
         if let Some(port) = self.bulk_port {
             tlv(writer, BULK_PORT, &port.to_be_bytes())?;
         }
+        if self.bulk_packet_credit != self.packet_credit {
+            tlv_varint(writer, BULK_PACKET_CREDIT, u64::from(self.bulk_packet_credit))?;
+        }
         if let Some(epoch) = self.epoch {
             tlv_varint(writer, EPOCH, epoch)?;
         }
@@ -103,7 +109,7 @@ impl Parameters {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let (mut certificate, mut timestamp, mut boot_id, mut address) = (None, None, None, None);
         let (mut aeads, mut session_id, mut reset_token) = (None, None, None);
-        let (mut resume, mut bulk_port, mut epoch) = (None, None, None);
+        let (mut resume, mut bulk_port, mut bulk_packet_credit, mut epoch) = (None, None, None, None);
         // What a peer that leaves an optional parameter out is taken to say: the least that works.
         let (mut connection_credit, mut stream_credit, mut stream_limit) = (0, 0, 0);
         let (mut max_datagram, mut ack_delay) = (MIN_DATAGRAM_BYTES, crate::limits::MAX_ACK_DELAY);
@@ -121,7 +127,8 @@ impl Parameters {
                 STREAM_CREDIT => stream_credit = varint(value)?,
                 MAX_DATAGRAM => max_datagram = u16::from_be_bytes(value.try_into().ok()?),
                 ACK_DELAY => ack_delay = Duration::from_micros(varint(value)?.min(1_000_000)),
-                PACKET_CREDIT => packet_credit = u32::try_from(varint(value)?).unwrap_or(u32::MAX),
+                PACKET_CREDIT => packet_credit = packets(value)?,
+                BULK_PACKET_CREDIT => bulk_packet_credit = Some(packets(value)?),
                 IDLE_TIMEOUT => idle_timeout = Duration::from_millis(varint(value)?),
                 RESET_TOKEN => reset_token = Some(ResetToken(value.try_into().ok()?)),
                 STREAM_LIMIT => stream_limit = varint(value)?,
@@ -144,6 +151,7 @@ impl Parameters {
             max_datagram: max_datagram.clamp(MIN_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES),
             ack_delay,
             packet_credit: packet_credit.clamp(2, MAX_PACKET_CREDIT),
+            bulk_packet_credit: bulk_packet_credit.unwrap_or(packet_credit).clamp(2, MAX_PACKET_CREDIT),
             idle_timeout,
             reset_token,
             stream_limit,
@@ -224,6 +232,10 @@ fn tlv(writer: &mut Writer<'_>, kind: u8, value: &[u8]) -> Option<()> {
     writer.bytes(value)
 }
 
+fn packets(value: &[u8]) -> Option<u32> {
+    Some(u32::try_from(varint(value)?).unwrap_or(u32::MAX))
+}
+
 fn tlv_varint(writer: &mut Writer<'_>, kind: u8, value: u64) -> Option<()> {
     writer.u8(kind)?;
     writer.u16(varint_len(value) as u16)?;
@@ -247,6 +259,7 @@ pub(crate) mod tests {
             max_datagram: 1472,
             ack_delay: Duration::from_micros(900),
             packet_credit: 128,
+            bulk_packet_credit: 1000,
             idle_timeout: Duration::from_secs(30),
             reset_token: Some(ResetToken([5; 16])),
             stream_limit: 100,
@@ -283,6 +296,20 @@ pub(crate) mod tests {
         for malformed in [&[LANE, 0, 0][..], &[LANE, 0, 2, 0, 1]] {
             assert_eq!(Parameters::decode(&[&encoded(&sample()), malformed].concat()), None);
         }
+    }
+
+    /// wire.md W6.5: a node that says nothing of its bulk port takes no more there than at its first.
+    #[test]
+    fn packet_credits() {
+        for (first, bulk, said) in
+            [(128, 1000, (128, 1000)), (128, 128, (128, 128)), (128, 1 << 20, (128, 4096)), (1, 1, (2, 2))]
+        {
+            let bytes = encoded(&Parameters { packet_credit: first, bulk_packet_credit: bulk, ..sample() });
+            let decoded = Parameters::decode(&bytes).unwrap();
+            assert_eq!((decoded.packet_credit, decoded.bulk_packet_credit), said);
+        }
+        let equal = encoded(&Parameters { bulk_packet_credit: 128, ..sample() });
+        assert_eq!(equal.len() + 5, encoded(&sample()).len(), "what is the same is not said");
     }
 
     /// wire.md W3.13

@@ -59,7 +59,7 @@ pub(crate) struct Recovery {
     probes: u8,
     /// The peer's announced ack delay.
     max_ack_delay: Duration,
-    /// Packets that the peer's receive ring absorbs at once (W6.5).
+    /// Packets that the peer's receive ring, or its socket, absorbs at once where what is sent arrives (W6.5).
     packet_credit: u32,
     /// Packets below this number left until the window, and not the application, held the sender back.
     limited_below: u64,
@@ -212,10 +212,21 @@ impl Recovery {
         u32::try_from(limit).unwrap_or(u32::MAX).min(MAX_FLIGHT_PACKETS.max(self.packet_credit))
     }
 
+    /// Bytes that may be in flight: the window, or what the receiver takes at once where that is less.
+    pub(crate) fn most_in_flight(&self) -> u64 {
+        self.congestion.window().min(u64::from(self.flight_limit()) * u64::from(self.datagram))
+    }
+
     pub(crate) fn set_datagram(&mut self, bytes: u16) {
         self.may_ask |= self.datagram != bytes;
         self.datagram = bytes;
         self.congestion.set_datagram(bytes);
+    }
+
+    /// What is sent from now on arrives where so many packets are absorbed at once.
+    pub(crate) fn set_packet_credit(&mut self, packets: u32) {
+        self.may_ask |= self.packet_credit != packets;
+        self.packet_credit = packets;
     }
 
     /// Paths that turned out not to be believed about ECN.

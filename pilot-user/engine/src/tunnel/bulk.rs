@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::path::{Challenge, Path, PathState, Paths, is_at, take_round_trip};
 use crate::config::{BulkUse, Config};
+use crate::crypto::parameters::Parameters;
 use crate::event::Event;
 use crate::limits::{
     BLACK_HOLE_TIMEOUTS, BULK_AFTER_BYTES, BULK_AFTER_ROUND_TRIPS, BULK_GAP, BULK_IDLE, BULK_RETRY, BULK_SILENCE,
@@ -29,6 +30,8 @@ pub(super) struct Bulk {
     usage: BulkUse,
     own_port: Option<u16>,
     peer_port: Option<u16>,
+    /// Packets that the peer's first port and its bulk port absorb at once (W6.5).
+    packet_credits: (u32, u32),
     /// Once it was wanted. What is known of it stays when data has returned to the first path.
     path: Option<Box<PathState>>,
     is_sending: bool,
@@ -62,11 +65,12 @@ impl Queueing {
 }
 
 impl Bulk {
-    pub(super) fn new(config: &Config, peer_port: Option<u16>) -> Self {
+    pub(super) fn new(config: &Config, peer: &Parameters) -> Self {
         Self {
             usage: config.bulk,
             own_port: config.bulk_port,
-            peer_port,
+            peer_port: peer.bulk_port,
+            packet_credits: (peer.packet_credit, peer.bulk_packet_credit),
             path: None,
             is_sending: false,
             leaving: None,
@@ -249,6 +253,9 @@ impl Paths {
         take_round_trip(now, to, known, recovery);
         recovery.rtt.elsewhere = elsewhere;
         recovery.set_datagram(to.mtu.current());
+        let (at_first, at_bulk) = self.bulk.packet_credits;
+        // Of a bulk path that leads to the peer's first port, that one's.
+        recovery.set_packet_credit(if bulk && self.bulk.peer_port.is_some() { at_bulk } else { at_first });
         self.bulk.is_sending = bulk;
         self.bulk.leaving = None;
         self.bulk.switches += 1;

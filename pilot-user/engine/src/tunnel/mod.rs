@@ -285,8 +285,8 @@ impl Tunnel {
 
     /// Bytes that a stream may hold for sending: what is in flight, and as much to follow.
     pub(crate) fn send_buffer(&self) -> usize {
-        let window = self.transport.as_ref().map_or(0, |transport| transport.recovery.congestion_window());
-        let two = usize::try_from(2 * window).unwrap_or(usize::MAX);
+        let flight = self.transport.as_ref().map_or(0, |transport| transport.recovery.most_in_flight());
+        let two = usize::try_from(2 * flight).unwrap_or(usize::MAX);
         two.clamp(STREAM_SEND_BUFFER_BYTES, MAX_STREAM_SEND_BUFFER_BYTES)
     }
 

@@ -189,7 +189,7 @@ impl Paths {
             largest_datagram,
             first: PathState::proven(path, largest_datagram),
             proven: None,
-            bulk: Bulk::new(config, parameters.bulk_port),
+            bulk: Bulk::new(config, parameters),
             responses: VecDeque::new(),
             challenges: 0,
             moves: 0,

@@ -54,6 +54,8 @@ impl PairLink {
             // first port lends then, and what turns out to be bulk is lost and counted, as in any queue that is full. Its
             // congestion control takes the hint.
             Some(bulk) if *bulk_last && bulk.has_room() => Lent::Bulk { bulk, first },
+            // A whole super-packet: it leaves first.
+            Some(bulk) if *bulk_last && !bulk.is_blocked() => return None,
             bulk => Lent::First { slot: first.slot()?, bulk },
         };
         Some(PairSlot { lent, bulk_last, max_payload })

@@ -120,13 +120,19 @@ fn options_out_of_range_are_named() {
         ("tx_ring", Options { tx_ring: 3, ..small() }),
         ("fill_ring", Options { fill_ring: 65_536, ..small() }),
         ("completion_ring", Options { completion_ring: 2, ..small() }),
+        ("chunks_per_frame", Options { chunks_per_frame: 0, ..small() }),
+        ("chunks_per_frame", Options { chunks_per_frame: 5, ..small() }),
+        ("chunks_per_frame", Options { chunks_per_frame: 19, tx_ring: 64, completion_ring: 64, ..small() }),
     ];
     for (name, options) in refused {
         let error = over_memory(&options).unwrap_err();
         assert!(matches!(error, OpenError::Option { option, .. } if option == name), "{error}");
     }
-    for (mtu, chunk_size) in [(1500, 2048), (1774, 2048), (1775, 4096), (9000, 4096)] {
-        assert_eq!(Options::for_mtu(mtu).chunk_size, chunk_size);
+    for (mtu, chunk_size, chunks) in
+        [(1500, 2048, 1), (1774, 2048, 1), (1775, 4096, 1), (3822, 4096, 1), (3823, 4096, 2), (9000, 4096, 3)]
+    {
+        let options = Options::for_mtu(mtu);
+        assert_eq!((options.chunk_size, options.chunks_per_frame), (chunk_size, chunks), "{mtu}");
     }
     for (mode, chunk_size) in [(Mode::Copy, 2048), (Mode::Auto, 4096), (Mode::ZeroCopy, 4096)] {
         let options = Options::for_mtu(1500).with_mode(mode);

@@ -26,6 +26,21 @@ fn refill_keeps_to_the_receiving_share() {
     assert_eq!(xsk.chunks().receiving, 8, "received chunks went back to the fill ring at once");
 }
 
+/// The kernel, which here takes all that it is given, is given more as it uses them up between two passes.
+#[test]
+fn more_is_posted_where_more_arrives() {
+    let options = Options { rx_ring: 2048, fill_ring: 2048, ..small() };
+    let (mut xsk, kernel) = over_memory(&options).unwrap();
+    let mut round = |arrives: bool| {
+        assert!(!arrives || kernel.deliver(b"x"));
+        xsk.refill().unwrap();
+        xsk.recv(RECV_BATCH, |_| ());
+        xsk.chunks().receiving
+    };
+    let posted = [false, false, true, false, true, true].map(&mut round);
+    assert_eq!(posted, [512, 512, 1024, 1024, 2048, 2048], "no more than the share");
+}
+
 #[test]
 fn a_full_rx_ring_drops_and_goes_on() {
     let options = Options { rx_ring: 4, ..small() };
@@ -142,6 +157,43 @@ fn a_frame_in_several_chunks_is_dropped_whole() {
     assert_eq!(receive(&mut xsk), [b"after"]);
     assert_eq!((xsk.counters().received, xsk.counters().multi_buffer), (2, 1));
     assert_eq!(xsk.chunks().receiving, 8, "its chunks went back");
+}
+
+#[test]
+fn a_frame_in_several_chunks_is_put_together() {
+    let options = Options { chunks_per_frame: 3, ..small() };
+    let (mut xsk, kernel) = over_memory(&options).unwrap();
+    assert_eq!(xsk.max_received(), 3 * 1792);
+    xsk.refill().unwrap();
+    let frame: Vec<u8> = (0..3 * 1792).map(|n| (n % 251) as u8).collect();
+    assert!(kernel.deliver(b"before"));
+    frame[..3584].chunks(1792).for_each(|part| assert!(kernel.deliver_part(part)));
+    assert_eq!(receive(&mut xsk), [b"before"], "the rest of it is still to come");
+    assert!(kernel.deliver(&frame[3584..]));
+    assert!(kernel.deliver(b"after"));
+    assert_eq!(receive(&mut xsk), [&frame[..], b"after"]);
+    assert_eq!((xsk.counters().received, xsk.counters().in_parts, xsk.counters().multi_buffer), (3, 1, 0));
+    assert_eq!(xsk.chunks().receiving, 8, "its chunks went back");
+}
+
+/// Without one of its parts, or with more bytes than there is room for, a frame is none; the next one is.
+#[test]
+fn a_frame_whose_parts_do_not_fit_is_dropped_whole() {
+    let options = Options { chunks_per_frame: 2, ..small() };
+    let (mut xsk, kernel) = over_memory(&options).unwrap();
+    xsk.refill().unwrap();
+    for spoilt in [true, false, true] {
+        let parts = if spoilt { 3 } else { 1 };
+        (0..parts).for_each(|_| assert!(kernel.deliver_part(&[7; 1792])));
+        assert!(kernel.deliver(b"end"));
+        let frames = receive(&mut xsk);
+        assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), if spoilt { vec![] } else { vec![1795] });
+    }
+    assert!(kernel.deliver_part(b"one"));
+    assert!(kernel.inject_received(END + 4096, 9), "its last part is nowhere");
+    assert!(kernel.deliver(b"whole"));
+    assert_eq!(receive(&mut xsk), [b"whole"]);
+    assert_eq!((xsk.counters().multi_buffer, xsk.counters().bad_addresses), (3, 1));
 }
 
 #[test]

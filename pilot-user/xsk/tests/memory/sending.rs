@@ -54,6 +54,29 @@ fn a_frame_is_sent_from_its_offset_and_completes_by_it() {
     assert_eq!((xsk.reap(), xsk.outstanding()), (1, 0));
 }
 
+/// Written as one piece, sent in parts, and its chunks come home together when all of them are done with.
+#[test]
+fn a_frame_of_several_chunks_is_sent_in_parts() {
+    let (mut xsk, kernel) = over_memory(&Options { chunks_per_frame: 2, ..small() }).unwrap();
+    for round in 0..3 {
+        let frame = vec![round; 3000];
+        assert!(send(&mut xsk, &frame) && send(&mut xsk, b"short"), "two frames of at most two chunks");
+        assert!(!send(&mut xsk, b"x"), "the TX ring has four entries");
+        let _ = xsk.flush().unwrap();
+        let taken = kernel.take();
+        assert_eq!(
+            taken.iter().map(|part| (part.bytes.len(), part.more)).collect::<Vec<_>>(),
+            [(2048, true), (952, false), (5, false)]
+        );
+        assert_eq!((xsk.sending(), xsk.chunks().sending), (2, 4));
+        assert!(kernel.complete(taken[1].address) && kernel.complete(taken[2].address));
+        assert_eq!((xsk.reap(), xsk.sending()), (2, 1), "half of the long one is still read");
+        assert!(kernel.complete(taken[0].address));
+        assert_eq!((xsk.reap(), xsk.outstanding()), (1, 0));
+    }
+    assert_eq!(xsk.counters().bad_addresses, 0);
+}
+
 #[test]
 fn a_completion_is_believed_once() {
     let (mut xsk, kernel) = open();

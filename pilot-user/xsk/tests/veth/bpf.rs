@@ -12,6 +12,7 @@ const MAP_TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 const FLAG_SKB_MODE: u32 = 1 << 1;
+const XDP_HAS_FRAGS: u32 = 1 << 5;
 const SLOTS: u32 = 4;
 
 /// The program, attached in generic mode until dropped.
@@ -38,8 +39,9 @@ impl Redirect {
         let (code, terms) = (program.as_ptr().expose_provenance() as u64, license.as_ptr().expose_provenance() as u64);
         let halves = |address: u64| [address as u32, (address >> 32) as u32];
         let ([code_low, code_high], [terms_low, terms_high]) = (halves(code), halves(terms));
-        // prog_type, insn_cnt, insns, license, and the rest zero
-        let load = &mut [PROG_TYPE_XDP, program.len() as u32, code_low, code_high, terms_low, terms_high];
+        // prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, and the rest zero
+        let code = [PROG_TYPE_XDP, program.len() as u32, code_low, code_high, terms_low, terms_high];
+        let load: &mut [u32] = &mut [&code[..], &[0, 0, 0, 0, 0, XDP_HAS_FRAGS]].concat();
         let program = bpf(PROG_LOAD, load)?;
         // prog_fd, target_ifindex, attach_type, flags
         let link = bpf(LINK_CREATE, &mut [program.as_raw_fd() as u32, ifindex, ATTACH_XDP, FLAG_SKB_MODE])?;

@@ -157,6 +157,53 @@ fn one_flush_sends_a_whole_ring() {
     finish([sender, receiver]);
 }
 
+/// Jumbo frames: each in three chunks, on sending and on receiving, and whole at both ends.
+#[test]
+fn frames_of_several_chunks_arrive_whole() {
+    if needs_root("frames_of_several_chunks_arrive_whole") {
+        return;
+    }
+    const FRAMES: usize = 2000;
+    let pair = Pair::new();
+    pair.ip_a(&["link", "set", "dev", "a", "mtu", "9000"]);
+    pair.ip_b(&["link", "set", "dev", "b", "mtu", "9000"]);
+    let options = Options { chunk_size: 4096, chunks_per_frame: 3, ..copy_mode() };
+    let mut sender = pair.in_a(|| Xsk::open(Facts::read("a").unwrap().ifindex, 0, &options).unwrap());
+    let (mut receiver, redirect) = pair.in_b(|| {
+        let facts = Facts::read("b").unwrap();
+        (Xsk::open(facts.ifindex, 0, &options).unwrap(), Redirect::attach(facts.ifindex).unwrap())
+    });
+    redirect.set(0, receiver.fd().as_raw_fd()).unwrap();
+    receiver.refill().unwrap();
+    let jumbo = |n: usize| {
+        let mut bytes = vec![n as u8; 9014 - n % 400];
+        frame(n as u64, &mut bytes);
+        bytes
+    };
+    let mut next = 0;
+    for n in 0..FRAMES {
+        let bytes = jumbo(n);
+        let mut chunk = sender.tx_chunk().expect("one frame is under way at a time");
+        chunk.bytes()[80..80 + bytes.len()].copy_from_slice(&bytes);
+        chunk.send(80, bytes.len());
+        assert_eq!(sender.flush().unwrap(), Flushed::All);
+        settle_until(|| {
+            receiver.refill().unwrap();
+            receiver.recv(RECV_BATCH, |bytes| {
+                if bytes[12..14] == ETHERTYPE {
+                    assert!(bytes == jumbo(next), "frame {next}: {} bytes", bytes.len());
+                    next += 1;
+                }
+            });
+            next > n
+        });
+    }
+    let (sent, received) = (sender.counters(), receiver.counters());
+    assert_eq!((sent.sent, sent.lost_local, sent.bad_addresses), (FRAMES as u64, 0, 0));
+    assert_eq!((received.in_parts, received.multi_buffer, received.bad_addresses), (FRAMES as u64, 0, 0));
+    finish([sender, receiver]);
+}
+
 #[test]
 fn a_queue_in_use_is_busy_and_opens_once_it_is_free() {
     if needs_root("a_queue_in_use_is_busy_and_opens_once_it_is_free") {
