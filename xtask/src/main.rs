@@ -24,7 +24,7 @@ const INTERRUPTED: u8 = 130;
 enum Task {
     /// Run two nodes and send deltas and a file from one to the other; with `-- ARGS`, run `pilot ARGS`
     Run(run::Args),
-    /// Measure Pilot beside its peers: what three agents cost over each
+    /// Measure Pilot beside its peers: as a transport, and what three agents cost over each
     Bench(bench::Args),
     /// Run every test, the privileged ones too when root, and name each that was skipped
     Test(test::Args),

@@ -30,7 +30,8 @@ pub(super) fn serve(stop: &Stop, serving: impl Future<Output = anyhow::Result<()
 /// Runs the near end on this thread; if it hangs, not for ever.
 pub(super) fn ask<T>(load: &Load, asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let most = load.warm_up + load.time + PATIENCE;
-    runtime()?.block_on(timeout(most, asking)).with_context(|| format!("not over after {most:?}"))?
+    // A time-out is made where there is a runtime.
+    runtime()?.block_on(async { timeout(most, asking).await }).with_context(|| format!("not over after {most:?}"))?
 }
 
 /// [`super::Kind::Handshakes`], [`Load::connections`] at a time: what `connect` returns has connected, and is closed by being dropped.

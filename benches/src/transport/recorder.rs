@@ -67,6 +67,7 @@ enum Phase {
     Counting {
         since: Instant,
         until: Instant,
+        wire_bytes: u64,
         before: Counters,
     },
     Over(Option<Measured>),

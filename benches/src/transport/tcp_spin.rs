@@ -42,7 +42,10 @@ impl Spinner {
             tls.complete_io(&mut socket).context("the handshake")?;
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, tls, frames: Frames::new(), out: Vec::new() })
+        let mut end = Self { socket, tls, frames: Frames::new(), out: Vec::new() };
+        // What came right behind the handshake is decrypted already, and nothing more may come.
+        end.take()?;
+        Ok(end)
     }
 
     fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
@@ -69,6 +72,11 @@ impl Spinner {
             read => read?,
         };
         self.tls.process_new_packets()?;
+        self.take()
+    }
+
+    /// Takes what is decrypted.
+    fn take(&mut self) -> anyhow::Result<bool> {
         match self.tls.reader().read(self.frames.space()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
             // Without a goodbye: it was a connection for this run alone.

@@ -149,6 +149,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Suite::Context => context::runs(args.quick),
             suite => transport::runs(*suite, args.quick),
         };
+        let (runs, skipped) =
+            transport::installed(runs, |program| Command::new(program).arg("--version").output().is_ok());
+        skipped.iter().for_each(|line| println!("{line}"));
         raw.extend(measure(&program, *suite, &runs, rounds)?);
     }
     write(&args.out, "raw.json", &serde_json::to_string(&raw)?)?;

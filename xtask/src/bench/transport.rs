@@ -67,6 +67,9 @@ const IDLE_MEMORY: &[&str] = &["pilot-udp", "tcp-tls", "quinn"];
 /// Above this, frames do not fit into a chunk, and frames alone cannot be sent.
 const RAW_MTU_MAX: u32 = 3822;
 
+/// Who needs a program of the distribution's, in a package of the same name.
+const NEEDS: &[(&str, &str)] = &[("nats-tls", "nats-server")];
+
 /// For how long, in milliseconds: warming up, and counting.
 struct Times {
     echo: [u32; 2],
@@ -117,6 +120,17 @@ pub(super) fn runs(suite: Suite, quick: bool) -> Vec<Run> {
         }
         Suite::Tunnels => TUNNELS.iter().map(|tunnels| in_memory(*tunnels, times.tunnels)).collect(),
     }
+}
+
+/// Without those that need what is not here, and a line about each of them.
+pub(super) fn installed(runs: Vec<Run>, has: impl Fn(&str) -> bool) -> (Vec<Run>, Vec<String>) {
+    let missing: Vec<_> = NEEDS.iter().filter(|(_, program)| !has(program)).collect();
+    let (out, kept): (Vec<Run>, Vec<Run>) =
+        runs.into_iter().partition(|run| missing.iter().any(|(system, _)| *system == run.name));
+    let left_out = missing.iter().filter(|(system, _)| out.iter().any(|run| run.name == *system));
+    let lines = left_out
+        .map(|(system, program)| format!("skipped: {system}: {program} is not installed (apt install {program})"));
+    (kept, lines.collect())
 }
 
 fn run(name: &'static str, kind: &str, times: [u32; 2], mtu: u32, connections: u32) -> Run {
@@ -350,6 +364,18 @@ mod tests {
     fn what_others_said_is_left_to_them_and_what_is_unknown_is_an_error() {
         assert_eq!(rows(&[json!({"bench": "pipeline", "part": 1})]).unwrap(), []);
         assert!(rows(&[json!({"bench": "transport", "system": "x"})]).is_err());
+    }
+
+    #[test]
+    fn who_lacks_a_program_is_left_out_and_told() {
+        let all = || runs(Suite::Echo, true);
+        let (kept, lines) = installed(all(), |program| program != "nats-server");
+        assert_eq!(kept.len() + 1, all().len());
+        assert!(kept.iter().all(|run| run.name != "nats-tls"));
+        assert_eq!(lines, ["skipped: nats-tls: nats-server is not installed (apt install nats-server)"]);
+        let (kept, lines) = installed(all(), |_| true);
+        assert_eq!((kept.len(), lines.len()), (all().len(), 0));
+        assert!(installed(runs(Suite::Bulk, true), |_| false).1.is_empty(), "it is not in that suite");
     }
 
     #[test]
