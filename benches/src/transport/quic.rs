@@ -24,9 +24,11 @@ use crate::tls::{NAME, Tls};
 
 /// IPv4 and UDP.
 const HEADERS_BYTES: u16 = 28;
-/// What a receiver lets a sender have under way, and what a sender keeps until it is acknowledged: far above what fits into a
-/// round trip here.
+/// What a receiver lets a sender have under way: far above what fits into a round trip here.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// What a sender keeps until it is acknowledged: several round trips. A write waits for nothing else, and what sends it shares its
+/// thread: with much more, messages are queued for a long time and not sent.
+const SEND_BYTES: u64 = 1 << 20;
 /// Of each socket, in each direction: above the system's limit, for bursts.
 const SOCKET_BYTES: usize = 8 << 20;
 /// Pieces that are taken from a stream at once.
@@ -80,10 +82,7 @@ fn transport(load: &Load) -> TransportConfig {
     let mut config = TransportConfig::default();
     let datagram = load.mtu - HEADERS_BYTES;
     config.initial_mtu(datagram).min_mtu(datagram).mtu_discovery_config(None).max_idle_timeout(None);
-    config
-        .stream_receive_window(WINDOW_BYTES.into())
-        .receive_window(WINDOW_BYTES.into())
-        .send_window(WINDOW_BYTES.into());
+    config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into()).send_window(SEND_BYTES);
     config
 }
 

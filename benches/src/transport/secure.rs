@@ -76,11 +76,11 @@ impl Identity {
 /// What TLS reads from: of itself rustls asks a socket for 4 KiB at a time.
 pub(super) type Buffered = BufReader<TcpStream>;
 
-/// What is small or rare gains nothing by a buffer: without capacity there is none.
+/// What is small or rare gains nothing by a buffer: one that is smaller than what is asked for is passed by, and 1 is the least.
 fn buffered(stream: TcpStream, load: &Load) -> anyhow::Result<Buffered> {
     stream.set_nodelay(true)?;
     let is_much = matches!(load.kind, Kind::Messages | Kind::Bulk);
-    Ok(BufReader::with_capacity(if is_much { READ_BYTES } else { 0 }, stream))
+    Ok(BufReader::with_capacity(if is_much { READ_BYTES } else { 1 }, stream))
 }
 
 pub(super) async fn connect(tls: &Tls, to: SocketAddr, load: &Load) -> anyhow::Result<client::TlsStream<Buffered>> {
