@@ -70,15 +70,25 @@ fn a_peer_with_another_static_key_is_known_by_its_identity() {
     pair.ends[0].endpoint.open_tunnel(pair.now, back);
     pair.run(2 * SECOND);
     assert!(pair.ends[0].endpoint.is_up(back) && pair.ends[1].endpoint.is_up(peer));
+    let told = |pair: &mut Pair, is_up: bool| {
+        let wanted = |event: &Event| match event {
+            Event::TunnelUp { .. } => is_up,
+            Event::TunnelDown { .. } => !is_up,
+            _ => false,
+        };
+        pair.ends[1].take(wanted).is_some()
+    };
+    assert!(told(&mut pair, true));
     // By the key that was learned.
     for end in [0, 1] {
-        let (peer, now) = (pair.ends[end].peer, pair.now);
-        pair.ends[end].endpoint.close_tunnel(now, peer, Code::NoError);
+        while told(&mut pair, true) {}
+        let (of_end, now) = (pair.ends[end].peer, pair.now);
+        pair.ends[end].endpoint.close_tunnel(now, of_end, Code::NoError);
         pair.run(SECOND);
-        assert!(!pair.ends[1].endpoint.is_up(pair.ends[1].peer));
-        pair.ends[1].endpoint.open_tunnel(pair.now, pair.ends[1].peer);
+        assert!(told(&mut pair, false), "closed by end {end}");
+        pair.ends[1].endpoint.open_tunnel(pair.now, peer);
         pair.run(2 * SECOND);
-        assert!(pair.ends[1].endpoint.is_up(pair.ends[1].peer), "called after end {end} had closed it");
+        assert!(told(&mut pair, true) && pair.ends[1].endpoint.is_up(peer), "called after end {end} had closed it");
     }
 }
 

@@ -317,14 +317,14 @@ mod tests {
         let read = |value: &Value| request(5, value.to_string().as_bytes());
         assert_eq!(good.each_ref().map(|good| good["op"].as_str().unwrap()), Request::OPS);
         for good in &good {
-            read(good).unwrap_or_else(|wrong| panic!("{good}: {}", wrong.error));
+            assert!(read(good).is_ok(), "{good}");
             // Whatever a document is, its kind is what says so.
             let names = good.as_object().unwrap().keys().filter(|name| !["op", "document"].contains(&name.as_str()));
             for name in names {
                 for other in [json!([[]]), json!(-1), json!({"x": 1})] {
                     let mut wrong = good.clone();
                     wrong[name] = other;
-                    let error = read(&wrong).err().unwrap_or_else(|| panic!("{wrong}")).error;
+                    let Err(Unreadable { request: 5, error }) = read(&wrong) else { unreachable!("{wrong}") };
                     assert!(error.words.contains(&format!("`{name}`: ")), "{wrong}: {error}");
                 }
             }

@@ -62,7 +62,7 @@ impl Client {
         Ok(())
     }
 
-    /// The disk has what a request was for, or not.
+    /// L3.9: the disk has what a request was for, or not.
     pub(super) fn on_stored(&self, request: u32, answer: Value, name: &str, result: Result<(), String>) {
         let failed = |why| owner_error(RefusalCode::Storage, format!("`{name}`: the disk has not done it: {why}"));
         self.answer(request, result.map(|()| answer).map_err(failed));

@@ -286,9 +286,10 @@ fn run_node(
     wish: Wish,
     mut on_news: impl FnMut(Option<&Replica>, News) -> anyhow::Result<bool>,
 ) -> Result<(), Failure> {
-    let begin = |remote: &mut Remote, _: &mut Endpoint, _: Instant, peer: PeerId| {
-        remote.contexts = Some(ContextClient::new(peer));
-        Ok(())
+    let begin = |remote: &mut Remote, endpoint: &mut Endpoint, now: Instant, peer: PeerId| {
+        let contexts = remote.contexts.insert(ContextClient::new(peer));
+        // That nobody knows where it is would be so for ever.
+        Ok(contexts.connect(endpoint, now)?)
     };
     let Session { stop, mut worker, beside, peer, .. } = session::with_peer(args, name, |_| Remote::new(wish), begin)?;
     let mut result = Ok(false);

@@ -365,7 +365,7 @@ mod tests {
         store.keep(commit(0, &["a"], 1));
         store.forget("gone");
         let what: Vec<_> = (0..4).map(|_| outcome(&store)).map(|it| (it.name, it.what, it.result)).collect();
-        let done = |name: &str, what| (name.to_owned(), what, Ok(()));
+        let done = |name: &str, what| (name.to_owned(), what, Ok::<(), String>(()));
         let [begun, also] = ["log", "gone"].map(|name| done(name, Stored::Begun));
         assert_eq!(what, [begun, also, done("log", Stored::Kept), done("gone", Stored::Forgotten)]);
         // Nobody else's.
