@@ -32,17 +32,20 @@ pub fn run(seed: u64) -> Fired {
 fn run_over<A: Attachment>(seed: u64, has_bulk: bool) -> Fired {
     let mut random = Random::new(seed).fork();
     let setup = setup(seed, has_bulk, &mut random);
-    let move_home: Vec<usize> = setup.connections.iter().map(|(_, to)| *to).collect();
+    let connections = setup.connections.clone();
     let mut world = World::<A>::of(setup);
     let mut fired = Fired::default();
     FAULTS.into_iter().for_each(|fault| fired.count(fault, 0));
     for _ in 0..random.below(CHANGES_MAX + 1) {
         change(&mut world, has_bulk, &mut random, &mut fired);
+        if has_bulk {
+            introduce(&mut world, &connections, &mut random);
+        }
         world.run(Duration::from_micros(random.of_any_size(26)));
     }
     world.relay(None);
     // Where others are configured to find them. Who only opens connections may stay where it is.
-    move_home.into_iter().for_each(|host| world.rebind_home(host));
+    connections.iter().for_each(|(_, to)| world.rebind_home(*to));
     world.settle();
     for host in &world.hosts {
         fired.add(&Fired::of_paths(&host.netem()));
@@ -106,6 +109,17 @@ fn change<A: Attachment>(world: &mut World<A>, has_bulk: bool, random: &mut Rand
     fired.count(FAULTS[fault], 1);
 }
 
+/// Sometimes a host that opens a connection to another asks there who that is, and sometimes whether it is somebody else.
+fn introduce<A: Attachment>(world: &mut World<A>, connections: &[(usize, usize)], random: &mut Random) {
+    let (from, whom) = connections[random.below(connections.len() as u64) as usize];
+    match random.below(8) {
+        0 => world.introduce(from, whom, None),
+        1 => world.introduce(from, whom, Some(whom)),
+        2 => world.introduce(from, whom, Some(random.below(world.hosts.len() as u64) as usize)),
+        _ => {}
+    }
+}
+
 fn setup(seed: u64, has_bulk: bool, random: &mut Random) -> Setup {
     let hosts: Vec<HostSetup> = (0..2 + random.below(2) * random.below(HOSTS_MAX - 1))
         .map(|_| HostSetup {
@@ -116,6 +130,7 @@ fn setup(seed: u64, has_bulk: bool, random: &mut Random) -> Setup {
             rekey: rekey(random),
             // Over AF_XDP, whose link cannot answer a stranger, that is the other socket's affair.
             asks_for_cookies: has_bulk && random.below(4) == 0,
+            introductions: has_bulk && random.below(2) == 0,
         })
         .collect();
     let all = (0..hosts.len()).flat_map(|from| (0..hosts.len()).map(move |to| (from, to)));

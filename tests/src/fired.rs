@@ -32,6 +32,9 @@ impl Fired {
     pub fn of_process<A: crate::link::Attachment>(host: &Host<A>) -> Self {
         let (stats, tunnels, setup) = (host.endpoint.stats(), host.endpoint.tunnel_totals(), host.setup());
         let closed = |reason| host.oracle.closed().iter().filter(|closed| **closed == reason).count() as u64;
+        let introduced = &host.oracle.introductions;
+        let known =
+            |asked| introduced.introduced().iter().filter(|(_, begun_here)| *begun_here == asked).count() as u64;
         let dropped = |reasons: &[DropReason]| reasons.iter().map(|reason| stats.dropped(*reason)).sum();
         Self(vec![
             ("clock off", u64::from(setup.clock != Clock::default())),
@@ -47,6 +50,9 @@ impl Fired {
             ("cookie asked for", dropped(&[DropReason::NoCookie])),
             ("initiations crossed", dropped(&[DropReason::Crossing])),
             ("stale initiation", dropped(&[DropReason::StaleTimestamp])),
+            ("introduced, having asked", known(true)),
+            ("introduced, having been asked", known(false)),
+            ("nobody introduced", introduced.given_up()),
             ("peer restarted", closed(CloseReason::PeerRestarted)),
             ("timed out", closed(CloseReason::TimedOut)),
             ("replay dropped", dropped(&[DropReason::Replay])),

@@ -12,6 +12,7 @@ pub mod contexts;
 pub mod everything;
 pub mod fired;
 pub mod fuzz;
+mod introductions;
 pub mod link;
 pub mod logs;
 pub mod netem;

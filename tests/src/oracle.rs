@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pilot_engine::{CloseReason, ConnectionHandle, Endpoint, Event, Instant, OperationError, PeerId, Read, StreamId};
 use pilot_user::worker::Application;
 
+use crate::introductions::Introductions;
 use crate::plan::{Plan, Side, Text};
 use crate::random::fill;
 
@@ -58,6 +59,8 @@ pub struct Oracle {
     tunnels: Vec<bool>,
     /// For each change of the path sent over: whether to the bulk path.
     sending: Vec<bool>,
+    /// Who was asked who they are, and what came of it.
+    pub(crate) introductions: Introductions,
 }
 
 impl Oracle {
@@ -74,12 +77,15 @@ impl Oracle {
             closed: Vec::new(),
             tunnels: Vec::new(),
             sending: Vec::new(),
+            introductions: Introductions::default(),
         }
     }
 
-    /// Whether all is written, delivered and read.
+    /// Whether all is written, delivered and read, and nobody waits to hear who somebody is.
     pub fn is_done(&self, endpoint: &Endpoint) -> bool {
-        self.exchanges.len() == self.expected && self.exchanges.values().all(|it| it.is_done(endpoint))
+        self.exchanges.len() == self.expected
+            && self.exchanges.values().all(|it| it.is_done(endpoint))
+            && self.introductions.is_done()
     }
 
     /// Why connections were closed so far.
@@ -147,8 +153,7 @@ impl Application for Oracle {
         match event {
             Event::TunnelUp { resumed, .. } => self.tunnels.push(resumed),
             Event::TunnelDown { .. } | Event::Connected { .. } => {}
-            // Nobody asks for any here.
-            Event::Introduced { .. } | Event::NotIntroduced { .. } => {}
+            Event::Introduced { .. } | Event::NotIntroduced { .. } => self.introductions.on_event(&event),
             Event::Sending { bulk, .. } => self.sending.push(bulk),
             Event::StreamConsumed { .. } | Event::MessagesConsumed { .. } | Event::PeerRestarted { .. } => {}
             Event::DatagramsReadable { connection } => {

@@ -53,7 +53,7 @@ macro_rules! targets {
     )* };
 }
 
-targets!(datagram frames handshake peer engine xdp_link context);
+targets!(datagram frames handshake introduction peer engine xdp_link context);
 
 #[test]
 fn every_target_is_here_and_has_a_corpus() {
@@ -64,6 +64,8 @@ fn every_target_is_here_and_has_a_corpus() {
     assert_eq!(folders, targets);
     assert_eq!(
         targets,
-        ["datagram", "frames", "handshake", "peer", "engine", "xdp_link", "context"].map(String::from).into()
+        ["datagram", "frames", "handshake", "introduction", "peer", "engine", "xdp_link", "context"]
+            .map(String::from)
+            .into()
     );
 }

@@ -1,12 +1,12 @@
-//! Hostile bytes at two nodes that shake hands: afterwards they still can.
+//! Hostile bytes at two nodes that shake hands, for a tunnel or to learn each other's keys: afterwards they still can.
 
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use pilot_common::wire::{HEADER_LEN, VERSION};
-use pilot_engine::{DropReason, Received, fuzzing};
+use pilot_engine::{DropReason, Event, Received, fuzzing};
 
-use super::pair::{DATAGRAM_BYTES, Pair, static_key};
+use super::pair::{DATAGRAM_BYTES, Pair, address, public_key};
 
 /// Bytes of a mac1 and a mac2, which end a handshake message.
 const MACS_LEN: usize = 32;
@@ -14,9 +14,20 @@ const MACS_LEN: usize = 32;
 /// Datagrams kept to be sent again, damaged or not.
 const RECORDED_MAX: usize = 32;
 
+/// Those messages of an introduction that are longer carry a KEM's key or ciphertext, and have the mac1 that is for nobody
+/// known (wire.md W3.30).
+const FOR_NOBODY_LEN: usize = 600;
+
+/// What the nodes shake hands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Tunnel,
+    Introduction,
+}
+
 #[derive(Arbitrary, Debug)]
 enum Operation {
-    /// A node wants a tunnel.
+    /// A node wants a tunnel, or to know who the other is.
     Open { end: bool },
     /// What a node sends is recorded, and delivered or not.
     Transmit { end: bool, lost: bool },
@@ -38,15 +49,20 @@ enum Receiver {
 
 /// The same twice: where initiations are read, and where the second node wants a cookie for each.
 pub(super) fn run(input: &[u8]) {
-    shake_hands(input, Pair::new());
-    shake_hands(input, Pair::with_load([false, true]));
+    shake_hands(input, Pair::new(), Purpose::Tunnel);
+    shake_hands(input, Pair::with_load([false, true]), Purpose::Tunnel);
 }
 
-fn shake_hands(input: &[u8], mut pair: Pair) {
+/// Between nodes that tell who they are.
+pub(super) fn introduce(input: &[u8]) {
+    shake_hands(input, Pair::with_introductions(), Purpose::Introduction);
+}
+
+fn shake_hands(input: &[u8], mut pair: Pair, purpose: Purpose) {
     let mut recorded: Vec<Vec<u8>> = Vec::new();
     for operation in super::operations(input) {
         match operation {
-            Operation::Open { end } => open(&mut pair, end.into()),
+            Operation::Open { end } => purpose.begin(&mut pair, end.into()),
             Operation::Transmit { end, lost } => {
                 let end = usize::from(end);
                 if let Some(datagram) = pair.transmit(end) {
@@ -69,7 +85,7 @@ fn shake_hands(input: &[u8], mut pair: Pair) {
                         *byte ^= mask;
                     }
                 }
-                deliver(&mut pair, to.into(), datagram, mac1, original);
+                deliver(&mut pair, to.into(), datagram, mac1.then_some(purpose), original);
             }
             Operation::Made { to, kind, receiver, length, bytes, mac1 } => {
                 let receiver = match receiver {
@@ -85,24 +101,54 @@ fn shake_hands(input: &[u8], mut pair: Pair) {
                     datagram[0] = VERSION << 5 | kind & 0x1f;
                     datagram[1..5].copy_from_slice(&receiver);
                 }
-                deliver(&mut pair, to.into(), datagram, mac1, &[]);
+                deliver(&mut pair, to.into(), datagram, mac1.then_some(purpose), &[]);
             }
             Operation::Wait { microseconds_log2 } => pair.pass(Duration::from_micros(1 << (microseconds_log2 % 26))),
         }
-        for end in &mut pair.ends {
-            while end.endpoint.poll_event().is_some() {}
+        for (end, node) in pair.ends.iter_mut().enumerate() {
+            while let Some(event) = node.endpoint.poll_event() {
+                is_introduced(end, &event);
+            }
         }
     }
     // A tunnel that one end alone has left is over after its idle time-out.
-    pair.settle(Duration::from_secs(300), |_, _, _| {});
-    open(&mut pair, 0);
-    pair.settle(Duration::from_secs(20), |_, _, _| {});
-    assert!(pair.ends.iter().all(|end| end.endpoint.is_up(end.peer)), "they can no longer shake hands");
+    pair.settle(Duration::from_secs(300), |_, end, event| _ = is_introduced(end, &event));
+    purpose.begin(&mut pair, 0);
+    let mut introduced = [false; 2];
+    pair.settle(Duration::from_secs(20), |_, end, event| introduced[end] |= is_introduced(end, &event));
+    let can = match purpose {
+        Purpose::Tunnel => pair.ends.iter().all(|end| end.endpoint.is_up(end.peer)),
+        Purpose::Introduction => introduced == [true; 2],
+    };
+    assert!(can, "they can no longer shake hands");
 }
 
-fn open(pair: &mut Pair, end: usize) {
-    let peer = pair.ends[end].peer;
-    pair.ends[end].endpoint.open_tunnel(pair.now, peer);
+impl Purpose {
+    fn begin(self, pair: &mut Pair, end: usize) {
+        let peer = pair.ends[end].peer;
+        let endpoint = &mut pair.ends[end].endpoint;
+        match self {
+            Self::Tunnel => endpoint.open_tunnel(pair.now, peer),
+            Self::Introduction => {
+                // Node 1 knows whom it wants.
+                let wanted = (end == 1).then(|| public_key(0).identity);
+                let begun = endpoint.introduce(pair.now, address(1 - end), wanted);
+                assert_eq!(begun, Ok(()), "there is but one at a time");
+            }
+        }
+    }
+
+    /// The static key that mac1 is made with.
+    fn mac1_key(self, to: usize, length: usize) -> [u8; 32] {
+        if self == Self::Introduction && length > FOR_NOBODY_LEN { [0; 32] } else { public_key(to).static_key }
+    }
+}
+
+/// Whether an event says who the other node is, which it then says truly.
+fn is_introduced(end: usize, event: &Event) -> bool {
+    let Event::Introduced { key, .. } = event else { return false };
+    assert_eq!(*key, public_key(1 - end), "node {end} was told of somebody who is not there");
+    true
 }
 
 fn pick(recorded: &[Vec<u8>], index: u8) -> Option<&Vec<u8>> {
@@ -116,9 +162,9 @@ fn same_but_mac2(datagram: &[u8], original: &[u8]) -> bool {
 }
 
 /// A datagram that no node made must be dropped, or prove nothing (wire.md W3.2, W3.10, W4.4).
-fn deliver(pair: &mut Pair, to: usize, mut datagram: Vec<u8>, mac1: bool, original: &[u8]) {
-    if mac1 && datagram.len() >= MACS_LEN {
-        fuzzing::write_mac1(&static_key(to), &mut datagram);
+fn deliver(pair: &mut Pair, to: usize, mut datagram: Vec<u8>, mac1: Option<Purpose>, original: &[u8]) {
+    if let Some(purpose) = mac1.filter(|_| datagram.len() >= MACS_LEN) {
+        fuzzing::write_mac1(&purpose.mac1_key(to, datagram.len()), &mut datagram);
     }
     // Only now: where nothing but mac1 was changed, it is whole again.
     let genuine = same_but_mac2(&datagram, original);

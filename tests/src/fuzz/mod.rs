@@ -16,10 +16,11 @@ mod xdp_link;
 pub type Run = fn(&[u8]);
 
 /// The targets, by name.
-pub const TARGETS: [(&str, Run); 7] = [
+pub const TARGETS: [(&str, Run); 8] = [
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("handshake", handshake::run),
+    ("introduction", handshake::introduce),
     ("peer", peer::run),
     ("engine", engine::run),
     ("xdp_link", xdp_link::run),

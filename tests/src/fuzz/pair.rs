@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_engine::address::OverlayAddress;
-use pilot_engine::identity::Identity;
+use pilot_engine::identity::{Identity, PublicKey};
 use pilot_engine::{BulkUse, Config, Ecn, Endpoint, Event, Instant, PeerConfig, PeerId, Received};
 
 /// Bytes: the largest datagram of both nodes.
@@ -56,27 +56,39 @@ fn identity(end: usize) -> Identity {
     Identity::from_secrets([n; 32], [n + 100; 32]).expect("any 32 bytes are a secret")
 }
 
-pub(super) fn static_key(end: usize) -> [u8; 32] {
-    identity(end).public_key().static_key
+pub(super) fn public_key(end: usize) -> PublicKey {
+    identity(end).public_key()
 }
 
 pub(super) fn address(end: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, end as u8 + 1], 4242))
 }
 
+fn overlay(end: usize) -> OverlayAddress {
+    OverlayAddress { network: 0, node: end as u32 }
+}
+
+fn config(end: usize, boot: u8) -> Config {
+    let mut config = Config::new(identity(end), overlay(end), [boot; 16], Duration::from_secs(1_700_000_000));
+    config.max_datagram = DATAGRAM_BYTES as u16;
+    config
+}
+
+/// The other node.
+fn add_peer(endpoint: &mut Endpoint, end: usize) -> PeerId {
+    let (other, key) = (1 - end, public_key(1 - end));
+    endpoint.add_peer(PeerConfig { key, address: overlay(other), endpoint: Some(address(other)) })
+}
+
 impl End {
     fn new(end: usize, boot: u8, bulk: BulkUse, is_loaded: bool) -> Self {
-        let overlay = |end: usize| OverlayAddress { network: 0, node: end as u32 };
-        let mut config = Config::new(identity(end), overlay(end), [boot; 16], Duration::from_secs(1_700_000_000));
-        config.max_datagram = DATAGRAM_BYTES as u16;
+        let mut config = config(end, boot);
         (config.bulk_port, config.bulk) = ((bulk != BulkUse::Never).then_some(BULK_PORT), bulk);
         if is_loaded {
             config.handshakes_per_second = 0;
         }
         let mut endpoint = Endpoint::new(config, [(end as u8) << 7 | boot; 32]);
-        let other = 1 - end;
-        let key = identity(other).public_key();
-        let peer = endpoint.add_peer(PeerConfig { key, address: overlay(other), endpoint: Some(address(other)) });
+        let peer = add_peer(&mut endpoint, end);
         Self { endpoint, peer, boot, bulk, is_loaded, ports_higher: 0 }
     }
 }
@@ -90,6 +102,18 @@ impl Pair {
     /// The same, where one or both ask for cookies.
     pub(super) fn with_load(is_loaded: [bool; 2]) -> Self {
         Self { ends: [0, 1].map(|end| End::new(end, 0, BulkUse::Never, is_loaded[end])), now: Instant::from_nanos(1) }
+    }
+
+    /// The same, where both tell strangers who they are.
+    pub(super) fn with_introductions() -> Self {
+        let mut pair = Self::new();
+        for (end, node) in pair.ends.iter_mut().enumerate() {
+            let mut config = config(end, 0);
+            config.introductions = true;
+            node.endpoint = Endpoint::new(config, [0x40 | end as u8; 32]);
+            node.peer = add_peer(&mut node.endpoint, end);
+        }
+        pair
     }
 
     /// The same with second ports, of which both make use.

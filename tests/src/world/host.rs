@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use pilot_common::wire::{Header, PacketType};
 use pilot_engine::address::OverlayAddress;
 use pilot_engine::identity::{Identity, PublicKey};
+use pilot_engine::limits::MAX_CONNECTION_CREDIT_BYTES;
 use pilot_engine::{Config, DropReason, Endpoint, Instant, PeerConfig, PeerId};
 use pilot_user::link::Link as _;
 use pilot_user::worker::handoff::Handoff;
@@ -13,6 +14,7 @@ use pilot_user::worker::{Opened, turn};
 
 use super::setup::{HostSetup, Setup, Work};
 use super::wire::Numbers;
+use crate::introductions::Introductions;
 use crate::link::{Attachment, Packet, Place};
 use crate::netem::{Conditions, Counters, Netem};
 use crate::oracle::Oracle;
@@ -108,6 +110,7 @@ impl<A: Attachment> Host<A> {
         (config.bulk_port, config.bulk) = (of_host.bulk.port.then_some(BULK_PORT), of_host.bulk.usage);
         config.rekey_after = of_host.rekey.after.unwrap_or(config.rekey_after);
         config.rekey_after_packets = of_host.rekey.after_packets.unwrap_or(config.rekey_after_packets);
+        config.introductions = of_host.introductions;
         if of_host.asks_for_cookies {
             config.handshakes_per_second = 0;
         }
@@ -127,13 +130,15 @@ impl<A: Attachment> Host<A> {
         let to = |(from, to): &(usize, usize)| peers[*to].filter(|_| *from == index);
         let opens_to = setup.connections.iter().filter_map(to).collect();
         let offered = setup.connections.iter().filter(|(_, to)| *to == index).count();
+        let mut oracle = Oracle::new(setup.plan, index, by_peer, opens_to, offered);
+        oracle.introductions = Introductions::new(places, |host| identity(host).public_key());
         Self {
             place: *own,
             setup: of_host,
             seen_at: (own.address.ip(), 0),
             peers,
             endpoint,
-            oracle: Oracle::new(setup.plan, index, by_peer, opens_to, offered),
+            oracle,
             attachment,
             handoff: Handoff::alone(),
             opened: Opened::default(),
@@ -231,11 +236,19 @@ impl<A: Attachment> Host<A> {
         Pass { done: self.busy_until, sent }
     }
 
+    /// Asks who is where another host is at first; with `wanted`, only whether it is that one.
+    pub(super) fn introduce(&mut self, now: Instant, whom: usize, wanted: Option<usize>) {
+        let local = self.setup.clock.local(now);
+        self.oracle.introductions.ask(&mut self.endpoint, local, whom, wanted);
+        self.has_work = true;
+    }
+
     fn work(&self) -> Work {
         let stats = self.endpoint.stats();
+        let introduced = self.oracle.introductions.introduced().len() as u64;
         let dear: u64 = DEAR_DROPS.iter().map(|reason| stats.dropped(*reason)).sum();
         Work {
-            handshakes: self.handshakes_written + stats.handshakes + dear,
+            handshakes: self.handshakes_written + stats.handshakes + introduced + dear,
             packets: stats.opened + stats.sealed,
             drops: self.opened.dropped,
         }
@@ -248,11 +261,12 @@ impl<A: Attachment> Host<A> {
         *if self.attachment.deliver(packet) { &mut self.delivered } else { &mut self.refused } += 1;
     }
 
-    /// What arrived and was not read is within the window that the peer was given (wire.md W5.9).
+    /// What arrived and was not read is within the window that the peer was given (wire.md W5.9), and that within its bound.
     fn check_buffers(&self) {
         for connection in self.oracle.connections() {
             let Some(stats) = self.endpoint.connection_stats(connection) else { continue };
             assert!(stats.unread_bytes <= stats.receive_window, "host {}: {stats:?}", self.place.index);
+            assert!(stats.receive_window <= MAX_CONNECTION_CREDIT_BYTES, "host {}: {stats:?}", self.place.index);
         }
     }
 }

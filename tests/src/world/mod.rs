@@ -6,7 +6,7 @@ mod setup;
 mod wire;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct World<A: Attachment> {
     sent: u64,
     traffic: Traffic,
     relay: Option<Relay>,
+    /// Which hosts have asked which who they are.
+    asked: BTreeSet<(usize, usize)>,
     logs: Watch,
 }
 
@@ -91,6 +93,7 @@ impl<A: Attachment> World<A> {
             sent: 0,
             traffic: Traffic::default(),
             relay: None,
+            asked: BTreeSet::new(),
             logs,
         }
     }
@@ -133,6 +136,13 @@ impl<A: Attachment> World<A> {
     /// goes nowhere.
     pub fn relay(&mut self, of: Option<(usize, SocketAddr)>) {
         self.relay = of.map(|(host, address)| Relay { host, address, sent: 0, came: 0 });
+    }
+
+    /// A host asks who is where another is at first; with `wanted`, only whether it is that one.
+    pub fn introduce(&mut self, from: usize, whom: usize, wanted: Option<usize>) {
+        let now = self.now;
+        self.hosts[from].introduce(now, whom, wanted);
+        self.asked.insert((from, whom));
     }
 
     /// Bytes that the relay has sent, and that came to it.

@@ -31,7 +31,17 @@ impl<A: Attachment> World<A> {
     /// The same up to the quiet, inclusive, for who wants to look at the hosts before [`World::end`].
     pub fn settle(&mut self) {
         self.set_conditions(Conditions::GOOD);
+        let before: Vec<usize> = self.hosts.iter().map(|host| host.oracle.introductions.introduced().len()).collect();
+        for (from, whom) in self.asked.clone() {
+            self.introduce(from, whom, None);
+        }
         assert!(self.run_until(FINISH_WITHIN, Self::is_done), "not finished {FINISH_WITHIN:?} after the last fault");
+        for (from, whom) in &self.asked {
+            let told = self.hosts[*from].oracle.introductions.introduced()[before[*from]..].contains(&(*whom, true));
+            let both = [from, whom].iter().all(|host| self.hosts[**host].setup().introductions);
+            // wire.md W3.30
+            assert_eq!(told, both, "{from} asked {whom} who it is");
+        }
         self.check_quiet();
     }
 

@@ -54,6 +54,8 @@ pub struct HostSetup {
     pub rekey: Rekey,
     /// It is always under load, and asks for cookies.
     pub asks_for_cookies: bool,
+    /// It tells strangers who it is.
+    pub introductions: bool,
 }
 
 /// When a host asks for new keys; `None`: as nodes do.

@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use pilot_common::maps::Config;
 use pilot_user::control::attach::{AttachMode, Program, Steering};
 use pilot_xsk::nic::Facts;
+use serde_json::Value;
 
 use crate::scene::{End, Scene};
 
@@ -137,13 +138,26 @@ impl Foreign {
         });
         Self { id: told.recv().expect("it was attached"), remove: Some(remove), thread: Some(thread) }
     }
-}
 
-impl Drop for Foreign {
-    fn drop(&mut self) {
+    /// A node says of its datapath that it is not AF_XDP, because of this program.
+    pub(crate) fn is_refused(&self, datapath: &Value) {
+        let reason = datapath["reason"].as_str().unwrap_or_default();
+        assert_eq!(datapath["kind"], "udp", "{datapath}");
+        assert!(Fault::Foreign.words().iter().all(|word| reason.contains(word)), "{reason}");
+        assert!(reason.contains(&format!("(id {})", self.id)), "{reason}");
+    }
+
+    /// Takes it off the device.
+    pub(crate) fn remove(&mut self) {
         self.remove = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.remove();
     }
 }

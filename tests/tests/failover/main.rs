@@ -66,14 +66,18 @@ fn mtu_changed() {
 #[test]
 fn foreign_program_there_already() {
     during_bulk(Fault::Foreign, End::B);
+    during_bulk(Fault::Foreign, End::A);
     during_deltas(Fault::Foreign, End::B);
+    during_deltas(Fault::Foreign, End::A);
 }
 
 /// Which takes the other end's device with it.
 #[test]
 fn device_deleted_and_made_again() {
     during_bulk(Fault::Deleted, End::B);
+    during_bulk(Fault::Deleted, End::A);
     during_deltas(Fault::Deleted, End::B);
+    during_deltas(Fault::Deleted, End::A);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Several queues, a worker each: what arrives on another queue than its worker's is handed over, and nothing is lost.
 
+use std::fs;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -122,6 +123,41 @@ fn strays_between_two_nodes_with_af_xdp_are_handed_over() {
     assert!(std::fs::read(scene.directory().join("received/file")).unwrap() == bytes);
     let (handed_over, opened) = nothing_lost(&listen.end_by(Signal::SIGTERM));
     assert!(handed_over >= 10_000 && opened[1] >= 10_000 && opened[0] == 0, "{handed_over} {opened:?}");
+}
+
+/// wire.md W3.16: two lanes between nodes of two queues are a tunnel for each worker at both ends, and what each sends comes by the
+/// queue of the worker that has it there: nothing makes a detour.
+#[test]
+fn lanes_have_a_worker_and_a_queue_each() {
+    let Some(scene) = Scene::with_queues("workers::lanes_have_a_worker_and_a_queue_each", [2, 2]) else { return };
+    let node = |name, end, peer, at: End| {
+        let node = scene.node(name, end).line("queues = [0, 1]").line("bulk = \"never\"");
+        let node = node.peer(peer, Some(at.listen())).write();
+        // Its last lines are about the peer.
+        let text = fs::read_to_string(&node.config).unwrap();
+        fs::write(&node.config, text + "lanes = 2\n").unwrap();
+        node
+    };
+    let (a, b) = (node("a", End::A, "b", End::B), node("b", End::B, "a", End::A));
+    let [up_a, up_b] = [&a, &b].map(|node| {
+        let mut up = scene.start(node, &["up"]);
+        let datapath = up.wait_for("ready").event["datapath"].clone();
+        assert_eq!((&datapath["kind"], &datapath["attach"]), (&"xdp".into(), &"native".into()), "{datapath}");
+        up
+    });
+    // Connections take the lanes in turn, and messages the connections: two under way in each lane, that may share a datagram.
+    let arguments = ["bench", "b", "--connections", "4", "--in-flight", "4", "--count", "4000", "--bulk", "0"];
+    assert_eq!(scene.run(&a, &arguments).success("bench")["count"], 4000);
+    let peers = scene.run(&a, &["peers"]).success("peers")["peers"].clone();
+    for lane in [0, 1] {
+        let row = ["lane", "worker", "up"].map(|name| &peers[lane][name]);
+        assert_eq!(row, [&Value::from(lane), &Value::from(lane), &true.into()], "{peers}");
+    }
+    for up in [up_a, up_b] {
+        let (handed_over, opened) = nothing_lost(&up.end_by(Signal::SIGTERM));
+        assert!(opened.iter().all(|opened| *opened >= 1000), "{opened:?}");
+        assert!(handed_over < 100, "{handed_over} of {opened:?} came by the other queue");
+    }
 }
 
 /// Without AF_XDP the kernel gives each datagram to the worker whose session it names: only the first of a handshake, which

@@ -172,6 +172,35 @@ fn fairness_at_one_bottleneck() {
     compare("fairness", &table);
 }
 
+/// One tunnel, both of whose ends send all they can: each through its own bottleneck, with one round trip that has both queues in it.
+/// CUBIC fills both. Two delay targets answer one delay: the end whose least round trip came out longer, if only by the time that a
+/// packet takes to leave, keeps its queue until the other has gone down to where the part for small windows makes up for it.
+#[test]
+fn both_directions_at_once() {
+    let mut table = "Goodput in percent of each direction's bottleneck, one tunnel, both ends sending.\n\n".to_owned();
+    for (megabits, rtt, settle, time) in [
+        (40, ms(20), ms(4000), ms(10_000)),
+        (1000, Duration::from_micros(100), ms(500), ms(1000)),
+        (200, ms(10), ms(2000), ms(5000)),
+        (100, ms(50), ms(5000), ms(15_000)),
+    ] {
+        for (controller, name) in CONTROLLERS {
+            let path = path(megabits, rtt);
+            let mut network = Network::both_ways(1, path, controller);
+            network.run(settle);
+            let before = network.received_by_both();
+            network.run(time);
+            let after = network.received_by_both();
+            let percent = [0, 1].map(|end| {
+                let bits = u128::from(after[end] - before[end]) * 8;
+                (bits * 100_000 / (u128::from(path.bits_per_second) * time.as_millis())) as u64
+            });
+            writeln!(table, "{:>4} Mb/s, {rtt:>5?}  {name:>12}  {percent:?}", megabits).unwrap();
+        }
+    }
+    compare("both_ways", &table);
+}
+
 /// wire.md W5.21: marks keep the queue short, so that nothing has to be dropped.
 #[test]
 fn marks_come_before_drops() {

@@ -34,12 +34,29 @@ pub(crate) struct Path {
     pub(crate) packet_credit: u32,
 }
 
+impl Path {
+    /// What data goes through.
+    fn data(self) -> Conditions {
+        let Self { bits_per_second, queue, mark_after, loss_per_mille, .. } = self;
+        let bottleneck = Some(Bottleneck { bits_per_second, queue, mark_after });
+        Conditions { loss: PerMille(loss_per_mille), bottleneck, ..self.empty() }
+    }
+
+    /// What takes as long, and has no bottleneck.
+    fn empty(self) -> Conditions {
+        Conditions { delay: self.rtt / 2, ..Conditions::GOOD }
+    }
+}
+
 /// A sender and a receiver.
 struct Flow {
     ends: [Endpoint; 2],
     peers: [PeerId; 2],
     begins: Option<Instant>,
-    received: u64,
+    /// Which ends write.
+    writes: [bool; 2],
+    /// Bytes that each end has read.
+    received: [u64; 2],
     /// When bytes were read last, and the longest time between two such.
     last_read: Instant,
     longest_stall: Duration,
@@ -90,7 +107,8 @@ fn flow(number: usize, controller: ControllerKind, packet_credit: u32) -> Flow {
         ends: [a, b],
         peers: [to_b, to_a],
         begins,
-        received: 0,
+        writes: [true, false],
+        received: [0; 2],
         last_read: Instant::ORIGIN,
         longest_stall: Duration::ZERO,
         recent: VecDeque::new(),
@@ -100,16 +118,12 @@ fn flow(number: usize, controller: ControllerKind, packet_credit: u32) -> Flow {
 impl Network {
     /// A flow for each controller, all through one bottleneck.
     pub(crate) fn new(seed: u64, path: Path, controllers: &[ControllerKind]) -> Self {
-        let Path { bits_per_second, rtt, queue, mark_after, loss_per_mille, packet_credit } = path;
         let mut random = Random::new(seed);
-        let way = Conditions { delay: rtt / 2, ..Conditions::GOOD };
-        let bottleneck = Some(Bottleneck { bits_per_second, queue, mark_after });
-        let data = Conditions { loss: PerMille(loss_per_mille), bottleneck, ..way };
-        let flow = |(number, controller): (usize, &ControllerKind)| flow(number, *controller, packet_credit);
+        let flow = |(number, controller): (usize, &ControllerKind)| flow(number, *controller, path.packet_credit);
         Self {
             flows: controllers.iter().enumerate().map(flow).collect(),
-            data: Netem::new(data, random.fork()),
-            acks: Netem::new(way, random.fork()),
+            data: Netem::new(path.data(), random.fork()),
+            acks: Netem::new(path.empty(), random.fork()),
             now: Instant::from_nanos(1),
             in_flight: BinaryHeap::new(),
             sent: 0,
@@ -119,9 +133,22 @@ impl Network {
         }
     }
 
+    /// One tunnel, both of whose ends write, through a bottleneck in each direction.
+    pub(crate) fn both_ways(seed: u64, path: Path, controller: ControllerKind) -> Self {
+        let mut network = Self::new(seed, path, &[controller]);
+        network.flows[0].writes = [true; 2];
+        network.acks.set_conditions(path.data());
+        network
+    }
+
     /// Bytes that a flow's receiver has read.
     pub(crate) fn received(&self, flow: usize) -> u64 {
-        self.flows[flow].received
+        self.flows[flow].received[1]
+    }
+
+    /// Bytes that the ends of the first flow have read.
+    pub(crate) fn received_by_both(&self) -> [u64; 2] {
+        self.flows[0].received
     }
 
     /// The longest time for which a flow's receiver read nothing, since this was last asked.
@@ -220,15 +247,19 @@ impl Flow {
             Event::Connected { connection } => {
                 for _ in 0..STREAMS {
                     let stream = self.ends[end].open_stream(now, connection).unwrap();
-                    self.write(now, connection, stream, text);
+                    self.write(end, now, connection, stream, text);
                 }
             }
-            Event::StreamWritable { connection, stream } if end == 0 => self.write(now, connection, stream, text),
-            Event::StreamReadable { connection, stream } if end == 1 => {
-                while let Ok(Read::Bytes(length)) = self.ends[1].read(now, connection, stream, text) {
-                    self.received += length as u64;
-                    self.longest_stall = self.longest_stall.max(now.since(self.last_read));
-                    self.last_read = now;
+            Event::StreamOpened { connection, stream } | Event::StreamWritable { connection, stream } => {
+                self.write(end, now, connection, stream, text);
+            }
+            Event::StreamReadable { connection, stream } => {
+                while let Ok(Read::Bytes(length)) = self.ends[end].read(now, connection, stream, text) {
+                    self.received[end] += length as u64;
+                    if end == 1 {
+                        self.longest_stall = self.longest_stall.max(now.since(self.last_read));
+                        self.last_read = now;
+                    }
                 }
             }
             Event::Closed { reason, .. } => unreachable!("{reason}"),
@@ -236,7 +267,9 @@ impl Flow {
         }
     }
 
-    fn write(&mut self, now: Instant, connection: ConnectionHandle, stream: StreamId, text: &[u8]) {
-        while self.ends[0].write(now, connection, stream, text).is_ok_and(|written| written == text.len()) {}
+    fn write(&mut self, end: usize, now: Instant, connection: ConnectionHandle, stream: StreamId, text: &[u8]) {
+        while self.writes[end]
+            && self.ends[end].write(now, connection, stream, text).is_ok_and(|written| written == text.len())
+        {}
     }
 }
