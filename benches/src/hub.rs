@@ -127,6 +127,8 @@ impl Arm for Hub {
             }
         }
         let (states, mut notes): (Vec<_>, Vec<_>) = ends.into_iter().rev().unzip();
-        Ok((states, notes.swap_remove(RESEARCHER)))
+        let mut first = notes.remove(RESEARCHER);
+        first["others"] = notes.into();
+        Ok((states, first))
     }
 }

@@ -141,6 +141,7 @@ fn run(places: &Places, config: &Config, seat: Seat, start: &Shared) -> anyhow::
         let notes = json!({
             "datapath": *datapath, "aead": worker.application.aead.map(|aead| format!("{aead:?}")),
             "opened": {"xdp": worker.opened.xdp, "udp": worker.opened.udp, "bulk": worker.opened.bulk},
+            "sent": sent(&worker.endpoint, &peers),
         });
         let shared = worker.application.shared()?;
         worker.application.seat.say(Said::Finished { shared, notes });
@@ -151,8 +152,8 @@ fn run(places: &Places, config: &Config, seat: Seat, start: &Shared) -> anyhow::
         settle(&mut worker, || !control.datapath().pending)?;
         worker.application.seat.say(Said::Ready);
         worker.run_until(|worker| worker.application.finished)?;
-        let shared = worker.application.shared()?;
-        worker.application.seat.say(Said::Finished { shared, notes: Value::Null });
+        let (shared, notes) = (worker.application.shared()?, json!({"sent": sent(&worker.endpoint, &peers)}));
+        worker.application.seat.say(Said::Finished { shared, notes });
         let now = worker.now();
         worker.endpoint.close_tunnel(now, owner, Code::NoError);
         worker.pass()?;
@@ -169,6 +170,24 @@ fn settle<A: Application>(worker: &mut Worker<PairLink, A>, done: impl Fn() -> b
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// What the engine sent so far, by cause: datagrams, and their UDP payload bytes.
+fn sent(endpoint: &Endpoint, peers: &[(String, PeerId)]) -> Value {
+    // Those that are over, and those that are not.
+    let mut all = endpoint.stats().ended.clone();
+    peers.iter().filter_map(|(_, peer)| endpoint.tunnel_stats(*peer)).for_each(|tunnel| all.count(&tunnel));
+    let handshakes = endpoint.stats();
+    json!({
+        "handshakes": [handshakes.handshake_datagrams, handshakes.handshake_bytes],
+        "mtu_probes": [all.mtu_probes, all.mtu_probe_bytes],
+        "acks": [all.ack_packets, all.ack_bytes],
+        "data": [
+            all.sent_packets - all.mtu_probes - all.ack_packets,
+            all.sent_bytes - all.mtu_probe_bytes - all.ack_bytes,
+        ],
+        "lost_packets": all.lost_packets,
+    })
 }
 
 fn change(change: Change) -> (&'static str, context::Change) {

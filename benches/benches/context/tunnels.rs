@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Steps of time while a tunnel comes up, short because the others do not run meanwhile; and when all run.
 const STEP_ALONE: Duration = Duration::from_micros(500);
 const STEP: Duration = Duration::from_millis(10);
+/// Fifty times as long as an ack is held back.
+const SETTLE_STEPS: usize = 5;
+/// After the last tunnel came up: until what young tunnels do is done.
+const YOUNG_PAUSES: usize = 20;
 /// The longest datagram.
 const MTU: usize = 1472;
 
@@ -78,8 +82,7 @@ impl Fabric {
             // One after the other: an owner to whom many come at once asks for cookies.
             fabric.come_up(n - 1)?;
         }
-        // Path MTU probes and what else a young tunnel does.
-        for _ in 0..100 {
+        for _ in 0..YOUNG_PAUSES {
             fabric.now += PAUSE;
             fabric.settle()?;
         }
@@ -138,29 +141,33 @@ impl Fabric {
         bail!("peer {at} does not come up")
     }
 
-    /// Runs all until nothing is under way, and acks that are owed were sent.
+    /// Runs all for a while, in which acks that are owed are sent. It does not end by itself: of many tunnels that are young, one has
+    /// always something to say.
     fn settle(&mut self) -> anyhow::Result<()> {
-        for _ in 0..1_000 {
-            let mut any = false;
-            loop {
-                for peer in &mut self.peers {
-                    let sent = peer.run(self.now)?;
-                    any |= !sent.datagrams.is_empty();
-                    self.node.take(&sent, self.now)?;
-                }
-                if self.node.sent.datagrams.is_empty() {
-                    break;
-                }
-                let answers = self.deliver();
-                self.node.take(&answers, self.now)?;
-            }
+        self.exchange()?;
+        for _ in 0..SETTLE_STEPS {
             self.now += STEP;
             self.node.run(self.now)?;
-            if !any && self.node.sent.datagrams.is_empty() {
+            self.exchange()?;
+        }
+        Ok(())
+    }
+
+    /// Carries what there is, until nothing is under way.
+    fn exchange(&mut self) -> anyhow::Result<()> {
+        loop {
+            for peer in &mut self.peers {
+                let sent = peer.run(self.now)?;
+                if !sent.datagrams.is_empty() {
+                    self.node.take(&sent, self.now)?;
+                }
+            }
+            if self.node.sent.datagrams.is_empty() {
                 return Ok(());
             }
+            let answers = self.deliver();
+            self.node.take(&answers, self.now)?;
         }
-        bail!("it goes on and on")
     }
 
     /// Gives the peers what the owner sent; what they say.

@@ -101,6 +101,10 @@ pub struct Stats {
     pub resets_received: u64,
     /// Handshakes finished here, begun by either end.
     pub handshakes: u64,
+    /// Initiations and responses sent.
+    pub handshake_datagrams: u64,
+    /// UDP payload bytes of those.
+    pub handshake_bytes: u64,
     /// What tunnels counted that are over; what there is of them at one time is zero.
     pub ended: TunnelStats,
     dropped: [u64; DropReason::ALL.len()],
@@ -156,8 +160,14 @@ pub struct TunnelStats {
     pub probe_timeouts: u64,
     /// Paths that turned out to mangle ECN marks, or to drop what is marked.
     pub ecn_failures: u64,
-    /// Path MTU probes sent.
+    /// Path MTU probes sent that carried no data.
     pub mtu_probes: u64,
+    /// UDP payload bytes of those.
+    pub mtu_probe_bytes: u64,
+    /// Data packets sent that ask for no acknowledgement, because they are one.
+    pub ack_packets: u64,
+    /// UDP payload bytes of those.
+    pub ack_bytes: u64,
     /// Times that large datagrams were taken not to arrive any more.
     pub black_holes: u64,
     /// Challenges sent to prove a path.
@@ -205,6 +215,9 @@ impl TunnelStats {
         self.probe_timeouts += other.probe_timeouts;
         self.ecn_failures += other.ecn_failures;
         self.mtu_probes += other.mtu_probes;
+        self.mtu_probe_bytes += other.mtu_probe_bytes;
+        self.ack_packets += other.ack_packets;
+        self.ack_bytes += other.ack_bytes;
         self.black_holes += other.black_holes;
         self.path_challenges += other.path_challenges;
         self.replaced_ids += other.replaced_ids;

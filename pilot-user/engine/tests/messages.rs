@@ -174,6 +174,8 @@ fn the_oldest_datagrams_are_dropped_and_counted() {
 fn a_datagram_that_fits_no_packet_any_more_blocks_nobody() {
     let mut pair = Pair::new();
     let [ours, theirs] = pair.connected();
+    // From the first on, it is found out how long they may be.
+    pair.ends[0].endpoint.send_datagram(pair.now, ours, b"first").unwrap();
     pair.run(SECOND);
     let largest = pair.ends[0].endpoint.max_datagram(ours);
     assert!(largest > 1300);

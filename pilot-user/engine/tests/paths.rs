@@ -257,9 +257,11 @@ fn a_bulk_path_that_nobody_answers_is_given_up() {
 fn a_peer_that_moves_is_asked_and_gets_a_new_id() {
     let mut pair = Pair::new();
     let handles = pair.connected();
-    pair.ends[1].endpoint.send_message(pair.now, handles[1], b"for a round trip").unwrap();
-    pair.run(SECOND);
-    assert_eq!(pair.messages(0, handles[0]).len(), 1);
+    for message in [&b"for a round trip"[..], &[1; 10_000], &[2; 10_000]] {
+        pair.ends[1].endpoint.send_message(pair.now, handles[1], message).unwrap();
+        pair.run(SECOND);
+        assert_eq!(pair.messages(0, handles[0]), [message]);
+    }
     let (old, rtt) = (named(&pair, 0), stats(&pair, 1).min_rtt);
     pair.ends[0].address = "10.0.0.1:1000".parse().unwrap();
     echo_once(&mut pair, handles, b"from another port");

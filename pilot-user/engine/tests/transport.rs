@@ -178,17 +178,46 @@ fn a_reader_that_stops_delays_nobody_else() {
     assert!(pair.ends[0].take(|e| matches!(e, Event::StreamWritable { .. })).is_some());
 }
 
-/// wire.md W6.1, W6.6: probes find the largest of the steps that the path carries, up to the size that both ends take.
+/// wire.md W6.1, W6.6: the largest of the steps is found that the path carries, up to the size that both ends take, once there is data
+/// that fills it, or an unreliable datagram; by padding alone only where data would not do.
 #[test]
 fn datagrams_grow_only_as_far_as_the_path_carries() {
-    for (carries, expected) in [(1500, 1472), (1450, 1400), (1399, 1200)] {
+    let large: &[u8] = &[1; 50_000];
+    for (carries, messages, padding, expected) in [
+        (1500, vec![large], 0, 1472),
+        (1450, vec![large], 2, 1400),
+        (1399, vec![large], 2, 1200),
+        // Two of them do not fit into the next step.
+        (1500, vec![&[1; 1000][..]; 20], 2, 1472),
+        (1500, vec![&[1; 19][..]], 0, 1200),
+    ] {
         let mut pair = Pair::new();
-        pair.fate = Box::new(move |d| if d.len() > carries { vec![] } else { vec![Duration::ZERO] });
-        let [ours, _] = pair.connected();
-        pair.run(5 * SECOND);
-        for end in &pair.ends {
-            assert_eq!(end.endpoint.tunnel_stats(end.peer).unwrap().max_datagram, expected);
+        let is_lost = Rc::new(Cell::new(0));
+        let lost = Rc::clone(&is_lost);
+        pair.fate = Box::new(move |d| match d.len() > carries {
+            true => {
+                lost.set(lost.get() + 1);
+                vec![]
+            }
+            false => vec![Duration::ZERO],
+        });
+        let [ours, theirs] = pair.connected();
+        for message in &messages {
+            pair.ends[0].endpoint.send_message(pair.now, ours, message).unwrap();
         }
+        pair.run(5 * SECOND);
+        assert_eq!(pair.messages(1, theirs), messages);
+        let stats = |pair: &Pair, end: usize| pair.ends[end].endpoint.tunnel_stats(pair.ends[end].peer).unwrap();
+        let found = stats(&pair, 0);
+        assert_eq!((found.max_datagram, found.mtu_probes), (expected, padding), "{carries}");
+        assert_eq!(stats(&pair, 1).max_datagram, 1200, "{carries}: it had nothing to say");
+        assert_eq!(is_lost.get(), if carries < 1472 { 3 } else { 0 }, "{carries}");
+        pair.ends[1].endpoint.send_datagram(pair.now, theirs, b"as long as may be").unwrap();
+        pair.run(5 * SECOND);
+        assert_eq!(
+            stats(&pair, 1).max_datagram,
+            [1200, 1400, 1472][usize::from(carries >= 1400) + usize::from(carries >= 1472)]
+        );
         assert!(pair.ends[0].endpoint.is_open(ours));
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn runs(quick: bool) -> Vec<Run> {
 struct Pipeline {
     system: String,
     parts: Vec<Part>,
+    notes: Value,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +95,18 @@ const OF_PIPELINE: &[Metric<Pipeline>] = &[
     ("pipeline_round_trips", "round trips", |run| Some(sum(run, |_| true, |part| part.round_trips))),
     ("pipeline_time_ms", "ms", |run| Some(sum(run, |_| true, |part| part.time_us) / 1e3)),
     ("pipeline_cpu_ms", "ms", |run| Some(sum(run, |_| true, |part| part.cpu_us) / 1e3)),
+    // Of Pilot alone, whose engine counts by cause: together they are all that the devices sent.
+    ("wire_handshake_bytes", "bytes", |run| sent(run, "handshakes")),
+    ("wire_mtu_probe_bytes", "bytes", |run| sent(run, "mtu_probes")),
+    ("wire_ack_bytes", "bytes", |run| sent(run, "acks")),
+    ("wire_message_bytes", "bytes", |run| sent(run, "data").map(|_| sum(run, |_| true, |part| part.payload_bytes))),
+    ("wire_message_overhead_bytes", "bytes", |run| {
+        Some(sent(run, "data")? - sum(run, |_| true, |part| part.payload_bytes))
+    }),
+    ("wire_other_bytes", "bytes", |run| {
+        let counted = ["handshakes", "mtu_probes", "acks", "data"].map(|cause| sent(run, cause));
+        Some(sum(run, |_| true, |part| part.wire_bytes) - counted.into_iter().sum::<Option<f64>>()?)
+    }),
 ];
 
 const OF_CHANGES: &[Metric<Changes>] = &[
@@ -128,6 +141,16 @@ fn tokens(run: &Pipeline, which: impl Fn(&Part) -> bool) -> f64 {
 
 fn content(run: &Pipeline, which: impl Fn(&Part) -> bool) -> f64 {
     sum(run, which, |part| part.content_tokens)
+}
+
+/// Bytes of frames that the agents' engines sent for a cause, if they say it: of datagrams and their UDP payload bytes.
+fn sent(run: &Pipeline, cause: &str) -> Option<f64> {
+    let others = run.notes["others"].as_array().into_iter().flatten();
+    let frames = std::iter::once(&run.notes).chain(others).map(|agent| {
+        let [datagrams, bytes] = [0, 1].map(|at| agent["sent"][cause][at].as_f64());
+        Some(datagrams? * HEADERS_BYTES + bytes?)
+    });
+    frames.sum()
 }
 
 /// The rows of what all runs said.
@@ -196,8 +219,10 @@ mod tests {
 
     fn raw(system: &str, empty: u64, sent: Value) -> Vec<Value> {
         let parts = [part("researcher to writer", 99, 50), part(FOLLOW_UPS, 199, 25)];
+        let one = json!({"handshakes": [1, 3], "mtu_probes": [0, 0], "acks": [0, 0], "data": [1, 50]});
+        let notes = json!({"sent": one, "others": [{"sent": {"handshakes": [0, 0], "mtu_probes": [0, 0], "acks": [1, 8], "data": [0, 0]}}]});
         vec![
-            json!({"bench": "pipeline", "system": system, "parts": parts, "notes": null}),
+            json!({"bench": "pipeline", "system": system, "parts": parts, "notes": notes}),
             json!({
                 "bench": "changes", "system": system, "changes": 2, "responses": 4, "empty_responses": empty,
                 "wire_bytes": 600, "cpu_us": 4000, "delays_us": [3000, 1000], "sent": sent, "notes": null,
@@ -212,6 +237,9 @@ mod tests {
         assert_eq!(value("pipeline_tokens_per_content_token"), 300.0 / 75.0);
         assert_eq!(value("handover_tokens_per_content_token"), 100.0 / 50.0);
         assert_eq!((value("pipeline_wire_bytes"), value("handover_wire_bytes")), (200.0, 100.0));
+        assert_eq!((value("wire_handshake_bytes"), value("wire_ack_bytes")), (45.0, 50.0));
+        assert_eq!((value("wire_message_bytes"), value("wire_message_overhead_bytes")), (60.0, 32.0));
+        assert_eq!((value("wire_mtu_probe_bytes"), value("wire_other_bytes")), (0.0, 13.0));
         assert_eq!((value("pipeline_time_ms"), value("pipeline_cpu_ms")), (3.0, 5.0));
         assert_eq!(value("empty_responses_percent"), 25.0);
         assert_eq!((value("change_delay_ms"), value("change_delay_max_ms")), (2.0, 3.0));

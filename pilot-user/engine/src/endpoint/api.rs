@@ -219,6 +219,9 @@ impl Endpoint {
         if datagram.len() > allowed {
             return Err(OperationError::TooLong { what: "a datagram", given: datagram.len(), allowed });
         }
+        if let Some(tunnel) = self.tunnels.get_mut(connection.peer.0 as usize) {
+            tunnel.want_larger_datagrams();
+        }
         self.on(now, connection, |it| it.send_datagram(datagram))
     }
 

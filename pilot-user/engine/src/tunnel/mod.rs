@@ -295,6 +295,13 @@ impl Tunnel {
         self.transport.as_ref().map_or(MIN_DATAGRAM_BYTES, |transport| transport.paths.sending().mtu.current())
     }
 
+    /// Unreliable datagrams are sent, which may be as long as the path is known to carry.
+    pub(crate) fn want_larger_datagrams(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.paths.sending_mut().mtu.want();
+        }
+    }
+
     pub(crate) fn aead(&self) -> Option<Aead> {
         self.session.as_ref().map(|session| session.terms.aead)
     }

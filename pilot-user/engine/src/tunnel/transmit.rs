@@ -2,6 +2,7 @@
 
 use pilot_common::wire::{HEADER_LEN, Header, PacketType, TAG_LEN};
 
+use super::mtu::Probe;
 use super::path::PathFrame;
 use super::{Context, Path, Tunnel};
 use crate::codec::Writer;
@@ -43,19 +44,27 @@ pub(crate) struct Sent {
     pub(crate) more: bool,
 }
 
+impl Sent {
+    fn handshake(ctx: &mut Context<'_>, len: usize, path: Path) -> Self {
+        ctx.stats.handshake_datagrams += 1;
+        ctx.stats.handshake_bytes += len as u64;
+        Self { len, path, ecn: Ecn::NotEct, more: true }
+    }
+}
+
 impl Tunnel {
     /// Writes the next datagram into `datagram`. `None`: nothing to send now.
     pub(crate) fn poll_transmit(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<Sent> {
         if self.answer.is_some()
             && let Some((len, path)) = self.respond(ctx, datagram)
         {
-            return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
+            return Some(Sent::handshake(ctx, len, path));
         }
         self.rekey_if_due(ctx);
         if self.next_try.is_some_and(|at| at <= ctx.now)
             && let Some((len, path)) = self.initiate(ctx, datagram)
         {
-            return Some(Sent { len, path, ecn: Ecn::NotEct, more: true });
+            return Some(Sent::handshake(ctx, len, path));
         }
         if self.session.as_ref().is_none_or(|session| session.keys.is_used_up()) {
             return None; // until a rekey succeeds (W4.6)
@@ -137,10 +146,16 @@ impl Tunnel {
         }
         let allowance = paths.allowance()?;
         let (path, is_proven, mtu) = (paths.sending().path, paths.sending().is_proven, &paths.sending().mtu);
-        let end = packet_end(mtu.current(), allowance, datagram.len())?;
-        let mtu_probe = mtu.probe(ctx.now, has_data).filter(|size| is_proven && usize::from(*size) <= datagram.len());
+        // What confirms the key goes first, and while nothing arrives, what is known to.
+        let probes = is_proven && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
+        let probe = mtu.probe(ctx.now, has_data).filter(|it| usize::from(it.bytes) <= datagram.len());
+        let padding = probe.filter(|it| it.is_padding && is_proven);
+        // Data that makes a packet longer than what is known to arrive makes it a probe (W6.6).
+        let stretched = probe.filter(|it| !it.is_padding && probes).map(|it| it.bytes);
+        let current = mtu.current();
+        let end = packet_end(stretched.unwrap_or(current), allowance, datagram.len())?;
         let ack_due = transport.acks.is_due(ctx.now);
-        let asks = wants || mtu_probe.is_some() || recovery.probe_due();
+        let asks = wants || padding.is_some() || recovery.probe_due();
         let is_draining = paths.is_draining() && !recovery.probe_due();
         let may_send = asks && !is_draining && recovery.may_send(ctx.now);
         if !may_send && !is_draining && table.has_bulk() {
@@ -159,8 +174,8 @@ impl Tunnel {
         let in_company = !frames.is_empty() || !table.control.is_empty() || recovery.probe_due();
         let consumed = in_company.then(|| table.write_consumed(&mut w)).filter(|consumed| !consumed.is_empty());
         let before = w.len();
-        // Bulk leaves no gap for a probe. But what confirms the key goes first, and while nothing arrives, data.
-        let probe_first = mtu_probe.is_some() && recovery.was_heard() && recovery.timeouts_in_a_row() == 0;
+        // Bulk leaves no gap for a probe.
+        let probe_first = padding.is_some() && probes;
         if may_send && !probe_first {
             if wants
                 && let Some(packets) = recovery.ack_after_to_ask()
@@ -190,16 +205,32 @@ impl Tunnel {
             table.on_consumed_written(consumed, ack_eliciting, &mut frames);
         }
         let all_sent = table.control.is_empty() && !table.has_data();
-        let more = !all_sent || mtu_probe.is_some() || recovery.probe_due();
-        match mtu_probe {
-            Some(size) if may_send && !ack_eliciting => {
-                let len = fill_probe(datagram, len, size)?;
+        let more = !all_sent || padding.is_some() || recovery.probe_due();
+        match (padding, stretched) {
+            (Some(Probe { bytes, .. }), _) if may_send && !ack_eliciting => {
+                let len = fill_probe(datagram, len, bytes)?;
                 paths.sending_mut().mtu.on_probe_sent();
                 transport.stats.mtu_probes += 1;
+                transport.stats.mtu_probe_bytes += u64::from(bytes);
                 Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path, more: true })
             }
+            (_, Some(bytes)) if HEADER_LEN + len + TAG_LEN > usize::from(current) => {
+                let len = lengthen(datagram, len, bytes)?;
+                paths.sending_mut().mtu.on_probe_sent();
+                Some(Filled { frames, ack_eliciting, mtu_probe: true, len, path, more })
+            }
             _ if len == 0 => None,
-            _ => Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path, more }),
+            _ => {
+                if stretched.is_some() && may_send && !all_sent {
+                    // What is next is too long for this step, and several of it may not be for a later one.
+                    paths.sending_mut().mtu.want();
+                }
+                if !ack_eliciting {
+                    transport.stats.ack_packets += 1;
+                    transport.stats.ack_bytes += (HEADER_LEN + len + TAG_LEN) as u64;
+                }
+                Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path, more })
+            }
         }
     }
 }
@@ -237,6 +268,16 @@ fn fill_probe(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
     let body = datagram.get_mut(HEADER_LEN + len..HEADER_LEN + padded)?;
     body.fill(0); // PADDING
     frame::write_ping(&mut Writer::new(body))?;
+    Some(padded)
+}
+
+/// Makes frames fill a packet of this size, by padding before them: the last may reach to the end. Returns how many bytes of frames
+/// that makes.
+fn lengthen(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
+    let padded = usize::from(size) - HEADER_LEN - TAG_LEN;
+    let body = datagram.get_mut(HEADER_LEN..HEADER_LEN + padded)?;
+    body.copy_within(..len, padded - len);
+    body[..padded - len].fill(0); // PADDING
     Some(padded)
 }
 
