@@ -73,6 +73,11 @@ impl Assembly {
         Self { bytes: Vec::with_capacity(most), most, goes_on: false, is_spoilt: false }
     }
 
+    fn begin(&mut self) {
+        self.bytes.clear();
+        self.is_spoilt = false;
+    }
+
     fn add(&mut self, part: &[u8]) {
         self.is_spoilt |= self.bytes.len() + part.len() > self.most;
         if !self.is_spoilt {
@@ -151,7 +156,11 @@ impl Xsk {
             let Some(desc) = self.rx.peek() else { break };
             taken += 1;
             let goes_on = desc.options & XDP_PKT_CONTD != 0;
-            let is_part = std::mem::replace(&mut self.assembly.goes_on, goes_on) || goes_on;
+            let went_on = std::mem::replace(&mut self.assembly.goes_on, goes_on);
+            let is_part = went_on || goes_on;
+            if is_part && !went_on {
+                self.assembly.begin();
+            }
             let Ok((chunk, frame)) = self.umem.take_received(&desc) else {
                 self.counters.bad_addresses += 1;
                 if is_part {
@@ -185,18 +194,16 @@ impl Xsk {
 
     /// Lends a frame that came in parts, if the last of them has come.
     fn hand_out_assembled(&mut self, sink: &mut impl FnMut(&[u8])) {
-        let Assembly { bytes, is_spoilt, goes_on, .. } = &mut self.assembly;
-        if *goes_on {
-            return;
+        let Assembly { bytes, is_spoilt, goes_on, .. } = &self.assembly;
+        match (goes_on, is_spoilt) {
+            (true, _) => {}
+            (false, true) => self.counters.multi_buffer += 1,
+            (false, false) => {
+                self.counters.received += 1;
+                self.counters.in_parts += 1;
+                sink(bytes);
+            }
         }
-        if std::mem::take(is_spoilt) {
-            self.counters.multi_buffer += 1;
-        } else {
-            self.counters.received += 1;
-            self.counters.in_parts += 1;
-            sink(bytes);
-        }
-        self.assembly.bytes.clear();
     }
 
     /// Room for one outgoing frame, or `None` when the sending share of chunks is in use: then flush, and try in the next
