@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod byte_queue;
 pub mod codec;
 mod config;
 mod connection;
