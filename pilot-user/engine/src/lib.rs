@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+#[doc(hidden)]
+pub mod benching;
 mod byte_queue;
 pub mod codec;
 mod config;
