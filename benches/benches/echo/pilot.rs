@@ -70,6 +70,7 @@ impl Client {
         let before = self.worker.application.count;
         // One at a time: there is room, and an end shows below.
         let _ = self.worker.endpoint.send_message(now, connection, message);
+        self.worker.transmit(now).expect("the devices stay as they are");
         while self.worker.application.count == before && self.worker.application.closed.is_none() {
             self.worker.run_once().expect("the devices stay as they are");
         }

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
+use crate::byte_queue::ByteQueue;
 use crate::limits::{DATAGRAM_BUFFER_BYTES, MESSAGE_OVERHEAD_BYTES};
 
 /// A bounded queue that drops its oldest. The bytes lie one behind the other in one buffer, so that nothing is allocated once it
 /// has grown.
 #[derive(Debug, Default)]
 pub(crate) struct DatagramQueue {
-    bytes: VecDeque<u8>,
+    bytes: ByteQueue,
     lengths: VecDeque<usize>,
     /// Datagrams dropped because there was no room.
     dropped: u64,
@@ -26,7 +27,7 @@ impl DatagramQueue {
         {
             self.drop_first();
         }
-        self.bytes.extend(datagram);
+        self.bytes.push(datagram);
         self.lengths.push_back(datagram.len());
     }
 
@@ -35,18 +36,15 @@ impl DatagramQueue {
         self.dropped += u64::from(self.pop());
     }
 
-    /// The oldest, in up to two parts.
-    pub(crate) fn first(&self) -> Option<[&[u8]; 2]> {
-        let length = *self.lengths.front()?;
-        let (front, back) = self.bytes.as_slices();
-        let split = front.len().min(length);
-        Some([&front[..split], &back[..length - split]])
+    /// The oldest.
+    pub(crate) fn first(&self) -> Option<&[u8]> {
+        Some(self.bytes.get(0, *self.lengths.front()?))
     }
 
     /// Takes the oldest out. Whether there was one.
     pub(crate) fn pop(&mut self) -> bool {
         let Some(length) = self.lengths.pop_front() else { return false };
-        self.bytes.drain(..length);
+        self.bytes.take(length);
         true
     }
 
@@ -69,7 +67,7 @@ mod tests {
         let fitting = DATAGRAM_BUFFER_BYTES / (1000 + MESSAGE_OVERHEAD_BYTES as usize);
         (0..fitting + 3).for_each(|n| queue.push(&[n as u8; 1000]));
         assert_eq!(queue.dropped(), 3);
-        assert_eq!(queue.first().map(|parts| parts.concat()), Some(vec![3; 1000]));
+        assert_eq!(queue.first(), Some(&[3; 1000][..]));
         // Without bytes they cost something too.
         (0..1_000_000).for_each(|_| queue.push(&[]));
         assert_eq!(queue.lengths.len(), DATAGRAM_BUFFER_BYTES / MESSAGE_OVERHEAD_BYTES as usize);

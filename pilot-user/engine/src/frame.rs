@@ -42,6 +42,11 @@ const STREAM_FIN: u8 = 0x01;
 const STREAM_LENGTH: u8 = 0x02;
 const STREAM_OFFSET: u8 = 0x04;
 
+/// Varints below have one byte.
+const ONE_BYTE_VARINTS: u64 = 0x40;
+/// Bytes of a MESSAGE before its bytes, where connection and length have one byte each.
+const SHORT_MESSAGE_HEAD: usize = 5;
+
 /// What a PATH_CHALLENGE asks for and a PATH_RESPONSE repeats.
 pub(crate) type PathData = [u8; 8];
 
@@ -409,14 +414,11 @@ pub(crate) fn write_stream_limit(
 }
 
 /// Writes a DATAGRAM with its length.
-pub(crate) fn write_datagram(writer: &mut Writer<'_>, connection: u64, payload: [&[u8]; 2]) -> Option<()> {
-    let length = payload[0].len() + payload[1].len();
-    (writer.room() >= datagram_len(connection, length)).then(|| {
+pub(crate) fn write_datagram(writer: &mut Writer<'_>, connection: u64, payload: &[u8]) -> Option<()> {
+    (writer.room() >= datagram_len(connection, payload.len())).then(|| {
         writer.u8(DATAGRAM | WITH_LENGTH)?;
         writer.varint(connection)?;
-        writer.varint(length as u64)?;
-        writer.bytes(payload[0])?;
-        writer.bytes(payload[1])
+        writer.counted(payload)
     })?
 }
 
@@ -433,9 +435,9 @@ pub(crate) fn write_message_part(
     number: u16,
     total: usize,
     offset: usize,
-    payload: [&[u8]; 2],
+    payload: &[u8],
 ) -> Option<()> {
-    let length = payload[0].len() + payload[1].len();
+    let length = payload.len();
     (writer.room() >= message_part_overhead(connection, total, offset, length) + length).then(|| {
         writer.u8(MESSAGE_PART | WITH_LENGTH)?;
         writer.varint(connection)?;
@@ -443,8 +445,7 @@ pub(crate) fn write_message_part(
         writer.varint(total as u64)?;
         writer.varint(offset as u64)?;
         writer.varint(length as u64)?;
-        writer.bytes(payload[0])?;
-        writer.bytes(payload[1])
+        writer.bytes(payload)
     })?
 }
 
@@ -483,16 +484,34 @@ pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> O
 }
 
 /// Writes a MESSAGE with its length, so that more may follow.
-pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: [&[u8]; 2]) -> Option<()> {
-    let length = payload[0].len() + payload[1].len();
+pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: &[u8]) -> Option<()> {
+    let length = payload.len();
+    if connection < ONE_BYTE_VARINTS && (length as u64) < ONE_BYTE_VARINTS {
+        // Nearly all: a head of one size.
+        let [high, low] = number.to_be_bytes();
+        let frame = writer.take(SHORT_MESSAGE_HEAD + length)?;
+        let (head, body) = frame.split_first_chunk_mut::<SHORT_MESSAGE_HEAD>()?;
+        *head = [MESSAGE | WITH_LENGTH, connection as u8, high, low, length as u8];
+        body.copy_from_slice(payload);
+        return Some(());
+    }
     (writer.room() >= message_len(connection, length)).then(|| {
         writer.u8(MESSAGE | WITH_LENGTH)?;
         writer.varint(connection)?;
         writer.u16(number)?;
         writer.varint(length as u64)?;
-        writer.bytes(payload[0])?;
-        writer.bytes(payload[1])
+        writer.bytes(payload)
     })?
+}
+
+/// A MESSAGE of this connection, if the next frame is one.
+pub(crate) fn next_message<'a>(reader: &mut Reader<'a>, connection: u64) -> Option<(u16, &'a [u8])> {
+    let mut ahead = *reader;
+    let kind = ahead.u8().filter(|kind| kind & !WITH_LENGTH == MESSAGE)?;
+    ahead.varint().filter(|id| *id == connection)?;
+    let message = (ahead.u16()?, payload(kind, &mut ahead)?);
+    *reader = ahead;
+    Some(message)
 }
 
 /// Takes the length field out of a packet's last MESSAGE, which reaches to the end without it: a 19-byte delta pays for

@@ -62,16 +62,14 @@ pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
         Frame::StreamLimit { connection, direction, total } => {
             frame::write_stream_limit(writer, connection, direction, total)
         }
-        Frame::Datagram { connection, payload } => frame::write_datagram(writer, connection, [payload, &[]]),
+        Frame::Datagram { connection, payload } => frame::write_datagram(writer, connection, payload),
         Frame::MessagePart { connection, number, part: frame::Part { total, offset, payload } } => {
-            frame::write_message_part(writer, connection, number, total, offset, [payload, &[]])
+            frame::write_message_part(writer, connection, number, total, offset, payload)
         }
         Frame::NewSessionId { id, ref token } => frame::write_new_session_id(writer, id, token),
         Frame::PathChallenge { data } => frame::write_path_challenge(writer, data),
         Frame::PathResponse { data } => frame::write_path_response(writer, data),
-        Frame::Message { connection, number, payload } => {
-            frame::write_message(writer, connection, number, [payload, &[]])
-        }
+        Frame::Message { connection, number, payload } => frame::write_message(writer, connection, number, payload),
         Frame::Stream { connection, stream, offset, fin, payload } => {
             frame::write_stream(writer, connection, stream, offset, fin, payload.len())
                 .map(|room| room.copy_from_slice(payload))

@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+#[doc(hidden)]
+pub mod benching;
+mod byte_queue;
 pub mod codec;
 mod config;
 mod connection;

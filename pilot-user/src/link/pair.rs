@@ -24,12 +24,12 @@ pub use slot::PairSlot;
 
 /// Passes that found nothing, after which a socket that had nothing is looked at again while there is another way to receive:
 /// a look is a system call of some 300 ns, and such a pass takes 70. The pause begins here after something came, and doubles
-/// with each look in vain up to [`LOOK_AFTER_MOST`]: so an answer by this way waits for no longer than was waited for it before.
+/// with each look in vain up to [`LOOK_AFTER_MOST`]: so an answer by this way waits for little longer than was waited for it before.
 /// Lower costs latency at the other ways, higher at this one.
 const LOOK_AFTER: u32 = 4;
 
 /// Longest pause between looks: 20 µs with nothing else to do, and by [`BUSY_PASS`] 32 passes of 20 µs, less than 1 ms, under full
-/// load. A sleep ends when the socket becomes readable, and then it is looked at.
+/// load; twice as long where nothing is sent. A sleep ends when the socket becomes readable, and then it is looked at.
 const LOOK_AFTER_MOST: u32 = 256;
 
 /// What a pass that found something counts. With fewer, a socket would wait for very long under full load.
@@ -84,11 +84,14 @@ pub struct PairLink {
     has_changed: bool,
     /// Whether the last datagram went over the bulk socket.
     bulk_last: bool,
+    /// Datagrams that had been sent through AF_XDP when it was last received from.
+    sent_before: u64,
     udp_watch: Watch,
     bulk_watch: Watch,
 }
 
-/// When a socket is to be looked at again, see [`LOOK_AFTER`].
+/// When a socket is to be looked at again, see [`LOOK_AFTER`]: when the pause is over, right after something was sent, as the answer
+/// to that cannot be there yet; or when it has been over for as long again.
 #[derive(Default)]
 struct Watch {
     pause: u32,
@@ -96,10 +99,14 @@ struct Watch {
 }
 
 impl Watch {
+    fn is_due(&self, has_sent: bool) -> bool {
+        self.left == 0 || has_sent && self.left <= self.pause
+    }
+
     /// A look found so many: a socket that yields is looked at in every pass.
     fn looked(&mut self, found: usize) {
         self.pause = if found > 0 { 0 } else { (self.pause * 2).clamp(LOOK_AFTER, LOOK_AFTER_MOST) };
-        self.left = self.pause;
+        self.left = 2 * self.pause;
     }
 
     /// A pass without a look found so many elsewhere.
@@ -123,6 +130,7 @@ impl PairLink {
             fallback: 0,
             has_changed: false,
             bulk_last: false,
+            sent_before: 0,
             udp_watch: Watch::default(),
             bulk_watch: Watch::default(),
         }
@@ -265,11 +273,13 @@ impl Link for PairLink {
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {
         self.take_orders();
         let share = (limit / UDP_SHARE).max(1).min(limit);
-        let look_at_bulk = self.bulk.is_some() && self.bulk_watch.left == 0;
+        let sent = self.xdp.as_ref().map_or(0, |link| link.sent());
+        let has_sent = std::mem::replace(&mut self.sent_before, sent) != sent;
+        let look_at_bulk = self.bulk.is_some() && self.bulk_watch.is_due(has_sent);
         let for_bulk = if look_at_bulk { share } else { 0 };
         let mut taken = 0;
         // First, because under load AF_XDP takes all the rest of every pass.
-        let look_at_udp = self.xdp.is_none() || self.udp_watch.left == 0;
+        let look_at_udp = self.xdp.is_none() || self.udp_watch.is_due(has_sent);
         if look_at_udp {
             let limit = if self.xdp.is_some() { share } else { limit - for_bulk };
             taken = self.udp.recv(limit, &mut sink)?;

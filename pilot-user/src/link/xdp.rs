@@ -89,6 +89,11 @@ impl XdpLink {
         counters
     }
 
+    /// Datagrams that were given to the socket.
+    pub(super) fn sent(&self) -> u64 {
+        self.counters.sent
+    }
+
     /// The socket: for its statistics, and its place in the map of sockets.
     pub fn xsk(&self) -> &Xsk {
         &self.xsk

@@ -55,6 +55,18 @@ impl<L: Link, A: Application> Worker<L, A> {
         self.pass_at(self.now())
     }
 
+    /// Sends what there is to send, for whose thread is the worker: what was just given to the endpoint leaves before the next pass
+    /// looks for what has arrived.
+    ///
+    /// # Errors
+    /// The link's.
+    pub fn transmit(&mut self, now: Instant) -> io::Result<()> {
+        if super::transmit(&mut self.endpoint, &mut self.link, now)? {
+            self.last_progress = now;
+        }
+        Ok(())
+    }
+
     fn pass_at(&mut self, now: Instant) -> io::Result<Turn> {
         turn(&mut self.endpoint, &mut self.link, &mut self.application, &mut self.handoff, now, &mut self.opened)
     }

@@ -23,6 +23,7 @@ use socket2::{Domain, Socket, Type};
 use crate::cases::{address, cases, data, frame_between, v4, v6};
 
 mod cases;
+mod cost;
 mod log;
 mod rations;
 

@@ -266,13 +266,13 @@ impl Connection {
 
     /// Appends the next unreliable datagram to `out`; `None`: nothing now.
     pub(crate) fn receive_datagram(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, OperationError> {
-        let Some(parts) = self.datagrams_in.first() else {
+        let Some(datagram) = self.datagrams_in.first() else {
             self.datagrams_told = false;
             self.check()?;
             return Ok(None);
         };
-        let length = parts[0].len() + parts[1].len();
-        parts.into_iter().for_each(|part| out.extend_from_slice(part));
+        let length = datagram.len();
+        out.extend_from_slice(datagram);
         self.datagrams_in.pop();
         Ok(Some(length))
     }
@@ -384,8 +384,8 @@ impl Connection {
 
     pub(crate) fn on_acked(&mut self, frame: &SentFrame, events: &mut VecDeque<Event>) {
         match *frame {
-            SentFrame::Message { number, .. } => {
-                let freed = self.messages_out.on_acked(number);
+            SentFrame::Messages { first, count, .. } => {
+                let freed = self.messages_out.on_acked(first, count);
                 self.on_messages_acked(freed, events);
             }
             SentFrame::MessagePart { number, offset, length, .. } => {
@@ -409,7 +409,7 @@ impl Connection {
 
     pub(crate) fn on_lost(&mut self, frame: &SentFrame) {
         match *frame {
-            SentFrame::Message { number, .. } => self.messages_out.on_lost(number),
+            SentFrame::Messages { first, count, .. } => self.messages_out.on_lost(first, count),
             SentFrame::MessagePart { number, offset, length, .. } => {
                 let part = u64::from(offset)..u64::from(offset) + u64::from(length);
                 self.messages_out.on_part_lost(number, part);

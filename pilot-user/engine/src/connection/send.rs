@@ -4,6 +4,7 @@ use super::{Connection, Key, Lane};
 use crate::codec::Writer;
 use crate::frame;
 use crate::limits::{MESSAGE_PART_UNIT_BYTES, WHOLE_MESSAGE_BYTES};
+use crate::message::Outgoing;
 use crate::recovery::sent::{SentFrame, SentFrames};
 use crate::stream::{Signal, StreamId};
 
@@ -54,39 +55,61 @@ impl Connection {
 
     fn write_messages(&mut self, id: u64, key: Key, w: &mut Writer<'_>, sent: &mut SentFrames) -> Option<usize> {
         let mut last = None;
-        while let Some(mut next) = self.messages_out.peek(self.send_credit.left()) {
-            let start = w.len();
-            // The low 16 bits of the number (W5.11).
-            let (number, low) = (next.number, next.number as u16);
-            if next.is_whole() {
-                if frame::write_message(w, id, low, self.messages_out.payload(number, next.range.clone())).is_none() {
-                    break;
+        loop {
+            let credit = self.send_credit.left();
+            // Nearly all.
+            if let Some(run) = self.messages_out.write_fresh(id, credit, w) {
+                if run.count == 0 {
+                    return last;
                 }
-                sent.push(SentFrame::Message { connection: key, number });
-            } else {
-                let offset = next.range.start;
-                let overhead = frame::message_part_overhead(id, next.total, offset, w.room());
-                let Some(length) = part_length(next.range.len(), w.room().saturating_sub(overhead)) else { break };
-                next.range.end = offset + length;
-                let payload = self.messages_out.payload(number, next.range.clone());
-                if frame::write_message_part(w, id, low, next.total, offset, payload).is_none() {
-                    break;
-                }
-                // At most MAX_MESSAGE_BYTES.
-                let (offset, length) = (offset as u32, length as u32);
-                sent.push(SentFrame::MessagePart { connection: key, number, offset, length });
+                note_messages(sent, key, run.first, run.count);
+                self.send_credit.take(run.cost);
+                last = Some(run.last);
+                continue;
             }
-            self.send_credit.take(self.messages_out.on_sent(&next));
+            let Some(next) = self.messages_out.peek(credit) else { return last };
+            let start = w.len();
+            if self.write_message(id, key, next, w, sent).is_none() {
+                return last;
+            }
             last = Some(start);
         }
-        last
+    }
+
+    /// Writes a lost message, or a part of one. `None`: no room.
+    fn write_message(
+        &mut self,
+        id: u64,
+        key: Key,
+        mut next: Outgoing,
+        w: &mut Writer<'_>,
+        sent: &mut SentFrames,
+    ) -> Option<()> {
+        // The low 16 bits of the number (W5.11).
+        let (number, low) = (next.number, next.number as u16);
+        if next.is_whole() {
+            frame::write_message(w, id, low, self.messages_out.payload(number, next.range.clone()))?;
+            note_messages(sent, key, number, 1);
+        } else {
+            let offset = next.range.start;
+            let overhead = frame::message_part_overhead(id, next.total, offset, w.room());
+            let length = part_length(next.range.len(), w.room().saturating_sub(overhead))?;
+            next.range.end = offset + length;
+            let payload = self.messages_out.payload(number, next.range.clone());
+            frame::write_message_part(w, id, low, next.total, offset, payload)?;
+            // At most MAX_MESSAGE_BYTES.
+            let (offset, length) = (offset as u32, length as u32);
+            sent.push(SentFrame::MessagePart { connection: key, number, offset, length });
+        }
+        self.send_credit.take(self.messages_out.on_sent(&next));
+        Some(())
     }
 
     fn write_datagrams(&mut self, id: u64, w: &mut Writer<'_>) {
         while let Some(payload) = self.datagrams_out.first() {
             if frame::write_datagram(w, id, payload).is_some() {
                 self.datagrams_out.pop();
-            } else if frame::datagram_len(id, payload[0].len() + payload[1].len()) > w.len() + w.room() {
+            } else if frame::datagram_len(id, payload.len()) > w.len() + w.room() {
                 // No packet is large enough: the path carries less than when it was queued.
                 self.datagrams_out.drop_first();
             } else {
@@ -137,6 +160,18 @@ impl Connection {
             return true;
         }
         false
+    }
+}
+
+/// Whole messages were written. Those in a row are one entry of what was sent, however many.
+fn note_messages(sent: &mut SentFrames, key: Key, first: u64, count: u32) {
+    match sent.last_mut() {
+        Some(SentFrame::Messages { connection, first: before, count: of_them })
+            if *connection == key && *before + u64::from(*of_them) == first =>
+        {
+            *of_them += count;
+        }
+        _ => sent.push(SentFrame::Messages { connection: key, first, count }),
     }
 }
 

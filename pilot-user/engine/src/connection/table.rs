@@ -447,7 +447,7 @@ impl Table {
     pub(crate) fn on_lost(&mut self, frame: SentFrame) {
         match frame {
             SentFrame::Ack { .. } | SentFrame::Ping | SentFrame::AckFrequency => {}
-            SentFrame::Message { connection, .. }
+            SentFrame::Messages { connection, .. }
             | SentFrame::MessagePart { connection, .. }
             | SentFrame::Stream { connection, .. }
             | SentFrame::ResetStream(connection, _)

@@ -71,7 +71,7 @@ fn frames() -> Vec<u8> {
     let mut buffer = [0; 100];
     let mut writer = Writer::new(&mut buffer);
     frame::write_open(&mut writer, 0, 7).unwrap();
-    frame::write_message(&mut writer, 0, 0, [b"anomaly count 48", &[]]).unwrap();
+    frame::write_message(&mut writer, 0, 0, b"anomaly count 48").unwrap();
     let length = writer.len();
     buffer[..length].to_vec()
 }

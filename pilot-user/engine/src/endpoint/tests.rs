@@ -110,10 +110,10 @@ fn stream(connection: u64, id: u64, offset: u64, fin: bool, length: usize) -> Ve
 fn violations_close_the_tunnel_with_their_code() {
     let message = |connection, number, length: usize| {
         let payload = vec![0; length];
-        bytes(move |w| frame::write_message(w, connection, number, [&payload, &[]]))
+        bytes(move |w| frame::write_message(w, connection, number, &payload))
     };
     let reset = |id, length| bytes(move |w| frame::write_reset_stream(w, 0, id, 7, length));
-    let part = |number, total| bytes(move |w| frame::write_message_part(w, 0, number, total, 0, [&[0; 64], &[]]));
+    let part = |number, total| bytes(move |w| frame::write_message_part(w, 0, number, total, 0, &[0; 64]));
     let table: [(&str, Vec<u8>, Code); 24] = [
         ("an unknown frame", vec![0x3e], Code::UnknownFrame),
         ("a cut frame", vec![0x04, 0], Code::FrameEncoding),

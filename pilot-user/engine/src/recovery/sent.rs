@@ -37,9 +37,11 @@ pub(crate) enum SentFrame {
     },
     /// The newest one, whichever that is when it is written.
     NewSessionId,
-    Message {
+    /// So many whole messages in a row.
+    Messages {
         connection: Key,
-        number: u64,
+        first: u64,
+        count: u32,
     },
     Stream {
         connection: Key,
@@ -59,14 +61,14 @@ impl SentFrame {
             Self::StreamLimit(key, _) | Self::StreamCredit(key, _) => Some(key),
             Self::MessagesConsumed(key) | Self::Consumed(key, _) | Self::AllConsumed(key, ..) => Some(key),
             Self::ResetStream(key, _) | Self::StopStream(key, _) => Some(key),
-            Self::Message { connection, .. } | Self::MessagePart { connection, .. } => Some(connection),
+            Self::Messages { connection, .. } | Self::MessagePart { connection, .. } => Some(connection),
             Self::Stream { connection, .. } => Some(connection),
         }
     }
 }
 
-/// Frames of a packet: most carry a few, and then nothing is allocated.
-pub(crate) type SentFrames = SmallVec<[SentFrame; 2]>;
+/// Frames of a packet: most carry a few, and then nothing is allocated. An ACK, data, credit of a stream and of its connection.
+pub(crate) type SentFrames = SmallVec<[SentFrame; 4]>;
 
 /// An ack-eliciting packet that was sent and neither acked nor given up.
 #[derive(Clone, Debug)]

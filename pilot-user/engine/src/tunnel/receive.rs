@@ -12,7 +12,7 @@ use crate::connection::{Connection, State};
 use crate::crypto::keys::Slot;
 use crate::error::{CloseReason, Code, ProtocolViolation};
 use crate::event::Event;
-use crate::frame::{Frame, PathData};
+use crate::frame::{self, Frame, PathData};
 use crate::limits::{KEY_LINGER_TIMEOUTS, TUNNEL_UNREAD_BYTES, UNREAD_LOOK_PACKETS};
 use crate::packet::decode_number;
 use crate::recovery::Fate;
@@ -120,6 +120,10 @@ impl Tunnel {
             if let (Frame::AckFrequency { packets }, Some(transport)) = (&frame, &mut self.transport) {
                 transport.acks.on_frequency(arrival.number, *packets);
             }
+            if let Frame::Message { connection, number, payload } = frame {
+                self.on_messages(ctx, connection, (number, payload), &mut reader)?;
+                continue;
+            }
             self.on_frame(ctx, arrival, frame)?;
         }
         if has_data && let Some(session) = &mut self.session {
@@ -200,11 +204,6 @@ impl Tunnel {
                     connection.on_message_part(number, part, events)
                 })?;
             }
-            Frame::Message { connection, number, payload } => {
-                deliver(table, connection, events, |connection, events| {
-                    connection.on_message(number, payload, events)
-                })?;
-            }
             Frame::Stream { connection, stream, offset, fin, payload } => {
                 with(table, connection, events, |connection, events| {
                     connection.on_stream(stream, offset, fin, payload, events)
@@ -226,9 +225,28 @@ impl Tunnel {
                 }
             }
             Frame::PathResponse { data } => self.on_path_response(ctx, data),
-            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } => {}
+            // The last three by who called.
+            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } | Frame::Message { .. } => {}
         }
         Ok(())
+    }
+
+    /// A message, and those of the same connection that follow it: there may be a hundred in a packet.
+    fn on_messages<'a>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        id: u64,
+        first: (u16, &'a [u8]),
+        reader: &mut Reader<'a>,
+    ) -> Result<(), ProtocolViolation> {
+        deliver(&mut self.table, id, ctx.events, |connection, events| {
+            let mut next = Some(first);
+            while let Some((number, payload)) = next {
+                connection.on_message(number, payload, events)?;
+                next = frame::next_message(reader, id);
+            }
+            Ok(())
+        })
     }
 }
 
