@@ -174,7 +174,8 @@ fn fairness_at_one_bottleneck() {
 
 /// One tunnel, both of whose ends send all they can: each through its own bottleneck, with one round trip that has both queues in it.
 /// CUBIC fills both. Two delay targets answer one delay: the end whose least round trip came out longer, if only by the time that a
-/// packet takes to leave, keeps its queue until the other has gone down to where the part for small windows makes up for it.
+/// packet takes to leave, keeps its queue until the other has gone down to where the part for small windows makes up for it. And of
+/// that one's packets the newest to be acked is often an ACK, which is no sample: it does not grow meanwhile.
 #[test]
 fn both_directions_at_once() {
     let mut table = "Goodput in percent of each direction's bottleneck, one tunnel, both ends sending.\n\n".to_owned();

@@ -273,9 +273,9 @@ impl Recovery {
         self.sent.push(packet);
     }
 
-    /// A packet was sent that asks for no ack; `sent`: when, if by the path of those that do.
-    pub(crate) fn on_sent_unacked(&mut self, sent: Option<Instant>) {
-        self.sent.skip(sent);
+    /// A packet was sent that asks for no ack.
+    pub(crate) fn on_sent_unacked(&mut self) {
+        self.sent.skip();
     }
 
     /// Handles an ACK: what it acks, then what it shows to be lost.
@@ -313,8 +313,6 @@ impl Recovery {
         let mut newly = Newly::default();
         let (mut packets, mut bytes) = (0, 0);
         let (path_start, mut largest_acked) = (self.path_start, self.largest_acked);
-        // W5.23: what the peer says it waited is from the newest packet's arrival on, and that may be an ACK.
-        let unacked = self.sent.unacked_sent_at(ack.largest());
         for (smallest, largest) in ack.ranges() {
             self.sent.take_range(smallest, largest, |number, packet| {
                 packets += 1;
@@ -335,7 +333,6 @@ impl Recovery {
                 packet.frames.into_iter().for_each(|frame| fate(Fate::Acked(frame)));
             });
         }
-        newly.sample = newly.sample.or(unacked.filter(|_| newly.packets > 0));
         self.largest_acked = largest_acked;
         self.bytes_in_flight -= bytes;
         self.packets_in_flight -= packets;

@@ -82,19 +82,10 @@ pub(crate) struct SentPacket {
     pub(crate) frames: SentFrames,
 }
 
-/// What became of a number.
-#[derive(Debug)]
-enum Slot {
-    Waited(SentPacket),
-    /// Nobody waits for the packet, which left then, by the path of those that are waited for.
-    Unacked(Instant),
-    Gone,
-}
-
 /// Sent packets by number. The front is always a packet that is still waited for.
 #[derive(Debug, Default)]
 pub(crate) struct SentPackets {
-    packets: VecDeque<Slot>,
+    packets: VecDeque<Option<SentPacket>>,
     /// The number of the front.
     first: u64,
 }
@@ -106,30 +97,23 @@ impl SentPackets {
     }
 
     pub(crate) fn push(&mut self, packet: SentPacket) {
-        self.packets.push_back(Slot::Waited(packet));
+        self.packets.push_back(Some(packet));
     }
 
-    /// Uses up a number for a packet that nobody waits for. Its loss is of no matter: a later ACK says what it said. `sent`: when it
-    /// left, if by the path of those that are waited for.
-    pub(crate) fn skip(&mut self, sent: Option<Instant>) {
-        self.packets.push_back(sent.map_or(Slot::Gone, Slot::Unacked));
+    /// Uses up a number for a packet that nobody waits for. Its loss is of no matter: a later ACK says what it said.
+    pub(crate) fn skip(&mut self) {
+        self.packets.push_back(None);
         self.drop_gone();
-    }
-
-    /// When a packet left that nobody waits for, if it was not acked and one before it is waited for.
-    pub(crate) fn unacked_sent_at(&self, number: u64) -> Option<Instant> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        if let Slot::Unacked(sent) = self.packets.get(at)? { Some(*sent) } else { None }
     }
 
     /// The oldest packet waited for.
     pub(crate) fn oldest(&self) -> Option<(u64, &SentPacket)> {
-        if let Slot::Waited(packet) = self.packets.front()? { Some((self.first, packet)) } else { None }
+        Some((self.first, self.packets.front()?.as_ref()?))
     }
 
     /// Takes out the oldest packet.
     pub(crate) fn pop_oldest(&mut self) -> Option<SentPacket> {
-        let Slot::Waited(packet) = self.packets.pop_front()? else { return None };
+        let packet = self.packets.pop_front()??;
         self.first += 1;
         self.drop_gone();
         Some(packet)
@@ -142,7 +126,7 @@ impl SentPackets {
         let to = if largest < self.first { from } else { index(largest + 1).min(self.packets.len()) };
         let first = self.first;
         for (at, slot) in self.packets.range_mut(from..to).enumerate() {
-            if let Slot::Waited(packet) = std::mem::replace(slot, Slot::Gone) {
+            if let Some(packet) = slot.take() {
                 taken(first + (from + at) as u64, packet);
             }
         }
@@ -155,7 +139,7 @@ impl SentPackets {
     }
 
     fn drop_gone(&mut self) {
-        while let Some(Slot::Unacked(_) | Slot::Gone) = self.packets.front() {
+        while let Some(None) = self.packets.front() {
             self.packets.pop_front();
             self.first += 1;
         }

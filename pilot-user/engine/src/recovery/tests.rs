@@ -188,33 +188,10 @@ fn an_ack_of_what_was_not_sent_is_a_violation() {
 fn only_packets_waited_for_show_losses() {
     let mut r = recovery();
     (0..5).for_each(|n| send(&mut r, at(n)));
-    r.on_sent_unacked(Some(at(5)));
+    r.on_sent_unacked();
     assert_eq!(acked(&mut r, at(10), &[(5, 5)]), Fates::default());
     assert_eq!((r.counters.lost_packets, timer(&r).map(|(_, why)| why)), (0, Some("probe")));
     assert_eq!(acked(&mut r, at(11), &[(0, 5)]).0, [0, 1, 2, 3, 4]);
-}
-
-/// wire.md W5.23: an ACK that names what asks for no ack as its newest is a sample of that, once, if it acks anything else; and
-/// not of what went another way.
-#[test]
-fn acks_of_acks_are_samples_too() {
-    let mut r = recovery();
-    send(&mut r, at(0));
-    r.on_sent_unacked(Some(at(40)));
-    assert_eq!(acked(&mut r, at(100), &[(1, 1)]), Fates::default());
-    assert_eq!(r.rtt.min, None, "no packet that is waited for");
-    let mut r = recovery();
-    send(&mut r, at(0));
-    send(&mut r, at(20));
-    r.on_sent_unacked(Some(at(40)));
-    assert_eq!(acked(&mut r, at(100), &[(2, 2), (0, 0)]).0, [0]);
-    assert_eq!(r.rtt.latest, Duration::from_micros(60));
-    assert_eq!(acked(&mut r, at(900), &[(0, 2)]).0, [1]);
-    assert_eq!(r.rtt.latest, Duration::from_micros(60), "old news");
-    send(&mut r, at(1000));
-    r.on_sent_unacked(None);
-    assert_eq!(acked(&mut r, at(9000), &[(3, 4)]).0, [3]);
-    assert_eq!(r.rtt.latest, Duration::from_micros(60));
 }
 
 /// wire.md W6.7: packets of the path that was left say nothing of the one in use, and what was known comes back with it.

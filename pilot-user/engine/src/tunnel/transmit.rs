@@ -111,8 +111,7 @@ impl Tunnel {
                 frames: filled.frames,
             });
         } else {
-            let by_datas_path = path == transport.paths.sending().path;
-            transport.recovery.on_sent_unacked(by_datas_path.then_some(ctx.now));
+            transport.recovery.on_sent_unacked();
         }
         Some(Sent { len: length, path, ecn, more: filled.more })
     }
@@ -346,7 +345,7 @@ impl Tunnel {
     pub(crate) fn seal_any(&mut self, frames: &[u8]) -> Option<Vec<u8>> {
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
         let number = transport.recovery.next_number();
-        transport.recovery.on_sent_unacked(None);
+        transport.recovery.on_sent_unacked();
         let epoch = session.keys.epoch_bits();
         let header = Header { packet_type: PacketType::Data, epoch, receiver: session.remote_id, word: number as u32 };
         let mut packet = [&header.to_bytes()[..], frames, &[0; TAG_LEN]].concat();
