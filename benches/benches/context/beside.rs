@@ -16,7 +16,8 @@ use pilot_user::service::contexts::{ContextClient, ContextOwner};
 use pilot_user::worker::Application;
 use pilot_user::worker::drivers::Worker;
 
-use super::scene::{self, Scene};
+use super::configs;
+use super::scene::Scene;
 use super::tunnels::PLAIN_PORT;
 use super::{NAME, WORDS, append, owner};
 
@@ -35,7 +36,7 @@ pub(super) fn run() -> anyhow::Result<()> {
     println!("from the owner's call to a follower on another node: ns");
     for datapath in ["xdp", "udp"] {
         let scene = Scene::new(datapath, MTU)?;
-        let [here, there] = scene::configs(&scene, datapath)?;
+        let [here, there] = configs::both(&scene, datapath)?;
         let arrived = Arrived { origin: Clock::now(), count: AtomicU64::new(0), at_ns: AtomicU64::new(0) };
         let stop = AtomicBool::new(false);
         let [change, message] = std::thread::scope(|threads| {
@@ -95,7 +96,7 @@ fn measure(config: &Config, arrived: &Arrived, is_over: impl Fn() -> bool) -> an
         let Worker { endpoint, application: Here { contexts, plain }, .. } = &mut worker;
         match kind {
             0 => contexts.with_owner(endpoint, now, append)?,
-            _ => _ = endpoint.send_message(now, plain.context("no connection for messages")?, WORDS.as_bytes())?,
+            _ => endpoint.send_message(now, plain.context("no connection for messages")?, WORDS.as_bytes())?,
         }
         wait(&mut worker, |_| arrived.count.load(Ordering::Acquire) > before || is_over())?;
         ensure!(!is_over(), "it ended");

@@ -17,6 +17,8 @@ use pilot_user::context::{Change, Client, Document, Follow, Held, Kind, LinkId, 
 mod beside;
 #[path = "../callgrind/mod.rs"]
 mod callgrind;
+#[path = "../echo/configs.rs"]
+mod configs;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 #[path = "../echo/scene.rs"]

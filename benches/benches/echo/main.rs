@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
+mod configs;
 mod pilot;
 mod raw;
 mod scene;
@@ -103,7 +104,7 @@ fn all(group: &mut BenchmarkGroup<'_, WallTime>) -> anyhow::Result<()> {
     drop(scene);
     for (name, datapath) in [("Pilot over AF_XDP", "xdp"), ("Pilot over UDP", "udp")] {
         let scene = Scene::new(datapath, MTU)?;
-        let configs = scene::configs(&scene, datapath)?;
+        let configs = configs::both(&scene, datapath)?;
         beside(
             &scene,
             |stop| pilot::server(&configs[1], stop),

@@ -1,4 +1,4 @@
-//! Two network namespaces with a veth pair between them, and a node's configuration in each.
+//! Two network namespaces with a veth pair between them.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -7,8 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, setns};
-use pilot_user::config::Config;
-use pilot_user::identity_file;
 use pilot_user::worker::pin::pin_to_core;
 
 /// Where the two ends listen.
@@ -55,23 +53,6 @@ impl Scene {
         pin_to_core(end)?;
         Ok(())
     }
-}
-
-/// Makes keys and a configuration for each end.
-pub(crate) fn configs(scene: &Scene, datapath: &str) -> anyhow::Result<[Config; 2]> {
-    let key = |end: usize| identity_file::create(&scene.directory.join(format!("{end}.key")));
-    let keys = [key(0)?.public_key(), key(1)?.public_key()];
-    let config = |own: usize| {
-        let other = 1 - own;
-        let text = format!(
-            "identity = \"{own}.key\"\naddress = \"0:0000.0000.000{own}\"\ninterface = \"{}\"\nlisten = \"{}\"\n\
-             datapath = \"{datapath}\"\n[[peers]]\nname = \"other\"\naddress = \"0:0000.0000.000{other}\"\n\
-             key = \"{}\"\nendpoint = \"{}\"\n",
-            DEVICES[own], ADDRESSES[own], keys[other], ADDRESSES[other],
-        );
-        Config::parse(&text, &scene.directory)
-    };
-    Ok([config(0)?, config(1)?])
 }
 
 impl Drop for Scene {

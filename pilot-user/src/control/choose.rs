@@ -188,10 +188,8 @@ pub(super) fn socket_options(device: &Facts, attach: AttachMode) -> (Vec<pilot_x
     let sizes = if fitting == single { vec![single.clone()] } else { vec![fitting, single.clone()] };
     let may_be_zero_copy = attach == AttachMode::Native && !device.is_virtual;
     let modes = if may_be_zero_copy { &[ZeroCopy, Copy][..] } else { &[Copy] };
-    let mut all: Vec<_> = modes
-        .iter()
-        .flat_map(|mode| sizes.iter().map(|options| options.clone().with_mode(*mode)))
-        .collect();
+    let mut all: Vec<_> =
+        modes.iter().flat_map(|mode| sizes.iter().map(|options| options.clone().with_mode(*mode))).collect();
     let last = all.pop().unwrap_or(single);
     (all, last)
 }

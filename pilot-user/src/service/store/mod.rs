@@ -145,7 +145,9 @@ impl Database {
 
     /// Of those the names, with what they may be used for.
     fn created(&self) -> Result<Vec<(String, Kind, Rights)>, Error> {
-        let read = || -> Result<Vec<(String, Vec<u8>, Option<u8>)>, redb::Error> {
+        /// A name, its rights as JSON, and the code of its kind.
+        type Created = (String, Vec<u8>, Option<u8>);
+        let read = || -> Result<Vec<Created>, redb::Error> {
             let transaction = self.database.begin_read()?;
             let contexts = transaction.open_table(CONTEXTS)?;
             let all = transaction.open_table(RIGHTS)?;
