@@ -16,8 +16,8 @@ const GSO_BYTES: usize = 65_507;
 /// Committed datagrams, one after the other without gaps, so that a run of equal ones can leave as one super-packet.
 pub(super) struct Outbound {
     arena: Box<[u8]>,
-    /// Bytes of it that are used between two flushes: where there is segmentation offload, what one super-packet can be. So bulk leaves
-    /// in whole ones, and not in one and a part of the next.
+    /// Bytes of it that are used between two flushes: where there is segmentation offload, what one super-packet can be, if that is
+    /// several of the longest datagrams. So bulk leaves in whole ones, and not in one and a part of the next.
     limit: usize,
     used: usize,
     entries: Vec<Envelope>,
@@ -29,7 +29,7 @@ impl Outbound {
         let arena = SEND_BATCH * max_payload;
         Self {
             arena: vec![0; arena].into_boxed_slice(),
-            limit: if gso { arena.min(GSO_BYTES.max(max_payload)) } else { arena },
+            limit: if gso && 2 * max_payload <= GSO_BYTES { arena.min(GSO_BYTES) } else { arena },
             used: 0,
             entries: Vec::with_capacity(SEND_BATCH),
             blocked: false,
@@ -59,7 +59,8 @@ impl Outbound {
 
     /// Sends all; what the send buffer has no room for stays, in order. A super-packet has up to so many `segments`, and is longer
     /// than `frame`, the longest datagram that leaves as one frame: where a generic XDP program receives it, only what is longer than
-    /// the MTU is known to be one, and a shorter one would be taken for a single datagram.
+    /// the MTU is known to be one, and a shorter one would be taken for a single datagram. Where none can be longer, as on the loopback
+    /// device, no such program is.
     pub(super) fn flush(
         &mut self,
         segments: usize,
@@ -111,7 +112,7 @@ fn equal_run(entries: &[Envelope], segments: usize, frame: usize) -> usize {
             break;
         }
     }
-    if bytes > frame { run } else { 1 }
+    if bytes > frame || frame >= GSO_BYTES { run } else { 1 }
 }
 
 fn count_loss(lost: &mut Lost, error: &io::Error) {
@@ -189,6 +190,7 @@ mod tests {
         ] {
             assert_eq!(equal_run(&entries(&list), segments, 60), run, "{list:?}");
         }
+        assert_eq!(equal_run(&entries(&[(1, 50), (1, 50)]), 64, GSO_BYTES), 2, "on the loopback device");
         let mut other = entries(&[(1, 50), (1, 50)]);
         other[1].ecn = Ecn::Ce;
         assert_eq!(equal_run(&other, 64, 60), 1);
@@ -232,7 +234,11 @@ mod tests {
             let committed = std::iter::from_fn(|| outbound.has_room(1472).then(|| outbound.commit(&envelope(1, 1472))));
             assert_eq!(committed.count(), datagrams);
         }
-        assert!(Outbound::new(65_508, true).has_room(65_508), "one datagram always");
+        let mut loopback = Outbound::new(65_507, true);
+        (0..SEND_BATCH).for_each(|_| {
+            assert!(loopback.has_room(65_507), "where one datagram can be as long as a super-packet, most are not");
+            loopback.commit(&envelope(1, 1472));
+        });
     }
 
     #[test]
