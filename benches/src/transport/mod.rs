@@ -48,7 +48,7 @@ pub(crate) const FAR: usize = 1;
 /// How often what waits for [`Stop`] without a descriptor looks at it.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How much longer than the run the other process of [`idle`] rests.
+/// How much longer than the run the other process of [`idle()`] rests.
 const SPARE: Duration = Duration::from_secs(10);
 
 /// What is measured. Not every system can bear every load: `cargo xtask bench` knows which.
@@ -215,7 +215,7 @@ pub(crate) fn idle(name: Name, places: &Places, directory: &Path, load: Load) ->
     Ok(Report { system: crate::name(&name), load, measured, near: json!(null), far })
 }
 
-/// The other process of [`idle`].
+/// The other process of [`idle()`].
 pub(crate) fn rest(name: Name, places: &Places, directory: &Path, load: Load) -> anyhow::Result<()> {
     let system = system(name, directory)?;
     enter(places, NEAR)?;
