@@ -26,6 +26,9 @@ use crate::tls::{NAME, Tls};
 const HEADERS_BYTES: u16 = 28;
 /// What a receiver lets a sender have under way: far above what fits into a round trip here.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// Segments that quinn sends in a call, and bytes that the kernel takes in one.
+const SEGMENTS: u32 = 10;
+const DATAGRAM_MAX_BYTES: u32 = 65_507;
 /// What a sender keeps until it is acknowledged: several round trips. A write waits for nothing else, and what sends it shares its
 /// thread: with much more, messages are queued for a long time and not sent.
 const SEND_BYTES: u64 = 1 << 20;
@@ -82,6 +85,8 @@ fn transport(load: &Load) -> TransportConfig {
     let mut config = TransportConfig::default();
     let datagram = load.mtu - HEADERS_BYTES;
     config.initial_mtu(datagram).min_mtu(datagram).mtu_discovery_config(None).max_idle_timeout(None);
+    // A call that is refused for its length would be a loss of all its segments.
+    config.enable_segmentation_offload(u32::from(datagram) * SEGMENTS <= DATAGRAM_MAX_BYTES);
     config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into()).send_window(SEND_BYTES);
     config
 }
@@ -187,6 +192,6 @@ impl System for Quic {
                 Kind::Idle => peer::idle(load, recorder, || self.connect(&endpoint)).await,
             }
         })?;
-        Ok(json!({"cipher": CIPHER, "segmentation_offload": true, "datagram_bytes": load.mtu - HEADERS_BYTES}))
+        Ok(json!({"cipher": CIPHER, "segmentation_offload": u32::from(load.mtu - HEADERS_BYTES) * SEGMENTS <= DATAGRAM_MAX_BYTES, "datagram_bytes": load.mtu - HEADERS_BYTES}))
     }
 }
