@@ -80,13 +80,17 @@ fn initial() -> anyhow::Result<Suite> {
     suite.context("aws-lc-rs has AES-128-GCM for QUIC")
 }
 
+fn has_offload(datagram: u16) -> bool {
+    u32::from(datagram) * SEGMENTS <= DATAGRAM_MAX_BYTES
+}
+
 /// The largest datagram of the path from the start, and never an idle time-out.
 fn transport(load: &Load) -> TransportConfig {
     let mut config = TransportConfig::default();
     let datagram = load.mtu - HEADERS_BYTES;
     config.initial_mtu(datagram).min_mtu(datagram).mtu_discovery_config(None).max_idle_timeout(None);
     // A call that is refused for its length would be a loss of all its segments.
-    config.enable_segmentation_offload(u32::from(datagram) * SEGMENTS <= DATAGRAM_MAX_BYTES);
+    config.enable_segmentation_offload(has_offload(datagram));
     config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into()).send_window(SEND_BYTES);
     config
 }
@@ -192,6 +196,8 @@ impl System for Quic {
                 Kind::Idle => peer::idle(load, recorder, || self.connect(&endpoint)).await,
             }
         })?;
-        Ok(json!({"cipher": CIPHER, "segmentation_offload": u32::from(load.mtu - HEADERS_BYTES) * SEGMENTS <= DATAGRAM_MAX_BYTES, "datagram_bytes": load.mtu - HEADERS_BYTES}))
+        let datagram = load.mtu - HEADERS_BYTES;
+        let offload = has_offload(datagram);
+        Ok(json!({"cipher": CIPHER, "segmentation_offload": offload, "datagram_bytes": datagram}))
     }
 }
