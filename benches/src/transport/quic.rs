@@ -32,6 +32,8 @@ const DATAGRAM_MAX_BYTES: u32 = 65_507;
 /// What a sender keeps until it is acknowledged: several round trips. A write waits for nothing else, and what sends it shares its
 /// thread: with much more, messages are queued for a long time and not sent.
 const SEND_BYTES: u64 = 1 << 20;
+/// The same for messages: quinn keeps each write by itself, and looks at all it keeps for each packet.
+const MESSAGES_SEND_BYTES: u64 = 1 << 16;
 /// Of each socket, in each direction: above the system's limit, for bursts.
 const SOCKET_BYTES: usize = 8 << 20;
 /// Pieces that are taken from a stream at once.
@@ -91,7 +93,8 @@ fn transport(load: &Load) -> TransportConfig {
     config.initial_mtu(datagram).min_mtu(datagram).mtu_discovery_config(None).max_idle_timeout(None);
     // A call that is refused for its length would be a loss of all its segments.
     config.enable_segmentation_offload(has_offload(datagram));
-    config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into()).send_window(SEND_BYTES);
+    config.stream_receive_window(WINDOW_BYTES.into()).receive_window(WINDOW_BYTES.into());
+    config.send_window(if load.kind == Kind::Messages { MESSAGES_SEND_BYTES } else { SEND_BYTES });
     config
 }
 
