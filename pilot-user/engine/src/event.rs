@@ -124,14 +124,14 @@ pub enum Event {
         /// The application's code.
         code: u64,
     },
-    /// The peer's application has read all that was written to a stream so far.
+    /// The peer's application has read more of what was written to a stream.
     StreamConsumed {
         /// The connection.
         connection: ConnectionHandle,
         /// The stream.
         stream: StreamId,
     },
-    /// The peer's application has taken all messages that were sent so far.
+    /// The peer's application has taken more of the messages that were sent.
     MessagesConsumed {
         /// The connection.
         connection: ConnectionHandle,

@@ -106,3 +106,26 @@ fn what_was_lost_is_said_again() {
     pair.run(5 * SECOND);
     assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(1));
 }
+
+/// W5.16: who writes without end is told how far the reader is, although there is always more.
+#[test]
+fn what_is_consumed_is_told_while_more_is_under_way() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.ends[1].endpoint.consume_later(theirs);
+    let stream = pair.ends[0].endpoint.open_unidirectional(pair.now, ours).unwrap();
+    pair.ends[0].endpoint.write(pair.now, ours, stream, &[7; 900]).unwrap();
+    for message in [b"one", b"two", b"six"] {
+        pair.ends[0].endpoint.send_message(pair.now, ours, message).unwrap();
+    }
+    pair.run(SECOND);
+    assert_eq!(pair.messages(1, theirs).len(), 3);
+    assert_eq!(pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut [0; 900]), Ok(Read::Bytes(900)));
+    pair.ends[1].endpoint.consume_messages(pair.now, theirs, 2);
+    pair.ends[1].endpoint.consume_bytes(pair.now, theirs, stream, 600);
+    pair.run(SOON);
+    let told = [Event::MessagesConsumed { connection: ours }, Event::StreamConsumed { connection: ours, stream }];
+    assert!(told.iter().all(|told| pair.ends[0].take(|event| event == told).is_some()));
+    let endpoint = &pair.ends[0].endpoint;
+    assert_eq!((endpoint.messages_consumed(ours), endpoint.consumed(ours, stream)), (Some(2), Some(600)));
+}

@@ -266,12 +266,12 @@ fn consumed_is_not_delivered() {
     pair.ends[0].endpoint.send_message(pair.now, ours, b"two").unwrap();
     pair.run(25 * SECOND);
     let is_told = |pair: &mut Pair, what: &Event| pair.ends[0].take(|event| event == what).is_some();
-    let (all, messages) =
+    let (bytes, messages) =
         (Event::StreamConsumed { connection: ours, stream }, Event::MessagesConsumed { connection: ours });
     assert!(pair.ends[0].endpoint.is_delivered(ours));
     assert_eq!(pair.ends[0].endpoint.consumed(ours, stream), Some(0));
     assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(0));
-    assert!(!is_told(&mut pair, &all) && !is_told(&mut pair, &messages));
+    assert!(!is_told(&mut pair, &bytes) && !is_told(&mut pair, &messages));
 
     let read_some = pair.ends[1].endpoint.read(pair.now, theirs, stream, &mut [0; 600]);
     assert_eq!(read_some, Ok(Read::Bytes(600)));
@@ -280,11 +280,11 @@ fn consumed_is_not_delivered() {
     pair.run(11 * SECOND);
     assert_eq!(pair.ends[0].endpoint.consumed(ours, stream), Some(600));
     assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(2));
-    assert!(!is_told(&mut pair, &all) && is_told(&mut pair, &messages));
+    assert!(is_told(&mut pair, &bytes) && is_told(&mut pair, &messages));
 
     assert_eq!(read(&mut pair, 1, theirs, stream).0.len(), 400);
     pair.run(11 * SECOND);
-    assert!(is_told(&mut pair, &all));
+    assert!(is_told(&mut pair, &bytes));
     // The end is told at once.
     pair.ends[0].endpoint.finish(pair.now, ours, stream).unwrap();
     pair.ends[1].endpoint.finish(pair.now, theirs, stream).unwrap();

@@ -133,6 +133,11 @@ impl SendStream {
         self.written
     }
 
+    /// How many bytes the peer's application has read, as far as it was told.
+    pub fn bytes_consumed(&self) -> u64 {
+        self.progress.borrow().consumed
+    }
+
     /// Waits until the peer's application has read so many bytes. Cancel-safe.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ impl Raw {
     }
 
     /// The next frame; `None`: the session is over.
-    fn bytes(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+    pub(crate) fn bytes(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).ok()?;
         let [a, b, c, d, kind, e, f, g, h] = head;

@@ -1,10 +1,11 @@
 //! Nodes that are killed: what was reported to be consumed is at its reader (local-protocol.md L4.2).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use pilot_user::Node;
 use pilot_user::api::{Code, Connection, Error};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -59,6 +60,105 @@ async fn what_a_node_holds_for_its_application_is_not_consumed() {
     let why = timeout(LONG, here.closed()).await.unwrap();
     assert_eq!(why.code, Code::PeerRestarted, "{why}");
     assert_eq!(here.messages_consumed(), 100, "of {read} that were given, and {left} behind them");
+}
+
+/// Cost of what is read of each flow and not confirmed: with the largest piece less than half of the beginning's credit (L5.2), or its
+/// sender would wait for ever.
+const KEPT_BACK: u32 = 50_000;
+
+/// A reader that confirms what it reads later, and then no more; with what it has confirmed of messages, and of a stream's bytes.
+struct Laggard {
+    raw: Raw,
+    connection: u32,
+    stream: Option<u32>,
+    /// Costs that are owed.
+    owed: [VecDeque<u32>; 2],
+    confirmed: [u64; 2],
+    given: [u64; 2],
+}
+
+impl Laggard {
+    /// Takes a frame. Whether it was the answer to a request.
+    fn take(&mut self, confirms: bool) -> bool {
+        let (kind, id, body) = self.raw.bytes().unwrap();
+        let flow = match (kind, id) {
+            (0x10, id) if id == self.connection => 0,
+            (0x12, id) if Some(id) == self.stream => 1,
+            (0x04, id) if id == self.connection => {
+                let event: Value = serde_json::from_slice(&body).unwrap();
+                self.stream = self.stream.or(event["stream"].as_u64().map(|id| id as u32));
+                return false;
+            }
+            (kind, _) => return kind == 0x02,
+        };
+        let weight = |bytes: u64| if flow == 0 { 1 } else { bytes };
+        self.given[flow] += weight(body.len() as u64);
+        self.owed[flow].push_back(body.len() as u32 + 64);
+        while let Some(&cost) = self.owed[flow].front()
+            && confirms
+            && self.owed[flow].iter().sum::<u32>() - cost > KEPT_BACK
+        {
+            self.owed[flow].pop_front();
+            self.confirmed[flow] += weight(u64::from(cost) - 64);
+            self.raw.say(0x14, id, &cost.to_be_bytes());
+        }
+        false
+    }
+}
+
+/// L4.2: under load, and killed: what was reported is what the reader has confirmed, although it was given more.
+#[tokio::test]
+async fn under_load_only_what_was_confirmed_is_consumed() {
+    let scene = Scene::new();
+    let (a, up) = (scene.node("a"), Up::start(&scene, "b"));
+    let mut raw = Raw::hello(&scene.path("b.sock"));
+    raw.request(2, &json!({"op": "listen", "port": 7000}));
+    assert_eq!(raw.frame().unwrap().2, json!({"port": 7000}));
+    let accepting = tokio::task::spawn_blocking(move || {
+        let (_, connection, _) = raw.frame().unwrap();
+        raw.request(3, &json!({"op": "accept", "connection": connection}));
+        assert_eq!(raw.frame().unwrap().1, 3);
+        (raw, connection)
+    });
+    let (here, accepted) = tokio::join!(a.connect("b", 7000), accepting);
+    let (here, (raw, connection)) = (here.unwrap(), accepted.unwrap());
+    let messages = tokio::spawn({
+        let here = here.clone();
+        async move { while here.send([7; 500]).await.is_ok() {} }
+    });
+    let mut stream = here.open_unidirectional();
+    let bytes = tokio::spawn(async move {
+        while stream.write_all(&[7; 500]).await.is_ok() {}
+        stream
+    });
+    let (owed, confirmed, given) = Default::default();
+    let mut reader = Laggard { raw, connection, stream: None, owed, confirmed, given };
+    let reading = tokio::task::spawn_blocking(move || {
+        while reader.confirmed[0] < 3000 || reader.confirmed[1] < 1_000_000 {
+            reader.take(true);
+        }
+        // What the node has given before it answers was given for as long as it takes to tell the writer of something later.
+        reader.raw.request(4, &json!({"op": "peers"}));
+        while !reader.take(false) {}
+        reader
+    });
+    let reader = timeout(LONG, reading).await.unwrap().unwrap();
+    assert!(reader.given[0] > reader.confirmed[0] && reader.given[1] > reader.confirmed[1]);
+    timeout(LONG, here.consumed(reader.confirmed[0])).await.unwrap().unwrap();
+    let echo = a.connect("b", 7).await.unwrap();
+    for _ in 0..10 {
+        echo.send("x").await.unwrap();
+        echo.receive().await.unwrap();
+    }
+    drop(up);
+    let _up = Up::start(&scene, "b");
+    let why = timeout(LONG, here.closed()).await.unwrap();
+    assert_eq!(why.code, Code::PeerRestarted, "{why}");
+    messages.await.unwrap();
+    let stream = timeout(LONG, bytes).await.unwrap().unwrap();
+    assert_eq!(here.messages_consumed(), reader.confirmed[0], "of {} that were given", reader.given[0]);
+    let more = stream.consumed(reader.confirmed[1] + 1).await;
+    assert!(more.is_err(), "{} bytes confirmed, {} given", reader.confirmed[1], reader.given[1]);
 }
 
 /// Writes numbers as messages and the same on a stream, until it is over; how much was reported to be consumed of either.

@@ -109,6 +109,13 @@ impl Lane {
 // What limits::MAX_CONNECTIONS counts on: an idle one has nothing beside itself.
 const _: () = assert!(size_of::<Connection>() <= 1024);
 
+/// Tells of something that the application then looks at, unless that is what it is told of anyway.
+fn tell_once(events: &mut VecDeque<Event>, event: Event) {
+    if events.back() != Some(&event) {
+        events.push_back(event);
+    }
+}
+
 impl Connection {
     pub(crate) fn new(handle: ConnectionHandle, port: u16, is_opener: bool, state: State) -> Self {
         Self {
@@ -362,7 +369,7 @@ impl Connection {
         events: &mut VecDeque<Event>,
     ) -> Result<(), ProtocolViolation> {
         if self.messages_out.on_consumed(number)? {
-            events.push_back(Event::MessagesConsumed { connection: self.handle });
+            tell_once(events, Event::MessagesConsumed { connection: self.handle });
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Connection;
+use super::{Connection, tell_once};
 use crate::error::{Code, OperationError, ProtocolViolation};
 use crate::event::Event;
 use crate::flow::Pace;
@@ -311,7 +311,7 @@ impl Connection {
             && let Ok(send) = self.sending(id)
             && send.on_consumed(offset)?
         {
-            events.push_back(Event::StreamConsumed { connection: self.handle, stream: id });
+            tell_once(events, Event::StreamConsumed { connection: self.handle, stream: id });
             self.forget_if_over(id);
         }
         Ok(())

@@ -221,14 +221,14 @@ impl MessageSender {
         self.entries.is_empty()
     }
 
-    /// The peer's application has taken all messages below `number`. Whether those are all there are, and that is news.
+    /// The peer's application has taken all messages below `number`. Whether that is news.
     pub(crate) fn on_consumed(&mut self, number: u64) -> Result<bool, ProtocolViolation> {
         if number > self.next {
             return Err(ProtocolViolation::new(Code::ConnectionState, "consumed messages that were not sent"));
         }
         let news = number > self.consumed;
         self.consumed = self.consumed.max(number);
-        Ok(news && number == self.first + self.entries.len() as u64)
+        Ok(news)
     }
 
     /// Messages that the peer's application has taken.

@@ -162,15 +162,14 @@ impl SendStream {
         }
     }
 
-    /// The peer's application has read everything below `offset`. Whether that is all that was written, and news: of what was given
-    /// up it never is, since some of it may not have left.
+    /// The peer's application has read everything below `offset`. Whether that is news: of what was given up it never is.
     pub(crate) fn on_consumed(&mut self, offset: u64) -> Result<bool, ProtocolViolation> {
         if offset > self.next {
             return Err(ProtocolViolation::new(Code::StreamState, "consumed what was not sent"));
         }
         let news = offset > self.consumed;
         self.consumed = self.consumed.max(offset);
-        Ok(news && self.reset.is_none() && offset == self.end())
+        Ok(news && self.reset.is_none())
     }
 
     pub(crate) fn consumed(&self) -> u64 {
@@ -334,7 +333,8 @@ mod tests {
         assert_eq!(s.piece(2, 0), piece(8, 2, true, 0));
         s.on_acked(0, 10, true);
         assert!(s.is_delivered() && !s.is_over(), "delivered is not consumed");
-        assert_eq!(s.on_consumed(9), Ok(false));
+        assert_eq!(s.on_consumed(9), Ok(true));
+        assert_eq!(s.on_consumed(9), Ok(false), "no news");
         assert_eq!(s.on_consumed(11).map_err(|v| v.code), Err(Code::StreamState));
         assert_eq!(s.on_consumed(10), Ok(true));
         assert!(s.is_over());
