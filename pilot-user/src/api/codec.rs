@@ -308,6 +308,7 @@ mod tests {
             json!({"op": "connections"}),
             json!({"op": "stats", "connection": 1}),
             json!({"op": "subscribe"}),
+            json!({"op": "introduce", "endpoint": "192.0.2.1:4242", "key": "pilot1-"}),
             json!({"op": "context_create", "name": "x", "kind": "log", "document": "", "read": [], "write": [], "durable": true}),
             json!({"op": "context_delete", "name": "x"}),
             json!({"op": "context_change", "peer": "b", "name": "x", "change": {"append": ""}, "if_stamp": "0:0"}),

@@ -1,10 +1,12 @@
 //! A node, as a program uses it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use pilot_engine::Aeads;
+use pilot_engine::identity::PublicKey;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -21,7 +23,7 @@ use super::sessions::Sessions;
 use crate::config::{self, Config};
 use crate::context::{Document, Rights};
 use crate::node;
-use crate::service::Services;
+use crate::service::{Introduced, Services};
 use crate::worker::drivers::SpawnError;
 
 /// A node: of this process, or of the host. Clones are the same node.
@@ -199,6 +201,24 @@ impl Node {
     /// When the node is gone.
     pub async fn stats(&self) -> Result<Value, Error> {
         self.sessions.current().await?.request(Request::Stats { connection: None }).await
+    }
+
+    /// Has the node ask who is at an address, and tell it who this node is, which both must be configured to do; with a key, only
+    /// whose that is. It becomes no peer by that.
+    ///
+    /// # Errors
+    /// When nobody answers there, or not who was wanted; when this node does not make itself known, or not for this user.
+    pub async fn introduce(&self, endpoint: SocketAddr, key: Option<&PublicKey>) -> Result<Introduced, Error> {
+        let request = Request::Introduce { endpoint, key: key.map(PublicKey::to_string) };
+        let answer = self.sessions.current().await?.request(request).await?;
+        let text = |name: &str| answer[name].as_str().unwrap_or_default();
+        let unreadable = || Error::new(Code::Internal, format!("an answer that says nothing: {answer}"));
+        Ok(Introduced {
+            key: text("key").parse().map_err(|_| unreadable())?,
+            address: text("address").parse().map_err(|_| unreadable())?,
+            remote: endpoint,
+            accepted: answer["accepted"] == true,
+        })
     }
 
     /// What happens at the node from now on, as the events of `docs/local-protocol.md` §4 with id 0.

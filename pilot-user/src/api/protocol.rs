@@ -1,6 +1,8 @@
 //! What an application and its node say to each other (`docs/local-protocol.md`): the same whether they share a process or a
 //! socket. Between two processes [`super::codec`] makes frames of it.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -121,6 +123,11 @@ pub(crate) enum Request {
         connection: Option<Id>,
     },
     Subscribe,
+    Introduce {
+        endpoint: SocketAddr,
+        /// As `pilot keygen` prints it.
+        key: Option<String>,
+    },
     ContextCreate(NewContext),
     ContextDelete {
         name: String,
@@ -163,7 +170,7 @@ fn not_allowed() -> u64 {
 
 impl Request {
     /// All that a node does.
-    pub(crate) const OPS: [&str; 18] = [
+    pub(crate) const OPS: [&str; 19] = [
         "hello",
         "connect",
         "listen",
@@ -177,6 +184,7 @@ impl Request {
         "connections",
         "stats",
         "subscribe",
+        "introduce",
         "context_create",
         "context_delete",
         "context_change",
@@ -338,7 +346,8 @@ impl From<&OperationError> for Error {
                 Self::by_peer(Code::Closed, *code, words)
             }
             OperationError::TooMany { .. } => Self::new(Code::TooMany, words),
-            OperationError::UnknownPeer | OperationError::IntroductionsOff => Self::new(Code::UnknownPeer, words),
+            OperationError::UnknownPeer => Self::new(Code::UnknownPeer, words),
+            OperationError::IntroductionsOff => Self::new(Code::NotAllowed, words),
         }
     }
 }

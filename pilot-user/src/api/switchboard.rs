@@ -26,6 +26,8 @@ use pilot_engine::limits::MAX_MESSAGE_BYTES;
 
 /// The worker that holds the node's contexts, and then has all of its tunnels.
 const CONTEXTS_WORKER: u8 = 0;
+/// The worker that asks strangers who they are: each could.
+const INTRODUCTIONS_WORKER: u8 = 0;
 
 /// An application, as the node numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -348,6 +350,11 @@ impl Client {
                 }
                 done(json!({}));
             }
+            Request::Introduce { .. } if !self.access.is_owner() => {
+                let words = "introduce: shows who this node is, and is for the node's own user";
+                return Err(Error::new(Code::NotAllowed, words));
+            }
+            Request::Introduce { .. } => return Ok(Some(INTRODUCTIONS_WORKER)),
             Request::ContextCreate(NewContext { name, read, write, .. }) => {
                 self.access.check_context(ContextRight::Create, name)?;
                 read.iter()

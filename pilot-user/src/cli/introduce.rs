@@ -1,4 +1,5 @@
-//! `pilot introduce`: who is at an address, for an operator that is to say whether it becomes a peer (wire.md §3.5).
+//! `pilot introduce`: who is at an address, for an operator that is to say whether it becomes a peer (wire.md §3.5). The node of the
+//! host asks, where one runs.
 
 use std::net::SocketAddr;
 
@@ -7,8 +8,9 @@ use pilot_engine::identity::PublicKey;
 use pilot_engine::{Endpoint, Event, Instant};
 use serde_json::json;
 
+use super::attached::{self, until};
 use super::session::{self, Stop};
-use super::{Failure, NodeArgs, Output};
+use super::{Failure, NodeArgs, Output, local};
 use crate::config::{Config, DatapathChoice};
 use crate::node::Assembly;
 use crate::service::Introduced;
@@ -20,12 +22,22 @@ pub(super) fn run(
     wanted: Option<PublicKey>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let stop = Stop::on_signals()?;
     let mut config = Config::read(&args.config).map_err(Failure::usage)?;
     if !config.introductions {
         return Err(Failure::Usage(anyhow!("config: `introductions`: given false, allowed: true, for this command")));
     }
     config.check_endpoint("ENDPOINT", remote).map_err(Failure::usage)?;
+    let asked = attached::run(args, async |node, stop| {
+        tokio::select! {
+            introduced = node.introduce(remote, wanted.as_ref()) => introduced.map_err(local::failure),
+            () = until(stop) => Err(Failure::Interrupted),
+        }
+    })?;
+    if let Some(introduced) = asked {
+        print(&introduced, output);
+        return Ok(());
+    }
+    let stop = Stop::on_signals()?;
     // A few datagrams, which need no more.
     (config.datapath, config.interface, config.bulk_port) = (DatapathChoice::Udp, None, None);
     config.queues.truncate(1);

@@ -139,6 +139,7 @@ fn every_command_has_its_exit_codes_json_and_hints() {
             &[(args!([none, "b"], config), 2), (args!([file, "c"], config), 2), (args!([file], nowhere), 1)],
         ),
         row(&["introduce"], args!([endpoint], lonely), "introduced", &[(args!(["here"], lonely), 2)]),
+        row(&["introduce"], args!([endpoint], config), "introduced", &[(args!(["here"], config), 2)]),
         row(&["peers"], &at_a[..], "peers", &[(&gone[..], 1), (&[], 2), (args!(at_a, config), 2)]),
         row(&["connections"], config, "connections", &[(&gone[..], 1), (&[], 2)]),
         row(
@@ -171,6 +172,7 @@ fn every_command_has_its_exit_codes_json_and_hints() {
         ),
         row(&["ctx", "create"], &[contexts, "plan", "--read", "b"], "context_created", &[(&[contexts, "plan"], 2)]),
         long(&["ctx", "serve"], args!([contexts], lonely), &[(args!([none], lonely), 2)]),
+        Row { event: "served", ..long(&["ctx", "serve"], args!([contexts], config), &[(args!([none], config), 2)]) },
         row(
             &["ctx", "delete"],
             &[contexts, "plan"],

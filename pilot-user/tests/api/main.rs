@@ -16,4 +16,5 @@ mod life;
 mod many;
 mod rotate;
 mod scene;
+mod serve;
 mod topics;

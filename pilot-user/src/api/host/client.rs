@@ -189,6 +189,7 @@ impl Client {
                 self.answer(request, Ok(json!({})));
             }
             Request::Subscribe => self.is_subscribed = true,
+            Request::Introduce { endpoint, key } => self.on_introduce(ctx, request, endpoint, key)?,
             Request::ContextCreate(new) => self.on_context_create(ctx, request, new)?,
             Request::ContextDelete { name } => self.on_context_delete(ctx, request, &name)?,
             Request::ContextChange { peer, name, change, if_stamp } => {

@@ -9,9 +9,11 @@ mod connection;
 mod contexts;
 mod events;
 mod flow;
+mod introduce;
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +44,8 @@ pub struct Host {
     here: BTreeMap<LinkId, (ClientId, Id)>,
     /// Requests that the disk is at work for, by the name of the context: who asked, and what it is answered.
     storing: BTreeMap<String, (ClientId, u32, Value)>,
+    /// Who asked who is at an address.
+    introducing: BTreeMap<SocketAddr, (ClientId, u32)>,
     /// When connections are to be looked at.
     timers: BTreeSet<(Instant, ClientId, Id)>,
     /// Applications for which something waits that their outbox has no room for.
@@ -57,6 +61,7 @@ struct Context<'a> {
     owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
     here: &'a mut BTreeMap<LinkId, (ClientId, Id)>,
     storing: &'a mut BTreeMap<String, (ClientId, u32, Value)>,
+    introducing: &'a mut BTreeMap<SocketAddr, (ClientId, u32)>,
     /// The node's own, at the worker that has them.
     contexts: Option<&'a mut ContextOwner>,
     timers: &'a mut BTreeSet<(Instant, ClientId, Id)>,
@@ -76,6 +81,7 @@ impl Host {
             owners: HashMap::new(),
             here: BTreeMap::new(),
             storing: BTreeMap::new(),
+            introducing: BTreeMap::new(),
             timers: BTreeSet::new(),
             starving: BTreeSet::new(),
             scratch: Vec::new(),
@@ -95,11 +101,12 @@ impl Host {
         client: ClientId,
         run: impl FnOnce(&mut Client, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let Self { services, clients, owners, here, storing, timers, starving, scratch, board, .. } = self;
+        let Self { services, clients, owners, here, storing, introducing, timers, starving, scratch, board, .. } = self;
         let client = clients.get_mut(&client)?;
         let contexts = services.contexts();
         let before = client.connections.len();
-        let mut context = Context { endpoint, now, owners, here, storing, contexts, timers, starving, scratch, board };
+        let mut context =
+            Context { endpoint, now, owners, here, storing, introducing, contexts, timers, starving, scratch, board };
         let result = run(client, &mut context);
         let after = client.connections.len();
         if before != after {
@@ -281,9 +288,11 @@ impl Application for Host {
                 }
                 return self.services.on_event(endpoint, now, event);
             }
-            Event::Sending { .. } | Event::Introduced { .. } | Event::NotIntroduced { .. } => {
+            Event::Introduced { .. } | Event::NotIntroduced { .. } => {
+                self.on_introduced(&event);
                 return self.services.on_event(endpoint, now, event);
             }
+            Event::Sending { .. } => return self.services.on_event(endpoint, now, event),
             Event::Connected { connection }
             | Event::MessagesReadable { connection }
             | Event::MessagesWritable { connection }

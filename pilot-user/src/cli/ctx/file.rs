@@ -123,31 +123,79 @@ fn store(path: &Path, named: Option<PathBuf>) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(named.unwrap_or_else(|| STORE.into()))
 }
 
-/// What a node that serves the contexts of a file has to delete, because they are not in it any more.
-pub(in super::super) struct Deletions {
+/// The names of a file, of which those that are not in it any more are to be deleted by who serves it.
+pub(super) struct Watched {
     path: PathBuf,
     modified: Option<SystemTime>,
     names: Vec<String>,
+}
+
+impl Watched {
+    /// What is gone. Looks at the file if it is another than it was. One that cannot be read is being written, or is left alone until it
+    /// can.
+    pub(super) fn gone(&mut self) -> Vec<String> {
+        let modified = modified(&self.path);
+        if modified == self.modified {
+            return Vec::new();
+        }
+        let Ok(File { contexts, .. }) = read(&self.path) else { return Vec::new() };
+        self.modified = modified;
+        self.names.extract_if(.., |name| !contexts.iter().any(|entry| entry.name == *name)).collect()
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|file| file.modified()).ok()
+}
+
+/// What a node that serves the contexts of a file has to delete.
+pub(in super::super) struct Deletions {
+    watched: Watched,
     to_worker: Sender<String>,
     doorbell: Doorbell,
 }
 
 impl Deletions {
-    /// Looks at the file, if it is another than it was. One that cannot be read is being written, or is left alone until it can.
     pub(in super::super) fn look(&mut self) {
-        let modified = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
-        if modified == self.modified {
-            return;
-        }
-        let Ok(File { contexts, .. }) = read(&self.path) else { return };
-        self.modified = modified;
-        let there: Vec<&str> = contexts.iter().map(|entry| entry.name.as_str()).collect();
-        for gone in self.names.extract_if(.., |name| !there.contains(&name.as_str())) {
+        for gone in self.watched.gone() {
             // The worker is gone only with the whole node.
             let _ = self.to_worker.send(gone);
             self.doorbell.ring();
         }
     }
+}
+
+/// A context for the node of the host to hold.
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) document: Document,
+    pub(super) rights: Rights,
+    pub(super) durable: bool,
+}
+
+/// The contexts of a file, for the node of the host, which keeps durable ones itself.
+pub(super) fn wanted(path: &Path) -> Result<(Vec<Wanted>, Watched), Failure> {
+    let modified = modified(path);
+    let File { store: named, contexts } = read(path)?;
+    let kept_in = store(path, named);
+    if let Some(durable) = contexts.iter().find(|entry| entry.durable && kept_in.exists()) {
+        return Err(Failure::Usage(anyhow!(
+            "contexts.{}: {} keeps it, for a node of this command's own; the node of this host, which runs, has a store of its own: stop \
+             that node, or move the file away and begin with its documents as they are in {}",
+            durable.name,
+            kept_in.display(),
+            path.display()
+        )));
+    }
+    let beside = path.parent().unwrap_or(Path::new(""));
+    let all = contexts.into_iter().map(|entry| {
+        let document = first_document(&entry, beside).map_err(Failure::Usage)?;
+        let Entry { name, durable, read, write, .. } = entry;
+        Ok(Wanted { name, document, rights: Rights { read, write }, durable })
+    });
+    let all = all.collect::<Result<Vec<_>, Failure>>()?;
+    let names = all.iter().map(|wanted| wanted.name.clone()).collect();
+    Ok((all, Watched { path: path.to_owned(), modified, names }))
 }
 
 /// The contexts of a file, as a service: durable ones as they were announced last, the others anew.
@@ -156,7 +204,7 @@ pub(super) fn hold(
     peers: &[(String, PeerId)],
     doorbell: Doorbell,
 ) -> Result<(ContextOwner, Deletions), Failure> {
-    let modified = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let modified = modified(path);
     let File { store: named, contexts } = read(path)?;
     let beside = path.parent().unwrap_or(Path::new(""));
     let kept_in = store(path, named);
@@ -209,7 +257,8 @@ pub(super) fn hold(
     let (to_worker, deletions) = bounded(contexts.len());
     let names = contexts.into_iter().map(|entry| entry.name).collect();
     let owner = ContextOwner::new(owner, store, peers).with_deletions(deletions);
-    Ok((owner, Deletions { path: path.to_owned(), modified, names, to_worker, doorbell }))
+    let watched = Watched { path: path.to_owned(), modified, names };
+    Ok((owner, Deletions { watched, to_worker, doorbell }))
 }
 
 impl Entry {

@@ -51,7 +51,7 @@ pub(super) enum CtxCommand {
         /// The context's name.
         name: String,
     },
-    /// Run a node that holds the contexts of a file, until it is told to stop.
+    /// Have the node of this host hold the contexts of a file, or one of the command's own where none runs, until told to stop.
     Serve {
         /// The file.
         file: PathBuf,
@@ -146,7 +146,10 @@ pub(super) fn run(command: CtxCommand, output: &Output) -> Result<(), Failure> {
             file::create(&file, entry, output)
         }
         CtxCommand::Delete { file, name } => file::delete(&file, &name, output),
-        CtxCommand::Serve { file, node } => listen::run(&node, None, Some(&file), output),
+        CtxCommand::Serve { file, node } => match through_host::serve(&node, &file, output)? {
+            Some(()) => Ok(()),
+            None => listen::run(&node, None, Some(&file), output),
+        },
         CtxCommand::Set { target, to } => remote::change(&target, to.condition()?, to.change()?, output),
         CtxCommand::Patch { target, by } => remote::change(&target, by.condition()?, by.change()?, output),
         CtxCommand::Follow { target, part, latest, keep, count, tokens } => {

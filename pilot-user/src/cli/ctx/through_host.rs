@@ -1,12 +1,74 @@
 //! The same through the node of this host.
 
-use anyhow::anyhow;
+use std::path::Path;
+use std::time::Duration;
 
-use super::super::Failure;
-use super::super::local;
+use anyhow::anyhow;
+use serde_json::json;
+
+use super::super::{Failure, NodeArgs, Output, attached, local};
+use super::file::{self, Wanted};
 use super::remote::{News, Wish};
 use crate::api::{Following, Interest, Node, Step, Update};
-use crate::context::{Follow, Replica};
+use crate::context::{Follow, RefusalCode, Replica};
+
+/// How soon a change of the file is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Has the node hold the contexts of a file until told to stop; `None`: no node runs. What is not durable ends with the command, as it
+/// does with a node of its own.
+pub(super) fn serve(args: &NodeArgs, file: &Path, output: &Output) -> Result<Option<()>, Failure> {
+    attached::run(args, async |node, stop| {
+        let (wanted, mut watched) = file::wanted(file)?;
+        let mut held = Vec::new();
+        for Wanted { name, document, rights, durable } in &wanted {
+            let created = match durable {
+                true => node.create_durable_context(name, document, rights.clone()).await,
+                false => node.create_context(name, document, rights.clone()).await,
+            };
+            match created {
+                Ok(_) => held.push((name.as_str(), *durable)),
+                // The node has held it since an earlier time.
+                Err(error) if *durable && error.peer_code == Some(RefusalCode::Conflict as u64) => {
+                    held.push((name.as_str(), true));
+                }
+                Err(error) => {
+                    end(&node, &held).await;
+                    return Err(local::failure_of(name, error));
+                }
+            }
+        }
+        let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
+        output.event(&json!({"event": "ready", "contexts": names}), || {
+            Some(format!("the node of this host holds {}", names.join(", ")))
+        });
+        while !stop.is_set() {
+            tokio::select! {
+                why = node.closed() => return Err(local::failure(why)),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            for gone in watched.gone() {
+                held.retain(|(name, _)| *name != gone);
+                node.context(&gone, None).delete().await.map_err(local::failure)?;
+                output.event(&json!({"event": "context_deleted", "name": gone, "file": file}), || {
+                    Some(format!("no context `{gone}` any more"))
+                });
+            }
+        }
+        end(&node, &held).await;
+        let count = held.len();
+        output.event(&json!({"event": "served", "contexts": count}), || Some(format!("{count} contexts were served")));
+        Ok(())
+    })
+}
+
+/// Takes those away that the node does not keep.
+async fn end(node: &Node, held: &[(&str, bool)]) {
+    for (name, _) in held.iter().filter(|(_, durable)| !durable) {
+        // Somebody else may have deleted it.
+        let _ = node.context(name, None).delete().await;
+    }
+}
 
 /// Does it until `on_news` says that it is done.
 pub(super) async fn fulfil(
