@@ -8,6 +8,7 @@ use crate::error::Code;
 use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
 use crate::recovery::ecn::EcnCounts;
 use crate::stream::Direction;
+use crate::time::Instant;
 
 const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
@@ -29,11 +30,17 @@ const PATH_CHALLENGE: u8 = 0x0e;
 const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
 const ACK_FREQUENCY: u8 = 0x14;
+/// Without ECN counts or with them, as ACK and ACK_ECN.
+const ACK_ARRIVAL: u8 = 0x16;
 const DATAGRAM: u8 = 0x18;
 const MESSAGE: u8 = 0x1a;
 const MESSAGE_PART: u8 = 0x1c;
 const STREAM: u8 = 0x20;
 
+/// In ACK_ARRIVAL: ECN counts follow.
+const WITH_ECN: u8 = 0x01;
+/// In ACK_FREQUENCY: times of arrival are asked for.
+const WITH_ARRIVALS: u8 = 0x01;
 /// In STREAM_LIMIT: it is about unidirectional streams.
 const LIMIT_UNIDIRECTIONAL: u8 = 0x01;
 /// In DATAGRAM, MESSAGE and MESSAGE_PART: a length comes before the bytes.
@@ -55,7 +62,7 @@ pub(crate) type PathData = [u8; 8];
 pub(crate) enum Frame<'a> {
     Ping,
     Ack(Ack<'a>),
-    AckFrequency { packets: u64 },
+    AckFrequency { packets: u64, arrivals: bool },
     Open { connection: u64, port: u16 },
     Accept { connection: u64 },
     Refuse { connection: u64, code: u64, reason: &'a str },
@@ -92,6 +99,8 @@ pub(crate) struct Part<'a> {
 pub(crate) struct Ack<'a> {
     pub(crate) delay: Duration,
     pub(crate) ecn: Option<EcnCounts>,
+    /// When the largest arrived (W5.23).
+    pub(crate) arrival: Option<ArrivalTime>,
     ranges: Ranges<'a>,
 }
 
@@ -103,6 +112,27 @@ impl<'a> Ack<'a> {
 
     pub(crate) fn largest(&self) -> u64 {
         self.ranges.next.1
+    }
+}
+
+/// A time by the clock of the end that tells it: microseconds, modulo [`Self::MODULUS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ArrivalTime(u32);
+
+impl ArrivalTime {
+    /// What a varint of four bytes holds: 18 minutes.
+    const MODULUS: u64 = 1 << 30;
+
+    pub(crate) fn at(time: Instant) -> Self {
+        Self((time.as_nanos() / 1000 % Self::MODULUS) as u32)
+    }
+
+    /// How long after `sent`, by the clock here, it is, plus what this clock is behind the other: of all that it may be, the one
+    /// nearest to `near`. Microseconds.
+    pub(crate) fn since(self, sent: Instant, near: i64) -> i64 {
+        const HALF: i64 = ArrivalTime::MODULUS as i64 / 2;
+        let difference = i64::from(self.0) - i64::from(Self::at(sent).0) - near;
+        near + (difference + HALF).rem_euclid(2 * HALF) - HALF
     }
 }
 
@@ -181,8 +211,11 @@ impl<'a> Frame<'a> {
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
-            ACK | ACK_ECN => ack(kind, reader).map(Self::Ack),
-            ACK_FREQUENCY => reader.varint().map(|packets| Self::AckFrequency { packets }),
+            ACK | ACK_ECN => ack(kind == ACK_ECN, false, reader).map(Self::Ack),
+            _ if kind & !WITH_ECN == ACK_ARRIVAL => ack(kind & WITH_ECN != 0, true, reader).map(Self::Ack),
+            _ if kind & !WITH_ARRIVALS == ACK_FREQUENCY => {
+                reader.varint().map(|packets| Self::AckFrequency { packets, arrivals: kind & WITH_ARRIVALS != 0 })
+            }
             OPEN => open(reader),
             ACCEPT => reader.varint().map(|connection| Self::Accept { connection }),
             REFUSE => closing(reader).map(|(connection, code, reason)| Self::Refuse { connection, code, reason }),
@@ -291,7 +324,7 @@ fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
 }
 
 /// RFC 9000 §19.3, at most [`MAX_ACK_RANGES`] ranges (W5.4).
-fn ack<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Ack<'a>> {
+fn ack<'a>(with_ecn: bool, with_arrival: bool, reader: &mut Reader<'a>) -> Option<Ack<'a>> {
     let largest = reader.varint()?;
     let delay = Duration::from_micros(reader.varint()?);
     let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
@@ -301,14 +334,19 @@ fn ack<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Ack<'a>> {
         smallest = further_range(reader, smallest)?.0;
     }
     let ranges = Ranges { next: first, left: more + 1, further: all.before(reader) };
-    let ecn = if kind == ACK_ECN { Some(ecn_counts(reader)?) } else { None };
-    Some(Ack { delay, ecn, ranges })
+    let ecn = if with_ecn { Some(ecn_counts(reader)?) } else { None };
+    let arrival = if with_arrival { Some(arrival_time(reader)?) } else { None };
+    Some(Ack { delay, ecn, arrival, ranges })
 }
 
 /// The range below the one that begins at `smallest`.
 fn further_range(reader: &mut Reader<'_>, smallest: u64) -> Option<(u64, u64)> {
     let largest = smallest.checked_sub(reader.varint()?)?.checked_sub(2)?;
     Some((largest.checked_sub(reader.varint()?)?, largest))
+}
+
+fn arrival_time(reader: &mut Reader<'_>) -> Option<ArrivalTime> {
+    reader.varint().filter(|micros| *micros < ArrivalTime::MODULUS).map(|micros| ArrivalTime(micros as u32))
 }
 
 fn ecn_counts(reader: &mut Reader<'_>) -> Option<EcnCounts> {
@@ -322,11 +360,12 @@ pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
 }
 
 /// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out. With counts it is an
-/// ACK_ECN.
+/// ACK_ECN, and with a time an ACK_ARRIVAL.
 pub(crate) fn write_ack(
     writer: &mut Writer<'_>,
     delay: Duration,
     ecn: Option<EcnCounts>,
+    arrival: Option<ArrivalTime>,
     mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
 ) -> Option<()> {
     /// Bytes of the largest further range.
@@ -335,9 +374,15 @@ pub(crate) fn write_ack(
     let (mut smallest, largest) = newest_first.next()?;
     let micros = u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT);
     let counts = ecn.map_or(0, |EcnCounts { ect0, ect1, ce }| [ect0, ect1, ce].map(varint_len).iter().sum());
-    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts;
+    let time = arrival.map_or(0, |ArrivalTime(micros)| varint_len(micros.into()));
+    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts + time;
     let more = more.min(writer.room().checked_sub(head)? / RANGE_BYTES);
-    writer.u8(if ecn.is_some() { ACK_ECN } else { ACK })?;
+    writer.u8(match (arrival, ecn) {
+        (None, None) => ACK,
+        (None, Some(_)) => ACK_ECN,
+        (Some(_), None) => ACK_ARRIVAL,
+        (Some(_), Some(_)) => ACK_ARRIVAL | WITH_ECN,
+    })?;
     writer.varint(largest)?;
     writer.varint(micros)?;
     writer.varint(more as u64)?;
@@ -350,11 +395,11 @@ pub(crate) fn write_ack(
     if let Some(EcnCounts { ect0, ect1, ce }) = ecn {
         [ect0, ect1, ce].into_iter().try_for_each(|count| writer.varint(count))?;
     }
-    Some(())
+    arrival.map_or(Some(()), |ArrivalTime(micros)| writer.varint(micros.into()))
 }
 
-pub(crate) fn write_ack_frequency(writer: &mut Writer<'_>, packets: u64) -> Option<()> {
-    fields(writer, ACK_FREQUENCY, [packets])
+pub(crate) fn write_ack_frequency(writer: &mut Writer<'_>, packets: u64, arrivals: bool) -> Option<()> {
+    fields(writer, if arrivals { ACK_FREQUENCY | WITH_ARRIVALS } else { ACK_FREQUENCY }, [packets])
 }
 
 pub(crate) fn write_open(writer: &mut Writer<'_>, connection: u64, port: u16) -> Option<()> {
