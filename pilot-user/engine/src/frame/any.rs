@@ -1,8 +1,13 @@
 //! Every frame, of any values.
 
 use super::*;
+use crate::codec::Writer;
 use crate::fuzzing;
+use crate::limits::MAX_ACK_RANGES;
+use crate::recovery::ecn::EcnCounts;
+use crate::time::Instant;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// Bytes that hold every frame made here, and what [`write_ack`] wants to have left.
 const ROOM: usize = 1200;

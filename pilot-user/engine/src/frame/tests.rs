@@ -1,5 +1,11 @@
+use super::ack::Ranges;
 use super::*;
+use crate::codec::{Writer, varint_len};
+use crate::limits::MAX_ACK_RANGES;
+use crate::recovery::ecn::EcnCounts;
+use crate::time::Instant;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn decode_all(bytes: &[u8]) -> Result<Vec<Frame<'_>>, FrameError> {
     let mut reader = Reader::new(bytes);
