@@ -65,6 +65,7 @@ impl Fired {
             ("congestion told by ECN", tunnels.ecn_ce),
             ("ECN not believed", tunnels.ecn_failures),
             ("paced", tunnels.paced),
+            ("queue on the way back taken off", tunnels.queued_back),
             ("path MTU probe", tunnels.mtu_probes),
             ("black hole", tunnels.black_holes),
             ("path challenge", tunnels.path_challenges),

@@ -9,7 +9,7 @@ use pilot_tests::plan::Plan;
 use pilot_tests::world::World;
 
 /// What went wrong elsewhere, and by which tests, in which files, it is seen not to go wrong here.
-const WEAKNESSES: [(&str, &[(&str, &str)]); 17] = [
+const WEAKNESSES: [(&str, &[(&str, &str)]); 18] = [
     (
         "a transfer stops for ever when a window update is lost",
         &[
@@ -95,6 +95,14 @@ const WEAKNESSES: [(&str, &[(&str, &str)]); 17] = [
             ("pilot-user/tests/api/many.rs", "ten_thousand_connections_and_one_that_does_not_read"),
             ("pilot-user/tests/links/udp.rs", "gso_and_gro_keep_datagrams_apart_and_limits_hold"),
             ("pilot-user/xsk/tests/memory/sending.rs", "tx_is_kicked_only_when_the_kernel_asks"),
+        ],
+    ),
+    (
+        "one thread serves all peers",
+        &[
+            ("tests/tests/queues/workers.rs", "two_queues_are_served_by_two_workers"),
+            ("tests/tests/queues/workers.rs", "lanes_have_a_worker_and_a_queue_each"),
+            ("pilot-user/engine/tests/lanes.rs", "two_lanes_carry_bulk_side_by_side"),
         ],
     ),
     (

@@ -1,13 +1,16 @@
 //! Frames: what a data packet carries (`docs/wire.md` §5).
 
-use std::time::Duration;
+mod ack;
+mod write;
 
-use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
-use crate::crypto::reset::{RESET_TOKEN_LEN, ResetToken};
+use crate::codec::{MAX_VARINT, Reader};
+use crate::crypto::reset::ResetToken;
 use crate::error::Code;
-use crate::limits::{MAX_ACK_RANGES, MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
-use crate::recovery::ecn::EcnCounts;
+use crate::limits::{MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
 use crate::stream::Direction;
+
+pub(crate) use ack::{Ack, ArrivalTime, write_ack};
+pub(crate) use write::*;
 
 const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
@@ -29,11 +32,17 @@ const PATH_CHALLENGE: u8 = 0x0e;
 const PATH_RESPONSE: u8 = 0x0f;
 const STREAM_LIMIT: u8 = 0x12;
 const ACK_FREQUENCY: u8 = 0x14;
+/// Without ECN counts or with them, as ACK and ACK_ECN.
+const ACK_ARRIVAL: u8 = 0x16;
 const DATAGRAM: u8 = 0x18;
 const MESSAGE: u8 = 0x1a;
 const MESSAGE_PART: u8 = 0x1c;
 const STREAM: u8 = 0x20;
 
+/// In ACK_ARRIVAL: ECN counts follow.
+const WITH_ECN: u8 = 0x01;
+/// In ACK_FREQUENCY: times of arrival are asked for.
+const WITH_ARRIVALS: u8 = 0x01;
 /// In STREAM_LIMIT: it is about unidirectional streams.
 const LIMIT_UNIDIRECTIONAL: u8 = 0x01;
 /// In DATAGRAM, MESSAGE and MESSAGE_PART: a length comes before the bytes.
@@ -41,11 +50,6 @@ const WITH_LENGTH: u8 = 0x01;
 const STREAM_FIN: u8 = 0x01;
 const STREAM_LENGTH: u8 = 0x02;
 const STREAM_OFFSET: u8 = 0x04;
-
-/// Varints below have one byte.
-const ONE_BYTE_VARINTS: u64 = 0x40;
-/// Bytes of a MESSAGE before its bytes, where connection and length have one byte each.
-const SHORT_MESSAGE_HEAD: usize = 5;
 
 /// What a PATH_CHALLENGE asks for and a PATH_RESPONSE repeats.
 pub(crate) type PathData = [u8; 8];
@@ -55,7 +59,7 @@ pub(crate) type PathData = [u8; 8];
 pub(crate) enum Frame<'a> {
     Ping,
     Ack(Ack<'a>),
-    AckFrequency { packets: u64 },
+    AckFrequency { packets: u64, arrivals: bool },
     Open { connection: u64, port: u16 },
     Accept { connection: u64 },
     Refuse { connection: u64, code: u64, reason: &'a str },
@@ -85,62 +89,6 @@ pub(crate) struct Part<'a> {
     pub(crate) offset: usize,
     pub(crate) payload: &'a [u8],
 }
-
-/// Which packets arrived. The ranges stay in the packet's bytes, which were checked: a copy of them would make every frame
-/// half a kilobyte.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Ack<'a> {
-    pub(crate) delay: Duration,
-    pub(crate) ecn: Option<EcnCounts>,
-    ranges: Ranges<'a>,
-}
-
-impl<'a> Ack<'a> {
-    /// Newest first, each `(smallest, largest)`.
-    pub(crate) fn ranges(&self) -> Ranges<'a> {
-        self.ranges.clone()
-    }
-
-    pub(crate) fn largest(&self) -> u64 {
-        self.ranges.next.1
-    }
-}
-
-/// See [`Ack::ranges`].
-#[derive(Clone, Debug)]
-pub(crate) struct Ranges<'a> {
-    next: (u64, u64),
-    left: usize,
-    further: Reader<'a>,
-}
-
-impl Iterator for Ranges<'_> {
-    type Item = (u64, u64);
-
-    fn next(&mut self) -> Option<(u64, u64)> {
-        self.left = self.left.checked_sub(1)?;
-        let range = self.next;
-        if self.left > 0 {
-            self.next = further_range(&mut self.further, range.0)?;
-        }
-        Some(range)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Ranges<'_> {}
-
-/// By the ranges: a number can be written in more than one length.
-impl PartialEq for Ranges<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.clone().eq(other.clone())
-    }
-}
-
-impl Eq for Ranges<'_> {}
 
 /// A frame that cannot be: the code to close the tunnel with (W5.1).
 pub(crate) type FrameError = Code;
@@ -181,8 +129,11 @@ impl<'a> Frame<'a> {
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
-            ACK | ACK_ECN => ack(kind, reader).map(Self::Ack),
-            ACK_FREQUENCY => reader.varint().map(|packets| Self::AckFrequency { packets }),
+            ACK | ACK_ECN => ack::ack(kind == ACK_ECN, false, reader).map(Self::Ack),
+            _ if kind & !WITH_ECN == ACK_ARRIVAL => ack::ack(kind & WITH_ECN != 0, true, reader).map(Self::Ack),
+            _ if kind & !WITH_ARRIVALS == ACK_FREQUENCY => {
+                reader.varint().map(|packets| Self::AckFrequency { packets, arrivals: kind & WITH_ARRIVALS != 0 })
+            }
             OPEN => open(reader),
             ACCEPT => reader.varint().map(|connection| Self::Accept { connection }),
             REFUSE => closing(reader).map(|(connection, code, reason)| Self::Refuse { connection, code, reason }),
@@ -290,220 +241,6 @@ fn stream<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Frame<'a>> {
     Some(Frame::Stream { connection, stream, offset, fin: kind & STREAM_FIN != 0, payload })
 }
 
-/// RFC 9000 §19.3, at most [`MAX_ACK_RANGES`] ranges (W5.4).
-fn ack<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Ack<'a>> {
-    let largest = reader.varint()?;
-    let delay = Duration::from_micros(reader.varint()?);
-    let more = usize::try_from(reader.varint()?).ok().filter(|more| *more < MAX_ACK_RANGES)?;
-    let mut smallest = largest.checked_sub(reader.varint()?)?;
-    let (first, all) = ((smallest, largest), *reader);
-    for _ in 0..more {
-        smallest = further_range(reader, smallest)?.0;
-    }
-    let ranges = Ranges { next: first, left: more + 1, further: all.before(reader) };
-    let ecn = if kind == ACK_ECN { Some(ecn_counts(reader)?) } else { None };
-    Some(Ack { delay, ecn, ranges })
-}
-
-/// The range below the one that begins at `smallest`.
-fn further_range(reader: &mut Reader<'_>, smallest: u64) -> Option<(u64, u64)> {
-    let largest = smallest.checked_sub(reader.varint()?)?.checked_sub(2)?;
-    Some((largest.checked_sub(reader.varint()?)?, largest))
-}
-
-fn ecn_counts(reader: &mut Reader<'_>) -> Option<EcnCounts> {
-    Some(EcnCounts { ect0: reader.varint()?, ect1: reader.varint()?, ce: reader.varint()? })
-}
-
-// Writing. Each function writes a whole frame, or nothing and `None` when there is no room.
-
-pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
-    writer.u8(PING)
-}
-
-/// Writes an ACK of inclusive ranges, newest first; of those that do not fit, the oldest are left out. With counts it is an
-/// ACK_ECN.
-pub(crate) fn write_ack(
-    writer: &mut Writer<'_>,
-    delay: Duration,
-    ecn: Option<EcnCounts>,
-    mut newest_first: impl ExactSizeIterator<Item = (u64, u64)>,
-) -> Option<()> {
-    /// Bytes of the largest further range.
-    const RANGE_BYTES: usize = 16;
-    let more = newest_first.len().checked_sub(1)?.min(MAX_ACK_RANGES - 1);
-    let (mut smallest, largest) = newest_first.next()?;
-    let micros = u64::try_from(delay.as_micros()).unwrap_or(MAX_VARINT).min(MAX_VARINT);
-    let counts = ecn.map_or(0, |EcnCounts { ect0, ect1, ce }| [ect0, ect1, ce].map(varint_len).iter().sum());
-    let head = 1 + varint_len(largest) + varint_len(micros) + 1 + varint_len(largest - smallest) + counts;
-    let more = more.min(writer.room().checked_sub(head)? / RANGE_BYTES);
-    writer.u8(if ecn.is_some() { ACK_ECN } else { ACK })?;
-    writer.varint(largest)?;
-    writer.varint(micros)?;
-    writer.varint(more as u64)?;
-    writer.varint(largest - smallest)?;
-    for (next_smallest, next_largest) in newest_first.take(more) {
-        writer.varint(smallest - next_largest - 2)?;
-        writer.varint(next_largest - next_smallest)?;
-        smallest = next_smallest;
-    }
-    if let Some(EcnCounts { ect0, ect1, ce }) = ecn {
-        [ect0, ect1, ce].into_iter().try_for_each(|count| writer.varint(count))?;
-    }
-    Some(())
-}
-
-pub(crate) fn write_ack_frequency(writer: &mut Writer<'_>, packets: u64) -> Option<()> {
-    fields(writer, ACK_FREQUENCY, [packets])
-}
-
-pub(crate) fn write_open(writer: &mut Writer<'_>, connection: u64, port: u16) -> Option<()> {
-    let room = writer.room() >= 1 + varint_len(connection) + 2;
-    room.then(|| {
-        writer.u8(OPEN)?;
-        writer.varint(connection)?;
-        writer.u16(port)
-    })?
-}
-
-pub(crate) fn write_accept(writer: &mut Writer<'_>, connection: u64) -> Option<()> {
-    fields(writer, ACCEPT, [connection])
-}
-
-pub(crate) fn write_credit(writer: &mut Writer<'_>, connection: u64, total: u64) -> Option<()> {
-    fields(writer, CREDIT, [connection, total])
-}
-
-pub(crate) fn write_stream_credit(writer: &mut Writer<'_>, connection: u64, stream: u64, offset: u64) -> Option<()> {
-    fields(writer, STREAM_CREDIT, [connection, stream, offset])
-}
-
-pub(crate) fn write_reset_stream(
-    writer: &mut Writer<'_>,
-    connection: u64,
-    stream: u64,
-    code: u64,
-    length: u64,
-) -> Option<()> {
-    fields(writer, RESET_STREAM, [connection, stream, code, length])
-}
-
-pub(crate) fn write_stop_stream(writer: &mut Writer<'_>, connection: u64, stream: u64, code: u64) -> Option<()> {
-    fields(writer, STOP_STREAM, [connection, stream, code])
-}
-
-pub(crate) fn write_consumed(writer: &mut Writer<'_>, connection: u64, stream: u64, offset: u64) -> Option<()> {
-    fields(writer, CONSUMED, [connection, stream, offset])
-}
-
-pub(crate) fn write_messages_consumed(writer: &mut Writer<'_>, connection: u64, number: u64) -> Option<()> {
-    fields(writer, MESSAGES_CONSUMED, [connection, number])
-}
-
-pub(crate) fn write_stream_limit(
-    writer: &mut Writer<'_>,
-    connection: u64,
-    direction: Direction,
-    total: u64,
-) -> Option<()> {
-    let kind = match direction {
-        Direction::Bidirectional => STREAM_LIMIT,
-        Direction::Unidirectional => STREAM_LIMIT | LIMIT_UNIDIRECTIONAL,
-    };
-    fields(writer, kind, [connection, total])
-}
-
-/// Writes a DATAGRAM with its length.
-pub(crate) fn write_datagram(writer: &mut Writer<'_>, connection: u64, payload: &[u8]) -> Option<()> {
-    (writer.room() >= datagram_len(connection, payload.len())).then(|| {
-        writer.u8(DATAGRAM | WITH_LENGTH)?;
-        writer.varint(connection)?;
-        writer.counted(payload)
-    })?
-}
-
-/// Bytes that a MESSAGE_PART takes beside its payload of at most `length` bytes.
-pub(crate) const fn message_part_overhead(connection: u64, total: usize, offset: usize, length: usize) -> usize {
-    let position = varint_len(total as u64) + varint_len(offset as u64);
-    1 + varint_len(connection) + 2 + position + varint_len(length as u64)
-}
-
-/// Writes a MESSAGE_PART with its length.
-pub(crate) fn write_message_part(
-    writer: &mut Writer<'_>,
-    connection: u64,
-    number: u16,
-    total: usize,
-    offset: usize,
-    payload: &[u8],
-) -> Option<()> {
-    let length = payload.len();
-    (writer.room() >= message_part_overhead(connection, total, offset, length) + length).then(|| {
-        writer.u8(MESSAGE_PART | WITH_LENGTH)?;
-        writer.varint(connection)?;
-        writer.u16(number)?;
-        writer.varint(total as u64)?;
-        writer.varint(offset as u64)?;
-        writer.varint(length as u64)?;
-        writer.bytes(payload)
-    })?
-}
-
-pub(crate) fn write_new_session_id(writer: &mut Writer<'_>, id: u32, token: &ResetToken) -> Option<()> {
-    let mut frame = [NEW_SESSION_ID; 1 + 4 + RESET_TOKEN_LEN];
-    frame[1..5].copy_from_slice(&id.to_be_bytes());
-    frame[5..].copy_from_slice(&token.0);
-    writer.bytes(&frame)
-}
-
-pub(crate) fn write_path_challenge(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
-    path_frame(writer, PATH_CHALLENGE, data)
-}
-
-pub(crate) fn write_path_response(writer: &mut Writer<'_>, data: PathData) -> Option<()> {
-    path_frame(writer, PATH_RESPONSE, data)
-}
-
-fn path_frame(writer: &mut Writer<'_>, kind: u8, data: PathData) -> Option<()> {
-    (writer.room() > data.len()).then(|| {
-        writer.u8(kind)?;
-        writer.bytes(&data)
-    })?
-}
-
-pub(crate) fn write_refuse(writer: &mut Writer<'_>, connection: u64, code: u64, reason: &str) -> Option<()> {
-    reasoned(writer, REFUSE, Some(connection), code, reason)
-}
-
-pub(crate) fn write_close_connection(writer: &mut Writer<'_>, connection: u64, code: u64, reason: &str) -> Option<()> {
-    reasoned(writer, CLOSE_CONNECTION, Some(connection), code, reason)
-}
-
-pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> Option<()> {
-    reasoned(writer, CLOSE, None, code, reason)
-}
-
-/// Writes a MESSAGE with its length, so that more may follow.
-pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: &[u8]) -> Option<()> {
-    let length = payload.len();
-    if connection < ONE_BYTE_VARINTS && (length as u64) < ONE_BYTE_VARINTS {
-        // Nearly all: a head of one size.
-        let [high, low] = number.to_be_bytes();
-        let frame = writer.take(SHORT_MESSAGE_HEAD + length)?;
-        let (head, body) = frame.split_first_chunk_mut::<SHORT_MESSAGE_HEAD>()?;
-        *head = [MESSAGE | WITH_LENGTH, connection as u8, high, low, length as u8];
-        body.copy_from_slice(payload);
-        return Some(());
-    }
-    (writer.room() >= message_len(connection, length)).then(|| {
-        writer.u8(MESSAGE | WITH_LENGTH)?;
-        writer.varint(connection)?;
-        writer.u16(number)?;
-        writer.varint(length as u64)?;
-        writer.bytes(payload)
-    })?
-}
-
 /// A MESSAGE of this connection, if the next frame is one.
 pub(crate) fn next_message<'a>(reader: &mut Reader<'a>, connection: u64) -> Option<(u16, &'a [u8])> {
     let mut ahead = *reader;
@@ -512,86 +249,6 @@ pub(crate) fn next_message<'a>(reader: &mut Reader<'a>, connection: u64) -> Opti
     let message = (ahead.u16()?, payload(kind, &mut ahead)?);
     *reader = ahead;
     Some(message)
-}
-
-/// Takes the length field out of a packet's last MESSAGE, which reaches to the end without it: a 19-byte delta pays for
-/// each byte. `frame` is that frame, whole; returns how many bytes it is shorter by.
-pub(crate) fn elide_message_length(frame: &mut [u8]) -> usize {
-    let mut reader = Reader::new(frame);
-    let (kind, _connection, _number) = (reader.u8(), reader.varint(), reader.u16());
-    let behind = reader.rest().len();
-    let length_at = frame.len() - behind;
-    let saved = varint_len(Reader::new(&frame[length_at..]).varint().unwrap_or(0));
-    if kind != Some(MESSAGE | WITH_LENGTH) || behind < saved {
-        return 0;
-    }
-    frame[0] = MESSAGE;
-    frame.copy_within(length_at + saved.., length_at);
-    saved
-}
-
-/// Bytes of a DATAGRAM with its length.
-pub(crate) const fn datagram_len(connection: u64, length: usize) -> usize {
-    1 + varint_len(connection) + varint_len(length as u64) + length
-}
-
-/// Bytes of a MESSAGE with its length.
-pub(crate) const fn message_len(connection: u64, length: usize) -> usize {
-    1 + varint_len(connection) + 2 + varint_len(length as u64) + length
-}
-
-/// Bytes that a STREAM takes beside its payload of at most `length` bytes.
-pub(crate) const fn stream_overhead(connection: u64, stream: u64, offset: u64, length: usize) -> usize {
-    let offset_len = if offset == 0 { 0 } else { varint_len(offset) };
-    1 + varint_len(connection) + varint_len(stream) + offset_len + varint_len(length as u64)
-}
-
-/// Writes the head of a STREAM with its length and lends the room for its payload.
-pub(crate) fn write_stream<'w>(
-    writer: &'w mut Writer<'_>,
-    connection: u64,
-    stream: u64,
-    offset: u64,
-    fin: bool,
-    length: usize,
-) -> Option<&'w mut [u8]> {
-    if writer.room() < stream_overhead(connection, stream, offset, length) + length {
-        return None;
-    }
-    let offset_bit = if offset == 0 { 0 } else { STREAM_OFFSET };
-    writer.u8(STREAM | STREAM_LENGTH | offset_bit | u8::from(fin))?;
-    writer.varint(connection)?;
-    writer.varint(stream)?;
-    if offset != 0 {
-        writer.varint(offset)?;
-    }
-    writer.varint(length as u64)?;
-    writer.take(length)
-}
-
-fn fields<const N: usize>(writer: &mut Writer<'_>, kind: u8, values: [u64; N]) -> Option<()> {
-    let size: usize = 1 + values.iter().map(|value| varint_len(*value)).sum::<usize>();
-    (writer.room() >= size).then(|| {
-        writer.u8(kind)?;
-        values.iter().try_for_each(|value| writer.varint(*value))
-    })?
-}
-
-fn reasoned(writer: &mut Writer<'_>, kind: u8, connection: Option<u64>, code: u64, reason: &str) -> Option<()> {
-    let reason = cut(reason);
-    let size = 1 + connection.map_or(0, varint_len) + varint_len(code) + varint_len(reason.len() as u64) + reason.len();
-    (writer.room() >= size).then(|| {
-        writer.u8(kind)?;
-        connection.map_or(Some(()), |connection| writer.varint(connection))?;
-        writer.varint(code)?;
-        writer.counted(reason.as_bytes())
-    })?
-}
-
-/// The longest beginning of a reason that may be sent (W5.14).
-pub(crate) fn cut(reason: &str) -> &str {
-    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    &reason[..end]
 }
 
 #[cfg(test)]

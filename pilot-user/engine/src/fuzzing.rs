@@ -40,8 +40,8 @@ pub fn frames(bytes: &[u8]) {
 pub(crate) fn write(frame: &Frame<'_>, writer: &mut Writer<'_>) -> Option<()> {
     match *frame {
         Frame::Ping => frame::write_ping(writer),
-        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ecn, ack.ranges()),
-        Frame::AckFrequency { packets } => frame::write_ack_frequency(writer, packets),
+        Frame::Ack(ref ack) => frame::write_ack(writer, ack.delay, ack.ecn, ack.arrival, ack.ranges()),
+        Frame::AckFrequency { packets, arrivals } => frame::write_ack_frequency(writer, packets, arrivals),
         Frame::Open { connection, port } => frame::write_open(writer, connection, port),
         Frame::Accept { connection } => frame::write_accept(writer, connection),
         Frame::Refuse { connection, code, reason } => frame::write_refuse(writer, connection, code, reason),

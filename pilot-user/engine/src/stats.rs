@@ -156,6 +156,8 @@ pub struct TunnelStats {
     pub ecn_ce: u64,
     /// Times that a packet was held back to be sent later in the round trip.
     pub paced: u64,
+    /// Round trips of which a queue on the way back was no part of what congestion control saw.
+    pub queued_back: u64,
     /// Probe time-outs.
     pub probe_timeouts: u64,
     /// Paths that turned out to mangle ECN marks, or to drop what is marked.
@@ -212,6 +214,7 @@ impl TunnelStats {
         self.persistent_congestions += other.persistent_congestions;
         self.ecn_ce += other.ecn_ce;
         self.paced += other.paced;
+        self.queued_back += other.queued_back;
         self.probe_timeouts += other.probe_timeouts;
         self.ecn_failures += other.ecn_failures;
         self.mtu_probes += other.mtu_probes;

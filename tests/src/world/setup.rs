@@ -87,13 +87,13 @@ pub struct Clock {
 
 impl Clock {
     /// What it shows.
-    pub(super) fn local(self, world: Instant) -> Instant {
+    pub fn local(self, world: Instant) -> Instant {
         let nanos = u128::from(world.as_nanos()) * self.rate() / MILLION;
         Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// When it first shows this.
-    pub(super) fn world(self, local: Instant) -> Instant {
+    pub fn world(self, local: Instant) -> Instant {
         let nanos = (u128::from(local.as_nanos()) * MILLION).div_ceil(self.rate());
         Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }

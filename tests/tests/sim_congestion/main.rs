@@ -172,10 +172,28 @@ fn fairness_at_one_bottleneck() {
     compare("fairness", &table);
 }
 
-/// One tunnel, both of whose ends send all they can: each through its own bottleneck, with one round trip that has both queues in it.
-/// CUBIC fills both. Two delay targets answer one delay: the end whose least round trip came out longer, if only by the time that a
-/// packet takes to leave, keeps its queue until the other has gone down to where the part for small windows makes up for it. And of
-/// that one's packets the newest to be acked is often an ACK, which is no sample: it does not grow meanwhile.
+/// What each end of one tunnel received in percent of its direction's bottleneck, where both send all they can.
+fn both_ways(
+    path: Path,
+    controller: ControllerKind,
+    receiver_faster_ppm: i32,
+    settle: Duration,
+    time: Duration,
+) -> [u64; 2] {
+    let mut network = Network::both_ways(1, path, controller);
+    network.set_receiver_faster(receiver_faster_ppm);
+    network.run(settle);
+    let before = network.received_by_both();
+    network.run(time);
+    let after = network.received_by_both();
+    [0, 1].map(|end| {
+        let bits = u128::from(after[end] - before[end]) * 8;
+        (bits * 100_000 / (u128::from(path.bits_per_second) * time.as_millis())) as u64
+    })
+}
+
+/// wire.md W5.23: each direction has its own bottleneck, and one round trip has both queues in it. An end that took the other's queue
+/// for its own would leave its direction half empty.
 #[test]
 fn both_directions_at_once() {
     let mut table = "Goodput in percent of each direction's bottleneck, one tunnel, both ends sending.\n\n".to_owned();
@@ -186,20 +204,21 @@ fn both_directions_at_once() {
         (100, ms(50), ms(5000), ms(15_000)),
     ] {
         for (controller, name) in CONTROLLERS {
-            let path = path(megabits, rtt);
-            let mut network = Network::both_ways(1, path, controller);
-            network.run(settle);
-            let before = network.received_by_both();
-            network.run(time);
-            let after = network.received_by_both();
-            let percent = [0, 1].map(|end| {
-                let bits = u128::from(after[end] - before[end]) * 8;
-                (bits * 100_000 / (u128::from(path.bits_per_second) * time.as_millis())) as u64
-            });
+            let percent = both_ways(path(megabits, rtt), controller, 0, settle, time);
+            assert!(percent.iter().all(|percent| *percent >= 85), "{megabits} Mb/s, {rtt:?}, {name}: {percent:?}");
             writeln!(table, "{:>4} Mb/s, {rtt:>5?}  {name:>12}  {percent:?}", megabits).unwrap();
         }
     }
     compare("both_ways", &table);
+}
+
+/// wire.md W5.23: clocks differ by a fifth of a millisecond a second, more than any that is left to itself.
+#[test]
+fn both_directions_by_clocks_that_differ() {
+    for faster_ppm in [-200, 200] {
+        let percent = both_ways(path(200, ms(10)), DelayTarget, faster_ppm, ms(2000), ms(15_000));
+        assert!(percent.iter().all(|percent| *percent >= 90), "{faster_ppm} ppm: {percent:?}");
+    }
 }
 
 /// wire.md W5.21: marks keep the queue short, so that nothing has to be dropped.

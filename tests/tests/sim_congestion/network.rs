@@ -13,6 +13,7 @@ use pilot_engine::{
 };
 use pilot_tests::netem::{Bottleneck, Conditions, Counters, Netem, PerMille};
 use pilot_tests::random::Random;
+use pilot_tests::world::Clock;
 
 /// Connections of a flow, and streams of each: 16 MiB of credit, more than any path here holds.
 const CONNECTIONS: usize = 8;
@@ -55,6 +56,7 @@ struct Flow {
     begins: Option<Instant>,
     /// Which ends write.
     writes: [bool; 2],
+    clocks: [Clock; 2],
     /// Bytes that each end has read.
     received: [u64; 2],
     /// When bytes were read last, and the longest time between two such.
@@ -108,6 +110,7 @@ fn flow(number: usize, controller: ControllerKind, packet_credit: u32) -> Flow {
         peers: [to_b, to_a],
         begins,
         writes: [true, false],
+        clocks: [Clock::default(); 2],
         received: [0; 2],
         last_read: Instant::ORIGIN,
         longest_stall: Duration::ZERO,
@@ -139,6 +142,11 @@ impl Network {
         network.flows[0].writes = [true; 2];
         network.acks.set_conditions(path.data());
         network
+    }
+
+    /// The clock of the first flow's receiver goes so much faster than the sender's, in millionths.
+    pub(crate) fn set_receiver_faster(&mut self, ppm: i32) {
+        self.flows[0].clocks[1].faster_ppm = ppm;
     }
 
     /// Bytes that a flow's receiver has read.
@@ -183,15 +191,17 @@ impl Network {
             (0..self.flows.len()).for_each(|flow| self.run_flow(flow));
             let arrival = self.in_flight.peek().map(|Reverse((at, ..))| *at);
             let timers = self.flows.iter_mut().flat_map(|flow| {
-                let begins = flow.begins;
-                flow.ends.iter_mut().filter_map(Endpoint::poll_timeout).chain(begins)
+                let ends = flow.ends.iter_mut().zip(flow.clocks);
+                ends.filter_map(|(end, clock)| Some(clock.world(end.poll_timeout()?))).chain(flow.begins)
             });
             let Some(next) = timers.chain(arrival).min().filter(|next| *next <= until) else { break };
             assert!(next > self.now, "a deadline that nothing meets");
             self.now = next;
             self.deliver();
-            for end in self.flows.iter_mut().flat_map(|flow| &mut flow.ends) {
-                end.handle_timeout(self.now);
+            for flow in &mut self.flows {
+                for (end, clock) in flow.ends.iter_mut().zip(flow.clocks) {
+                    end.handle_timeout(clock.local(self.now));
+                }
             }
         }
         self.now = until;
@@ -202,7 +212,7 @@ impl Network {
             && let Some(Reverse((_, _, number, to, ecn, bytes))) = self.in_flight.pop()
         {
             let flow = &mut self.flows[number];
-            flow.ends[to].handle_datagram(self.now, address(1 - to), address(to), ecn, &bytes);
+            flow.ends[to].handle_datagram(flow.clocks[to].local(self.now), address(1 - to), address(to), ecn, &bytes);
             if to == 1 {
                 flow.recent.push_back(self.now);
                 while flow.recent.front().is_some_and(|at| *at + Duration::from_millis(1) < self.now) {
@@ -217,7 +227,7 @@ impl Network {
         let (flow, now) = (&mut self.flows[number], self.now);
         if flow.begins.take_if(|at| *at <= now).is_some() {
             for _ in 0..CONNECTIONS {
-                flow.ends[0].connect(now, flow.peers[0], 7).unwrap();
+                flow.ends[0].connect(flow.clocks[0].local(now), flow.peers[0], 7).unwrap();
             }
         }
         for end in 0..2 {
@@ -228,7 +238,8 @@ impl Network {
         for from in 0..2 {
             let netem = if from == 0 { &mut self.data } else { &mut self.acks };
             let mut buffer = [0; MTU];
-            while let Some(transmit) = flow.ends[from].poll_transmit(now, &mut buffer) {
+            let local = flow.clocks[from].local(now);
+            while let Some(transmit) = flow.ends[from].poll_transmit(local, &mut buffer) {
                 netem.send(now, transmit.ecn, buffer[..transmit.len].to_vec(), |at, ecn, bytes| {
                     self.sent += 1;
                     self.in_flight.push(Reverse((at, self.sent, number, 1 - from, ecn, bytes)));
@@ -241,7 +252,8 @@ impl Network {
 }
 
 impl Flow {
-    fn on_event(&mut self, end: usize, now: Instant, event: Event, text: &mut [u8]) {
+    fn on_event(&mut self, end: usize, world: Instant, event: Event, text: &mut [u8]) {
+        let now = self.clocks[end].local(world);
         match event {
             Event::Offered { connection, .. } => self.ends[end].accept(now, connection).unwrap(),
             Event::Connected { connection } => {
@@ -257,8 +269,8 @@ impl Flow {
                 while let Ok(Read::Bytes(length)) = self.ends[end].read(now, connection, stream, text) {
                     self.received[end] += length as u64;
                     if end == 1 {
-                        self.longest_stall = self.longest_stall.max(now.since(self.last_read));
-                        self.last_read = now;
+                        self.longest_stall = self.longest_stall.max(world.since(self.last_read));
+                        self.last_read = world;
                     }
                 }
             }

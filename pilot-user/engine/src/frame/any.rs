@@ -1,8 +1,13 @@
 //! Every frame, of any values.
 
 use super::*;
+use crate::codec::Writer;
 use crate::fuzzing;
+use crate::limits::MAX_ACK_RANGES;
+use crate::recovery::ecn::EcnCounts;
+use crate::time::Instant;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// Bytes that hold every frame made here, and what [`write_ack`] wants to have left.
 const ROOM: usize = 1200;
@@ -35,6 +40,7 @@ proptest! {
     #[test]
     fn frames_round_trip_and_do_not_survive_truncation(
         (connection, stream, total, delay) in (varint(), varint(), varint(), varint()),
+        arrival in any::<u64>(),
         (code, port, number, id, fin) in (varint(), any::<u16>(), any::<u16>(), any::<u32>(), any::<bool>()),
         reason in "\\PC{0,80}",
         payload in prop_oneof![Just(Vec::new()), prop::collection::vec(any::<u8>(), 0..200)],
@@ -49,11 +55,15 @@ proptest! {
         let inner = Part { total: at + unit.len() + payload.len(), offset: at, payload: &unit };
         let ending = if payload.is_empty() { &unit[..1] } else { payload };
         let last = Part { total: at + ending.len(), offset: at, payload: ending };
+        let ecn = Some(EcnCounts { ect0: stream, ect1: code, ce: connection });
+        let arrival = Some(ArrivalTime::at(Instant::from_nanos(arrival)));
         for frame in [
             Frame::Ping,
             Frame::Ack(ack(total, delay, None, &gaps)),
-            Frame::Ack(ack(total, delay, Some(EcnCounts { ect0: stream, ect1: code, ce: connection }), &gaps)),
-            Frame::AckFrequency { packets: total },
+            Frame::Ack(ack(total, delay, ecn, &gaps)),
+            Frame::Ack(Ack { arrival, ..ack(total, delay, None, &gaps) }),
+            Frame::Ack(Ack { arrival, ..ack(total, delay, ecn, &gaps) }),
+            Frame::AckFrequency { packets: total, arrivals: fin },
             Frame::Open { connection, port },
             Frame::Accept { connection },
             Frame::Refuse { connection, code, reason },

@@ -1,5 +1,11 @@
+use super::ack::Ranges;
 use super::*;
+use crate::codec::{Writer, varint_len};
+use crate::limits::MAX_ACK_RANGES;
+use crate::recovery::ecn::EcnCounts;
+use crate::time::Instant;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn decode_all(bytes: &[u8]) -> Result<Vec<Frame<'_>>, FrameError> {
     let mut reader = Reader::new(bytes);
@@ -20,11 +26,21 @@ fn samples() -> Vec<(Vec<u8>, Frame<'static>)> {
     let ack = ack(delay, None, &[(9, 12), (3, 5), (0, 0)]);
     let newest_first = [(9, 12), (3, 5), (0, 0)];
     let ecn = Some(EcnCounts { ect0: 100, ect1: 0, ce: 1 << 40 });
+    let arrival = Some(ArrivalTime::at(Instant::from_nanos(1_700_000_000_000_000_000)));
     vec![
         (written(write_ping), Frame::Ping),
-        (written(|w| write_ack(w, delay, ecn, newest_first.into_iter())), Frame::Ack(Ack { ecn, ..ack.clone() })),
-        (written(|w| write_ack(w, delay, None, newest_first.into_iter())), Frame::Ack(ack)),
-        (written(|w| write_ack_frequency(w, 32)), Frame::AckFrequency { packets: 32 }),
+        (
+            written(|w| write_ack(w, delay, ecn, arrival, newest_first.into_iter())),
+            Frame::Ack(Ack { ecn, arrival, ..ack.clone() }),
+        ),
+        (
+            written(|w| write_ack(w, delay, None, arrival, newest_first.into_iter())),
+            Frame::Ack(Ack { arrival, ..ack.clone() }),
+        ),
+        (written(|w| write_ack(w, delay, ecn, None, newest_first.into_iter())), Frame::Ack(Ack { ecn, ..ack.clone() })),
+        (written(|w| write_ack(w, delay, None, None, newest_first.into_iter())), Frame::Ack(ack)),
+        (written(|w| write_ack_frequency(w, 32, false)), Frame::AckFrequency { packets: 32, arrivals: false }),
+        (written(|w| write_ack_frequency(w, 64, true)), Frame::AckFrequency { packets: 64, arrivals: true }),
         (written(|w| write_open(w, 64, 1001)), Frame::Open { connection: 64, port: 1001 }),
         (written(|w| write_accept(w, 1 << 40)), Frame::Accept { connection: 1 << 40 }),
         (written(|w| write_refuse(w, 2, 1, "no")), Frame::Refuse { connection: 2, code: 1, reason: "no" }),
@@ -102,6 +118,7 @@ pub(super) fn ack(delay: Duration, ecn: Option<EcnCounts>, ranges: &[(u64, u64)]
     let ack = Ack {
         delay,
         ecn,
+        arrival: None,
         ranges: Ranges { next: ranges[0], left: ranges.len(), further: Reader::new(&room[..length]) },
     };
     assert_eq!(ack.ranges().collect::<Vec<_>>(), ranges);
@@ -155,7 +172,13 @@ fn a_last_message_says_the_same_without_its_length() {
 #[test]
 fn acks_are_bounded() {
     let many = written(|w| {
-        write_ack(w, Duration::ZERO, None, (0..100u32).map(|n| (u64::from(1000 - 2 * n), u64::from(1000 - 2 * n))))
+        write_ack(
+            w,
+            Duration::ZERO,
+            None,
+            None,
+            (0..100u32).map(|n| (u64::from(1000 - 2 * n), u64::from(1000 - 2 * n))),
+        )
     });
     match decode_all(&many).unwrap().as_slice() {
         [Frame::Ack(ack)] => assert_eq!((ack.ranges().len(), ack.largest()), (MAX_ACK_RANGES, 1000)),
@@ -169,12 +192,29 @@ fn acks_are_bounded() {
     assert_eq!(decode_all(&[ACK, 5, 0, 1, 4, 0, 0]), Err(Code::FrameEncoding));
 }
 
+/// wire.md W5.23: whatever the clocks show, and wherever they wrap, one time less another is what lies between.
+#[test]
+fn times_of_arrival_wrap() {
+    let at = |micros: i64| Instant::from_nanos(micros as u64 * 1000);
+    let second = 1_000_000;
+    for (ahead, sent) in [(0, 5), (7, 5), (0, 1073), (400, 1073), (-400, 5000), (9, 100_000)] {
+        let (ahead, sent) = (ahead * second, sent * second);
+        let first = ArrivalTime::at(at(sent + ahead)).since(at(sent), 0);
+        assert_eq!(first, ahead, "{sent} µs");
+        // Half an hour later.
+        let sent = sent + 1800 * second;
+        assert_eq!(ArrivalTime::at(at(sent + ahead + 2500)).since(at(sent), first), ahead + 2500, "{sent} µs");
+    }
+}
+
 /// wire.md W5.1, W5.14
 #[test]
 fn what_cannot_be_is_refused() {
-    for kind in [0x15, 0x17, 0x1e, 0x28, 0x3f, 0xff] {
+    for kind in [0x1e, 0x1f, 0x28, 0x3f, 0xff] {
         assert_eq!(decode_all(&[kind, 0, 0, 0, 0]), Err(Code::UnknownFrame), "{kind:#x}");
     }
+    let late = [&[ACK_ARRIVAL, 5, 0, 0, 0][..], &(ArrivalTime::MODULUS | 3 << 62).to_be_bytes()].concat();
+    assert_eq!(decode_all(&late), Err(Code::FrameEncoding), "wire.md W5.23: a time that is not modulo");
     assert_eq!(decode_all(&[NEW_SESSION_ID, 0, 0, 0, 0]), Err(Code::FrameEncoding), "wire.md W1.2: nobody's id");
     assert_eq!(decode_all(&[CLOSE, 0, 2, 0xff, 0xff]), Err(Code::FrameEncoding), "a reason that is not UTF-8");
     let mut long = vec![CLOSE, 0, 0x41, 0x01];

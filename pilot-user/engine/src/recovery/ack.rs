@@ -1,7 +1,7 @@
 //! What this end owes the peer: which packets arrived, and when to say so (`docs/wire.md` W5.3).
 
 use crate::codec::Writer;
-use crate::frame;
+use crate::frame::{self, ArrivalTime};
 use crate::limits::{ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS, MAX_ACK_DELAY, MAX_ACK_RANGES};
 use crate::range_set::RangeSet;
 use crate::recovery::ecn::{Ecn, EcnCounts};
@@ -20,6 +20,8 @@ pub(crate) struct Acks {
     after: u32,
     after_at_most: u32,
     asked_in: u64,
+    /// The peer wants to know when packets arrive.
+    arrivals: bool,
     ecn: EcnCounts,
 }
 
@@ -34,14 +36,16 @@ impl Acks {
             after: ACK_AFTER_PACKETS,
             after_at_most: (packet_credit / 4).clamp(1, MAX_ACK_AFTER_PACKETS),
             asked_in: 0,
+            arrivals: false,
             ecn: EcnCounts::default(),
         }
     }
 
-    /// The peer asked, in packet `number`, for an ACK after so many packets (W5.3). One that was overtaken is old news.
-    pub(crate) fn on_frequency(&mut self, number: u64, packets: u64) {
+    /// The peer asked, in packet `number`, for an ACK after so many packets (W5.3), with times of arrival or without (W5.23). One
+    /// that was overtaken is old news.
+    pub(crate) fn on_frequency(&mut self, number: u64, packets: u64, arrivals: bool) {
         if number >= self.asked_in {
-            self.asked_in = number;
+            (self.asked_in, self.arrivals) = (number, arrivals);
             self.after = u32::try_from(packets).unwrap_or(u32::MAX).clamp(1, self.after_at_most);
         }
     }
@@ -91,7 +95,8 @@ impl Acks {
         let largest = self.received.last()?.end - 1;
         let delay = now.since(self.largest_received_at);
         let newest_first = NewestFirst { ranges: &self.received, left: self.received.len() };
-        frame::write_ack(writer, delay, self.ecn.any(), newest_first)?;
+        let arrival = self.arrivals.then(|| ArrivalTime::at(self.largest_received_at));
+        frame::write_ack(writer, delay, self.ecn.any(), arrival, newest_first)?;
         self.owed = 0;
         self.due = None;
         Some(largest)
@@ -197,9 +202,31 @@ mod tests {
             number - from
         };
         for (asked_in, packets, granted) in [(5, 16, 16), (6, 1000, 32), (9, 0, 1), (8, 16, 1), (10, 8, 8)] {
-            acks.on_frequency(asked_in, packets);
+            acks.on_frequency(asked_in, packets, false);
             assert_eq!(received_until_due(&mut acks), granted, "{packets} asked for in {asked_in}");
         }
+    }
+
+    /// wire.md W5.23: when the newest arrived, and not when that is told.
+    #[test]
+    fn times_of_arrival_are_told_when_asked_for() {
+        let mut acks = Acks::new(128);
+        let told = |acks: &mut Acks| {
+            let mut buffer = [0; 100];
+            acks.write(T + MAX_ACK_DELAY, &mut Writer::new(&mut buffer)).unwrap();
+            let Ok(Some(Frame::Ack(ack))) = Frame::next(&mut Reader::new(&buffer)) else { panic!("{buffer:?}") };
+            ack.arrival
+        };
+        acks.on_received(T, 4, true, Ecn::NotEct);
+        assert_eq!(told(&mut acks), None);
+        acks.on_frequency(5, 8, true);
+        acks.on_received(T, 5, true, Ecn::NotEct);
+        acks.on_received(T + MAX_ACK_DELAY, 3, true, Ecn::NotEct);
+        assert_eq!(told(&mut acks), Some(ArrivalTime::at(T)));
+        acks.on_frequency(4, 8, false);
+        assert_eq!(told(&mut acks), Some(ArrivalTime::at(T)), "old news");
+        acks.on_frequency(6, 8, false);
+        assert_eq!(told(&mut acks), None);
     }
 
     /// wire.md W5.3, W5.21

@@ -63,12 +63,21 @@ pub(crate) struct Recovery {
     packet_credit: u32,
     /// Packets below this number left until the window, and not the application, held the sender back.
     limited_below: u64,
-    /// Packets after which the peer was asked to ack.
-    asked_ack_after: u32,
+    /// What the peer was asked for; `None`: unknown, to be asked again.
+    asked: Option<AckWish>,
     /// Something has happened since that was last considered, with this window.
     may_ask: bool,
     considered_window: u64,
     pub(crate) counters: Counters,
+}
+
+/// What is asked of the peer by ACK_FREQUENCY.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AckWish {
+    /// Ack-eliciting packets after which it acks.
+    pub(crate) after: u32,
+    /// It says when they arrived.
+    pub(crate) arrivals: bool,
 }
 
 /// For [`crate::TunnelStats`].
@@ -80,6 +89,7 @@ pub(crate) struct Counters {
     pub(crate) persistent_congestions: u64,
     pub(crate) ecn_ce: u64,
     pub(crate) paced: u64,
+    pub(crate) queued_back: u64,
 }
 
 /// What is known of one path.
@@ -137,7 +147,7 @@ impl Recovery {
             max_ack_delay,
             packet_credit,
             limited_below: 0,
-            asked_ack_after: ACK_AFTER_PACKETS,
+            asked: Some(AckWish { after: ACK_AFTER_PACKETS, arrivals: false }),
             may_ask: true,
             considered_window: 0,
             counters: Counters::default(),
@@ -192,7 +202,7 @@ impl Recovery {
 
     /// How fast packets leave; `None` on a path so short that a window is a burst of the worker anyway.
     fn pace(&self) -> Option<Pace> {
-        let is_long = self.rtt.min.is_some_and(|min| min >= MIN_PACED_RTT);
+        let is_long = self.rtt.min().is_some_and(|min| min >= MIN_PACED_RTT);
         is_long.then(|| {
             let window = self.congestion.window();
             let datagram = u64::from(self.datagram);
@@ -205,7 +215,7 @@ impl Recovery {
     /// W6.5: packets in flight. What pacing has spread over the path's own round trip cannot be in the receiver's ring; the
     /// rest can, behind a burst that is about to be.
     fn flight_limit(&self) -> u32 {
-        let (Some(pace), Some(min)) = (self.pace(), self.rtt.min) else { return self.packet_credit };
+        let (Some(pace), Some(min)) = (self.pace(), self.rtt.min()) else { return self.packet_credit };
         let spread = u128::from(pace.window) * min.as_nanos() / self.rtt.smoothed.max(min).as_nanos();
         let spread = (spread as u64).saturating_sub(pace.burst) / u64::from(self.datagram);
         let limit = u64::from(self.packet_credit) + spread;
@@ -239,9 +249,10 @@ impl Recovery {
         if self.ecn.marks(self.pto_count > 0) { Ecn::Ect0 } else { Ecn::NotEct }
     }
 
-    /// Packets after which the peer shall ack from now on, if that is news (W5.3): a quarter of what may be in flight, so
-    /// that acks are few and the window still opens evenly; a power of two, so that it rarely is news.
-    pub(crate) fn ack_after_to_ask(&mut self) -> Option<u32> {
+    /// How the peer shall ack from now on, if that is news (W5.3): after a quarter of what may be in flight, so that acks are few
+    /// and the window still opens evenly; a power of two, so that it rarely is news. With times of arrival (W5.23) where the delay
+    /// of a window that was in use matters.
+    pub(crate) fn acks_to_ask(&mut self) -> Option<AckWish> {
         let window = self.congestion.window();
         if !std::mem::take(&mut self.may_ask) && window == self.considered_window {
             return None;
@@ -249,12 +260,11 @@ impl Recovery {
         self.considered_window = window;
         let flight = (window / u64::from(self.datagram)).min(u64::from(self.flight_limit()));
         let quarter = u32::try_from(flight / 4).unwrap_or(u32::MAX).clamp(ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS);
-        let asked = self.asked_ack_after;
-        if asked != 0 && quarter < 2 * asked && quarter * 4 >= asked * 3 {
-            return None;
-        }
-        self.asked_ack_after = 1 << quarter.ilog2();
-        (self.asked_ack_after != asked).then_some(self.asked_ack_after)
+        let arrivals = self.kind == ControllerKind::DelayTarget && self.limited_below > 0 && self.pace().is_some();
+        let keeps = |asked: AckWish| quarter < 2 * asked.after && quarter * 4 >= asked.after * 3;
+        let after = self.asked.filter(|asked| keeps(*asked)).map_or(1 << quarter.ilog2(), |asked| asked.after);
+        let wish = AckWish { after, arrivals };
+        (self.asked.replace(wish) != Some(wish)).then_some(wish)
     }
 
     /// An ack-eliciting packet was sent.
@@ -296,7 +306,13 @@ impl Recovery {
         let marked = if is_newest { self.ecn.on_ack(newly.marked, ack.ecn) } else { 0 };
         if newly.packets > 0 {
             let delay = ack.delay.min(self.max_ack_delay);
-            let sample = newly.sample.map(|sent| self.rtt.update(now, now.since(sent), delay));
+            let sample = newly.sample.map(|sent| {
+                let round_trip = self.rtt.update(now, now.since(sent), delay);
+                let Some(arrival) = ack.arrival else { return round_trip };
+                let there = self.rtt.there(now, sent, arrival, round_trip);
+                self.counters.queued_back += u64::from(there < round_trip);
+                there
+            });
             let limited = self.was_limited(ack.largest(), newly.bytes);
             let Newly { packets, bytes, sent, .. } = newly;
             self.congestion.on_acked(&Acked { now, sent, packets, bytes, sample, rtt: &self.rtt, limited });
@@ -411,7 +427,7 @@ impl Recovery {
     fn lose_frames(&mut self, packet: SentPacket, fate: &mut impl FnMut(Fate)) {
         for frame in packet.frames {
             if frame == SentFrame::AckFrequency {
-                (self.asked_ack_after, self.may_ask) = (0, true); // unknown: to be asked again
+                (self.asked, self.may_ask) = (None, true);
             }
             fate(Fate::Lost(frame));
         }
@@ -426,10 +442,10 @@ impl Recovery {
         };
         self.loss_run = Some((number, first));
         let longest = self.rtt.pto(self.max_ack_delay) * PERSISTENT_CONGESTION_TIMEOUTS;
-        if self.rtt.min.is_some() && sent.since(first) > longest {
+        if self.rtt.min().is_some() && sent.since(first) > longest {
             self.counters.persistent_congestions += 1;
             self.congestion.on_persistent_congestion(now);
-            self.rtt.forget_min();
+            self.rtt.forget_min(now);
             self.loss_run = None;
         }
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::codec::{Reader, Writer};
-use crate::frame::{self, Frame};
+use crate::frame::{self, ArrivalTime, Frame};
 use crate::limits::TIMER_GRANULARITY;
 use crate::recovery::ecn::EcnCounts;
 
@@ -28,9 +28,13 @@ fn send(recovery: &mut Recovery, now: Instant) {
 }
 
 fn ack(ranges: &[(u64, u64)]) -> Ack<'static> {
+    ack_arrived(ranges, None)
+}
+
+fn ack_arrived(ranges: &[(u64, u64)], arrival: Option<ArrivalTime>) -> Ack<'static> {
     let buffer = Box::leak(Box::new([0; 600]));
     let mut writer = Writer::new(buffer);
-    frame::write_ack(&mut writer, Duration::ZERO, None, ranges.iter().copied()).unwrap();
+    frame::write_ack(&mut writer, Duration::ZERO, None, arrival, ranges.iter().copied()).unwrap();
     let length = writer.len();
     match Frame::next(&mut Reader::new(&buffer[..length])) {
         Ok(Some(Frame::Ack(ack))) => ack,
@@ -202,15 +206,15 @@ fn each_path_has_its_own_estimates() {
     acked(&mut r, at(100), &[(0, 0)]);
     let window = r.congestion_window();
     let first = r.switch_path(None);
-    assert_eq!(r.rtt.min, None);
+    assert_eq!(r.rtt.min(), None);
     let fresh = r.congestion_window();
     send(&mut r, at(200));
     assert_eq!(acked(&mut r, at(300), &[(3, 3)]).0, [3]);
-    assert_eq!(r.rtt.min, None, "no sample of the other path");
+    assert_eq!(r.rtt.min(), None, "no sample of the other path");
     assert_eq!(acked(&mut r, at(350), &[(4, 4)]), Fates(vec![4], vec![1]));
-    assert_eq!((r.rtt.min, r.congestion_window()), (Some(Duration::from_micros(150)), fresh), "nor a loss of it");
+    assert_eq!((r.rtt.min(), r.congestion_window()), (Some(Duration::from_micros(150)), fresh), "nor a loss of it");
     r.switch_path(Some(first));
-    assert_eq!((r.rtt.min, r.congestion_window()), (Some(Duration::from_micros(100)), window));
+    assert_eq!((r.rtt.min(), r.congestion_window()), (Some(Duration::from_micros(100)), window));
 }
 
 /// wire.md W6.10
@@ -367,7 +371,7 @@ fn a_queue_in_the_ring_is_within_the_credit() {
     now += Duration::from_millis(500);
     let last = r.next_number() - 1;
     acked(&mut r, now, &[(first, last)]);
-    let spread = r.congestion_window() * r.rtt.min.unwrap().as_micros() as u64 / r.rtt.smoothed.as_micros() as u64;
+    let spread = r.congestion_window() * r.rtt.min().unwrap().as_micros() as u64 / r.rtt.smoothed.as_micros() as u64;
     paced(&mut r, now, now + Duration::from_secs(60));
     let in_flight = u64::from(r.packets_in_flight);
     assert!(in_flight <= 128 + spread / 1000, "{in_flight} packets, of which the path holds {}", spread / 1200);
@@ -378,7 +382,7 @@ fn a_queue_in_the_ring_is_within_the_credit() {
 #[test]
 fn acks_are_asked_for_by_the_quarter_of_a_flight() {
     let mut r = with_credit(128);
-    assert_eq!(r.ack_after_to_ask(), None, "eight of 32 packets is what the peer does unasked");
+    assert_eq!(r.acks_to_ask(), None, "eight of 32 packets is what the peer does unasked");
     let mut sent = 0;
     while r.congestion_window() < 300_000 {
         while r.may_send(at(sent)) {
@@ -390,23 +394,75 @@ fn acks_are_asked_for_by_the_quarter_of_a_flight() {
         r.limited_below = last + 1;
         acked(&mut r, at(sent), &[(0, last)]);
     }
-    assert_eq!(r.ack_after_to_ask(), Some(32), "a quarter of the credit");
-    assert_eq!(r.ack_after_to_ask(), None, "no news");
+    let wish = |after| Some(AckWish { after, arrivals: false });
+    assert_eq!(r.acks_to_ask(), wish(32), "a quarter of the credit");
+    assert_eq!(r.acks_to_ask(), None, "no news");
     r.congestion.on_persistent_congestion(at(sent));
-    assert_eq!(r.ack_after_to_ask(), Some(8));
+    assert_eq!(r.acks_to_ask(), wish(8));
 }
 
 /// wire.md W5.3: what was asked for in a packet that was lost is asked for again.
 #[test]
 fn a_lost_wish_is_repeated() {
     let mut r = with_credit(4096);
-    r.asked_ack_after = 32;
+    r.asked = Some(AckWish { after: 32, arrivals: false });
     (0..2).for_each(|_| send(&mut r, at(0)));
     let frames = [SentFrame::AckFrequency].into_iter().collect();
     r.on_sent(SentPacket { sent: at(0), bytes: 100, mtu_probe: false, ect: false, frames });
     (0..3).for_each(|_| send(&mut r, at(0)));
     acked(&mut r, at(100), &[(5, 5)]);
-    assert_eq!(r.ack_after_to_ask(), Some(8));
+    assert_eq!(r.acks_to_ask(), Some(AckWish { after: 8, arrivals: false }));
+}
+
+/// wire.md W5.23: who asks when packets arrive.
+#[test]
+fn times_of_arrival_are_asked_for_where_a_window_on_a_long_path_is_in_use() {
+    for (kind, least_ms, limited, asks) in [
+        (ControllerKind::DelayTarget, 10, true, true),
+        (ControllerKind::DelayTarget, 10, false, false),
+        (ControllerKind::DelayTarget, 1, true, false),
+        (ControllerKind::Cubic, 10, true, false),
+    ] {
+        let mut r = Recovery::new(Duration::ZERO, 4096, kind);
+        r.rtt.update(at(0), Duration::from_millis(least_ms), Duration::ZERO);
+        r.limited_below = u64::from(limited);
+        assert_eq!(r.acks_to_ask().is_some_and(|wish| wish.arrivals), asks, "{kind:?}, {least_ms} ms, {limited}");
+        assert_eq!(r.acks_to_ask(), None, "once");
+        let path = r.switch_path(None);
+        assert_eq!(r.acks_to_ask().is_some(), asks, "not of a path of which nothing is known");
+        r.switch_path(Some(path));
+        assert_eq!(r.acks_to_ask(), None, "and there not before the window is in use");
+    }
+}
+
+/// wire.md W5.23: what congestion control is told is the queue that this end makes, on a path whose way there is empty, full, and
+/// empty again, whatever is on the way back.
+#[test]
+fn queues_on_the_way_back_are_no_congestion() {
+    let ms = Duration::from_millis;
+    for tells in [true, false] {
+        let mut r = Recovery::new(Duration::ZERO, 4096, ControllerKind::DelayTarget);
+        let mut now = at(0);
+        let mut round = |r: &mut Recovery, there: u64, back: u64| {
+            let first = r.next_number();
+            while r.bytes_in_flight() < r.congestion_window() {
+                send(r, now);
+            }
+            r.limited_below = r.next_number();
+            let arrival = now + ms(there) + Duration::from_secs(77);
+            now += ms(there + back);
+            let ack = ack_arrived(&[(first, r.next_number() - 1)], tells.then(|| ArrivalTime::at(arrival)));
+            r.on_ack(now, &ack, |_| {}).unwrap();
+            now += ms(1);
+        };
+        (0..3).for_each(|_| round(&mut r, 10, 10));
+        assert!(r.congestion.in_slow_start());
+        (0..3).for_each(|_| round(&mut r, 10, 30));
+        assert_eq!(r.congestion.in_slow_start(), tells, "a queue on the way back");
+        assert_eq!(r.counters.queued_back > 0, tells);
+        (0..3).for_each(|_| round(&mut r, 30, 10));
+        assert!(!r.congestion.in_slow_start(), "a queue on the way there");
+    }
 }
 
 /// wire.md W5.6: where the age of a loss is more than the probe time-out, both may be due; a deadline that is left would be met

@@ -270,7 +270,7 @@ impl Tunnel {
     pub(crate) fn pace(&self, now: Instant) -> Pace {
         let rtt = self.transport.as_ref().map(|transport| &transport.recovery.rtt);
         // Before the first sample the estimate is a guess for the worst path.
-        Pace { now, rtt: rtt.filter(|rtt| rtt.min.is_some()).map(|rtt| rtt.smoothed) }
+        Pace { now, rtt: rtt.filter(|rtt| rtt.min().is_some()).map(|rtt| rtt.smoothed) }
     }
 
     /// Runs what an application says that it has consumed. The ACK that is owed takes it along; where it has left, a PING does
@@ -315,11 +315,12 @@ impl Tunnel {
             persistent_congestions: recovery.counters.persistent_congestions,
             ecn_ce: recovery.counters.ecn_ce,
             paced: recovery.counters.paced,
+            queued_back: recovery.counters.queued_back,
             ecn_failures: recovery.ecn_failures(),
             probe_timeouts: recovery.counters.probe_timeouts,
             handshake: self.session.as_ref().map_or(Duration::ZERO, |session| session.terms.handshake),
             smoothed_rtt: recovery.rtt.smoothed,
-            min_rtt: recovery.rtt.min.unwrap_or(Duration::ZERO),
+            min_rtt: recovery.rtt.min().unwrap_or(Duration::ZERO),
             congestion_window: recovery.congestion_window(),
             bytes_in_flight: recovery.bytes_in_flight(),
             max_datagram: transport.paths.sending().mtu.current(),

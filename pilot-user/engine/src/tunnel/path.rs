@@ -397,7 +397,7 @@ impl Paths {
 
 /// A path without a sample has the round trip of its challenge, but no less than `least`.
 pub(super) fn take_round_trip(now: Instant, state: &PathState, least: Duration, recovery: &mut Recovery) {
-    if let (None, Some(round_trip)) = (recovery.rtt.min, state.round_trip) {
+    if let (None, Some(round_trip)) = (recovery.rtt.min(), state.round_trip) {
         recovery.rtt.update(now, round_trip.max(least), Duration::ZERO);
     }
 }

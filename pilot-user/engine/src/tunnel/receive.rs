@@ -117,8 +117,8 @@ impl Tunnel {
                 self.drop_session(ctx);
                 return Ok(());
             }
-            if let (Frame::AckFrequency { packets }, Some(transport)) = (&frame, &mut self.transport) {
-                transport.acks.on_frequency(arrival.number, *packets);
+            if let (Frame::AckFrequency { packets, arrivals }, Some(transport)) = (&frame, &mut self.transport) {
+                transport.acks.on_frequency(arrival.number, *packets, *arrivals);
             }
             if let Frame::Message { connection, number, payload } = frame {
                 self.on_messages(ctx, connection, (number, payload), &mut reader)?;

@@ -177,8 +177,8 @@ impl Tunnel {
         let probe_first = padding.is_some() && probes;
         if may_send && !probe_first {
             if wants
-                && let Some(packets) = recovery.ack_after_to_ask()
-                && frame::write_ack_frequency(&mut w, packets.into()).is_some()
+                && let Some(wish) = recovery.acks_to_ask()
+                && frame::write_ack_frequency(&mut w, wish.after.into(), wish.arrivals).is_some()
             {
                 frames.push(SentFrame::AckFrequency);
             }

@@ -37,7 +37,8 @@ pub(super) struct Acked<'a> {
     pub(super) sent: Instant,
     pub(super) packets: u64,
     pub(super) bytes: u64,
-    /// The round trip of the newest, without what the peer waited; `None` if it is not news.
+    /// The round trip of the newest, without what the peer waited, and without the queues on the way back where the peer says when
+    /// packets arrive; `None` if it is not news.
     pub(super) sample: Option<Duration>,
     pub(super) rtt: &'a Rtt,
     /// The window, and not the application or the peer's credit, held the sender back when these were in flight. Otherwise

@@ -7,6 +7,8 @@
 //!   but at least [`RACK_DELAY_TARGET`], one for all short paths: a flow that comes late sees the others' queue in its least
 //!   round trip, and must not want another one on top. Plus a part for small windows (the paper's flow scaling), so that of
 //!   flows that share a queue the smaller ones give way later.
+//! - **Way back.** Its queues are of another's making, and on a path that both ends fill of another like this one, which would
+//!   answer the same delay: one of the two gives way for ever. So samples are without them, where it matters (W5.23).
 //! - **Noise.** One sample says little on a host whose cores are shared: a worker that is descheduled for 4 ms delays every
 //!   ack that waits for it. The delay of a round is the least of its samples, two rounds in a row must be above the target,
 //!   and the target is never less than [`RACK_DELAY_TARGET`].
@@ -172,7 +174,7 @@ impl Swift {
 
     /// A round is over, of which `delay` was the least.
     fn on_round(&mut self, acked: &Acked<'_>, delay: Duration) {
-        let (now, min_rtt) = (acked.now, acked.rtt.min.unwrap_or(delay));
+        let (now, min_rtt) = (acked.now, acked.rtt.min().unwrap_or(delay));
         let (base, wanted) = self.targets(min_rtt);
         let queue = delay.saturating_sub(min_rtt);
         if queue <= base / 8 {
@@ -217,7 +219,7 @@ impl Swift {
             self.window += acked.bytes / 4;
             return;
         }
-        self.grown += acked.bytes * Self::step(acked.rtt.min.unwrap_or_default());
+        self.grown += acked.bytes * Self::step(acked.rtt.min().unwrap_or_default());
         let datagrams = self.grown / self.window;
         self.grown -= datagrams * self.window;
         self.window += datagrams * self.datagram;
@@ -246,7 +248,7 @@ impl Controller for Swift {
         }
         if let Some(sample) = acked.sample {
             self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
-            let min_rtt = acked.rtt.min.unwrap_or(sample);
+            let min_rtt = acked.rtt.min().unwrap_or(sample);
             self.queues = sample.saturating_sub(min_rtt) > self.targets(min_rtt).1;
         }
         if self.is_of_event(acked.sent) {
@@ -513,7 +515,7 @@ mod tests {
         }
         let expected = (flow.now.since(begin).as_millis() / drain_after(ms(40)).as_millis()) as u32;
         assert!(drained.abs_diff(expected * u32::from(DRAIN_ROUNDS)) <= 2, "{drained} of {rounds} rounds");
-        assert_eq!(flow.rtt.min, Some(ms(40)));
+        assert_eq!(flow.rtt.min(), Some(ms(40)));
     }
 
     #[test]
