@@ -1,7 +1,9 @@
 //! Frames: what a data packet carries (`docs/wire.md` §5).
 
+use std::ops::Range;
 use std::time::Duration;
 
+use crate::byte_queue::ByteQueue;
 use crate::codec::{MAX_VARINT, Reader, Writer, varint_len};
 use crate::crypto::reset::{RESET_TOKEN_LEN, ResetToken};
 use crate::error::Code;
@@ -46,6 +48,8 @@ const STREAM_OFFSET: u8 = 0x04;
 const ONE_BYTE_VARINTS: u64 = 0x40;
 /// Bytes of a MESSAGE before its bytes, where connection and length have one byte each.
 const SHORT_MESSAGE_HEAD: usize = 5;
+/// And at most.
+const MESSAGE_HEAD_MOST: usize = 1 + 8 + 2 + 8;
 
 /// What a PATH_CHALLENGE asks for and a PATH_RESPONSE repeats.
 pub(crate) type PathData = [u8; 8];
@@ -148,14 +152,10 @@ pub(crate) type FrameError = Code;
 impl<'a> Frame<'a> {
     /// Takes the next frame; `Ok(None)` at the end of the packet.
     pub(crate) fn next(reader: &mut Reader<'a>) -> Result<Option<Self>, FrameError> {
-        loop {
-            if reader.is_empty() {
-                return Ok(None);
-            }
-            let kind = reader.u8().ok_or(Code::FrameEncoding)?;
-            if kind != PADDING {
-                return Self::body(kind, reader).map(Some);
-            }
+        skip_padding(reader);
+        match reader.u8() {
+            Some(kind) => Self::body(kind, reader).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -214,6 +214,13 @@ impl<'a> Frame<'a> {
             _ => return Err(Code::UnknownFrame),
         };
         frame.ok_or(Code::FrameEncoding)
+    }
+}
+
+/// Takes what is before the next frame.
+pub(crate) fn skip_padding(reader: &mut Reader<'_>) {
+    while reader.peek().first() == Some(&PADDING) {
+        reader.u8();
     }
 }
 
@@ -485,23 +492,31 @@ pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> O
 
 /// Writes a MESSAGE with its length, so that more may follow.
 pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: &[u8]) -> Option<()> {
-    let length = payload.len();
-    if connection < ONE_BYTE_VARINTS && (length as u64) < ONE_BYTE_VARINTS {
-        // Nearly all: a head of one size.
-        let [high, low] = number.to_be_bytes();
-        let frame = writer.take(SHORT_MESSAGE_HEAD + length)?;
-        let (head, body) = frame.split_first_chunk_mut::<SHORT_MESSAGE_HEAD>()?;
-        *head = [MESSAGE | WITH_LENGTH, connection as u8, high, low, length as u8];
-        body.copy_from_slice(payload);
-        return Some(());
-    }
-    (writer.room() >= message_len(connection, length)).then(|| {
+    (writer.room() >= message_len(connection, payload.len())).then(|| {
         writer.u8(MESSAGE | WITH_LENGTH)?;
         writer.varint(connection)?;
         writer.u16(number)?;
-        writer.varint(length as u64)?;
-        writer.bytes(payload)
+        writer.counted(payload)
     })?
+}
+
+/// Appends what [`write_message`] writes.
+#[inline]
+pub(crate) fn push_message(out: &mut ByteQueue, connection: u64, number: u16, payload: &[u8]) {
+    let [high, low] = number.to_be_bytes();
+    if connection < ONE_BYTE_VARINTS && (payload.len() as u64) < ONE_BYTE_VARINTS {
+        // Nearly all: a head of one size.
+        return out.push([&[MESSAGE | WITH_LENGTH, connection as u8, high, low, payload.len() as u8], payload]);
+    }
+    let mut head = [0; MESSAGE_HEAD_MOST];
+    let mut writer = Writer::new(&mut head);
+    // It has room for all, and no id or length is above what a varint can say.
+    let _ = writer.u8(MESSAGE | WITH_LENGTH);
+    let _ = writer.varint(connection);
+    let _ = writer.u16(number);
+    let _ = writer.varint(payload.len() as u64);
+    let length = writer.len();
+    out.push([&head[..length], payload]);
 }
 
 /// A MESSAGE of this connection, if the next frame is one.
@@ -512,6 +527,61 @@ pub(crate) fn next_message<'a>(reader: &mut Reader<'a>, connection: u64) -> Opti
     let message = (ahead.u16()?, payload(kind, &mut ahead)?);
     *reader = ahead;
     Some(message)
+}
+
+/// Where the bytes of a MESSAGE with its length are, at the beginning of these; `None`: something else is there, or nothing.
+#[inline]
+pub(crate) fn message_at(bytes: &[u8]) -> Option<Range<usize>> {
+    if let [kind, connection, _, _, length, ..] = *bytes
+        && kind == MESSAGE | WITH_LENGTH
+        && u64::from(connection) < ONE_BYTE_VARINTS
+        && u64::from(length) < ONE_BYTE_VARINTS
+    {
+        // Nearly all.
+        return Some(SHORT_MESSAGE_HEAD..SHORT_MESSAGE_HEAD + usize::from(length));
+    }
+    let mut reader = Reader::new(bytes);
+    reader.u8().filter(|kind| *kind == MESSAGE | WITH_LENGTH)?;
+    reader.varint()?;
+    reader.u16()?;
+    let length = usize::try_from(reader.varint()?).ok()?;
+    let head = bytes.len() - reader.left();
+    Some(head..head.checked_add(length)?)
+}
+
+/// MESSAGEs one behind the other.
+#[derive(Default)]
+pub(crate) struct InOrder {
+    pub(crate) count: u32,
+    /// Of all of them, and of what they carry.
+    pub(crate) bytes: usize,
+    pub(crate) payload: u64,
+}
+
+/// Those at the beginning of these bytes that are of this connection, have numbers in a row from `next` on, and short heads.
+pub(crate) fn messages_in_order(bytes: &[u8], connection: u64, next: u16) -> InOrder {
+    let mut all = InOrder::default();
+    if connection >= ONE_BYTE_VARINTS {
+        return all;
+    }
+    while let Some([kind, id, high, low, length]) = bytes.get(all.bytes..).and_then(|rest| rest.first_chunk()).copied() {
+        let number = next.wrapping_add(all.count as u16);
+        let head = [MESSAGE | WITH_LENGTH, connection as u8, (number >> 8) as u8, number as u8];
+        let end = all.bytes + SHORT_MESSAGE_HEAD + usize::from(length);
+        if [kind, id, high, low] != head || u64::from(length) >= ONE_BYTE_VARINTS || end > bytes.len() {
+            break;
+        }
+        all.bytes = end;
+        all.count += 1;
+    }
+    all.payload = (all.bytes - SHORT_MESSAGE_HEAD * all.count as usize) as u64;
+    all
+}
+
+/// The number of the MESSAGE at the beginning of these bytes, of this connection and with its length.
+pub(crate) fn message_number(bytes: &[u8], connection: u64) -> Option<u16> {
+    let at = 1 + varint_len(connection);
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
 
 /// Takes the length field out of a packet's last MESSAGE, which reaches to the end without it: a 19-byte delta pays for
