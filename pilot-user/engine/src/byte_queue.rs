@@ -27,18 +27,20 @@ impl ByteQueue {
         }
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if self.bytes.capacity() - self.bytes.len() < length {
-            self.make_room();
+            self.make_room(length);
         }
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
     }
 
-    /// Moves the bytes to where those were that were taken off, if these are as many.
-    fn make_room(&mut self) {
+    /// Moves the bytes to where those were that were taken off, if these are as many; else there will be more memory.
+    #[cold]
+    fn make_room(&mut self, length: usize) {
         if self.front >= self.len() {
             self.bytes.copy_within(self.front.., 0);
             self.bytes.truncate(self.len());
             self.front = 0;
         }
+        self.bytes.reserve(length);
     }
 
     /// The bytes from `offset` on, counted from the front; fewer where there are no more.

@@ -564,7 +564,8 @@ pub(crate) fn messages_in_order(bytes: &[u8], connection: u64, next: u16) -> InO
     if connection >= ONE_BYTE_VARINTS {
         return all;
     }
-    while let Some([kind, id, high, low, length]) = bytes.get(all.bytes..).and_then(|rest| rest.first_chunk()).copied() {
+    while let Some([kind, id, high, low, length]) = bytes.get(all.bytes..).and_then(|rest| rest.first_chunk()).copied()
+    {
         let number = next.wrapping_add(all.count as u16);
         let head = [MESSAGE | WITH_LENGTH, connection as u8, (number >> 8) as u8, number as u8];
         let end = all.bytes + SHORT_MESSAGE_HEAD + usize::from(length);

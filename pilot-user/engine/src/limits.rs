@@ -274,8 +274,9 @@ pub const STREAM_SEND_BUFFER_BYTES: usize = 256 << 10;
 pub const MAX_STREAM_SEND_BUFFER_BYTES: usize = MAX_STREAM_CREDIT_BYTES as usize;
 /// Bytes of messages that a connection holds for sending, with the heads of their frames.
 pub const MESSAGE_SEND_BUFFER_BYTES: usize = 256 << 10;
-/// Messages unacked, and how far ahead a receiver takes them (W5.11). Far below half of the 16-bit number's range.
-pub const MESSAGE_WINDOW: u64 = 4096;
+/// Messages unacked, and how far ahead a receiver takes them (W5.11): half of what the 16-bit number can tell apart. Lower: small
+/// messages wait for acks while packets could leave; 4096 of 19 bytes are 68 packets.
+pub const MESSAGE_WINDOW: u64 = 16_384;
 /// Bytes of one message (W5.13). It is held whole at both ends before the first byte of it is read; what is larger should be a
 /// stream. Higher: a message can wait for ever for credit, of which a quarter of a new connection's may be missing.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;

@@ -72,6 +72,12 @@ fn messages_of_any_size_survive_a_bad_path() {
     let refused = pair.ends[0].endpoint.send_message(pair.now, ours, &vec![0; MAX_MESSAGE_BYTES + 1]);
     let (given, allowed) = (MAX_MESSAGE_BYTES + 1, MAX_MESSAGE_BYTES);
     assert_eq!(refused, Err(OperationError::TooLong { what: "a message", given, allowed }));
+    let many = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| to.send(&vec![0; MAX_MESSAGE_BYTES + 1]));
+    assert_eq!(many, Ok(refused));
+    pair.ends[0].endpoint.close(pair.now, ours, 0, "");
+    pair.run(SECOND);
+    let gone = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| to.send(b"x"));
+    assert_eq!(gone, Err(OperationError::NoConnection));
 }
 
 /// wire.md W5.11, W6.9: an application that sends without end takes to the bulk path, and returns after; every message arrives once and
@@ -85,9 +91,12 @@ fn messages_without_end_take_the_bulk_path() {
     for _ in 0..2 {
         let end = sent + 200_000;
         pair.run_until(60 * SECOND, |pair| {
-            while sent < end && pair.ends[0].endpoint.send_message(pair.now, ours, &message(sent as usize, 19)).is_ok() {
-                sent += 1;
-            }
+            let writing = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| {
+                while sent < end && to.send(&message(sent as usize, 19)).is_ok() {
+                    sent += 1;
+                }
+            });
+            assert_eq!(writing, Ok(()));
             let mut number = received;
             let mut take = |bytes: &[u8]| {
                 assert_eq!(bytes, message(number as usize, 19));

@@ -19,8 +19,8 @@ use crate::transport::{Kind, LOOK, Load, MESSAGE, Meter, Ready, Recorder, Stop};
 
 /// Bytes that are written to a stream, and read from one, at a time.
 const PIECE: usize = 64 << 10;
-/// Messages between two passes: as many as peers collect before they write, 64 KiB.
-const BURST: usize = 64 * 1024 / (MESSAGE.len() + 5);
+/// Messages between two passes: 32 KiB of them, where peers collect 64 KiB before they write.
+const BURST: usize = 32 * 1024 / (MESSAGE.len() + 5);
 /// Round trips before a run, until frames have taught both ends where the other is.
 const ACQUAINTANCE: usize = 1000;
 
@@ -256,20 +256,23 @@ impl Client {
         Ok(())
     }
 
-    /// Each message its own `send_message`; what is queued when a packet is built goes into it.
+    /// Each message its own `send`; what is queued when a packet is built goes into it.
     fn messages(&mut self, recorder: &mut Recorder) -> anyhow::Result<()> {
         let connection = self.connection()?;
         recorder.start();
         while recorder.goes_on() {
             self.on_counting(recorder);
             let now = self.worker.now();
-            for _ in 0..BURST {
-                match self.worker.endpoint.send_message(now, connection, black_box(MESSAGE)) {
-                    Ok(()) => {}
-                    Err(OperationError::Blocked) => break,
-                    Err(error) => return Err(error.into()),
+            self.worker.endpoint.send_messages(now, connection, |to| {
+                for _ in 0..BURST {
+                    match to.send(black_box(MESSAGE)) {
+                        Ok(()) => {}
+                        Err(OperationError::Blocked) => break,
+                        Err(error) => return Err(error),
+                    }
                 }
-            }
+                Ok(())
+            })??;
             self.turn()?;
         }
         Ok(())

@@ -7,8 +7,8 @@ pub(crate) mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::datagram::DatagramQueue;
 use crate::codec::Reader;
+use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation};
 use crate::event::{ConnectionHandle, Event};
 use crate::flow::{Pace, ReceiveCredit, SendCredit};
@@ -182,6 +182,7 @@ impl Connection {
     }
 
     /// Whether it is in the queue of those with something for the lane to send.
+    #[inline]
     pub(crate) fn has_turn(&self, lane: Lane) -> bool {
         self.queued[lane as usize]
     }
@@ -196,13 +197,21 @@ impl Connection {
         self.released && self.end.is_none() && matches!(self.state, State::Closed(_))
     }
 
+    #[inline]
     fn check(&self) -> Result<(), OperationError> {
         match &self.state {
-            State::Closed(CloseReason::PeerRestarted) => {
-                Err(OperationError::PeerRestarted { consumed_offset: self.messages_out.consumed() })
-            }
-            State::Closed(reason) => Err(OperationError::Closed(reason.clone())),
+            State::Closed(reason) => Err(self.why_over(reason)),
             _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn why_over(&self, reason: &CloseReason) -> OperationError {
+        match reason {
+            CloseReason::PeerRestarted => {
+                OperationError::PeerRestarted { consumed_offset: self.messages_out.consumed() }
+            }
+            reason => OperationError::Closed(reason.clone()),
         }
     }
 
@@ -221,6 +230,7 @@ impl Connection {
 
     // What the application does.
 
+    #[inline]
     pub(crate) fn send_message(&mut self, message: &[u8]) -> Result<(), OperationError> {
         self.check()?;
         if !self.messages_out.has_room(message.len()) {

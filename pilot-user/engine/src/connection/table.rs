@@ -74,6 +74,7 @@ impl Table {
         slot.connection.as_deref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
         slot.connection.as_deref_mut()

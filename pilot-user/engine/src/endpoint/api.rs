@@ -16,6 +16,24 @@ use crate::stream::{Direction, StreamId};
 use crate::time::Instant;
 use crate::tunnel::Tunnel;
 
+/// The messages of one connection, see [`Endpoint::send_messages`].
+pub struct MessageWriter<'a>(&'a mut Connection);
+
+impl MessageWriter<'_> {
+    /// Queues a message, at most [`MAX_MESSAGE_BYTES`].
+    #[inline]
+    pub fn send(&mut self, message: &[u8]) -> Result<(), OperationError> {
+        if message.len() > MAX_MESSAGE_BYTES {
+            return Err(OperationError::TooLong {
+                what: "a message",
+                given: message.len(),
+                allowed: MAX_MESSAGE_BYTES,
+            });
+        }
+        self.0.send_message(message)
+    }
+}
+
 impl Endpoint {
     /// Lets a peer talk to this node, on lane 0. A peer added before is the same peer, on all its lanes with what is configured
     /// now.
@@ -180,21 +198,25 @@ impl Endpoint {
         connection: ConnectionHandle,
         message: &[u8],
     ) -> Result<(), OperationError> {
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(OperationError::TooLong {
-                what: "a message",
-                given: message.len(),
-                allowed: MAX_MESSAGE_BYTES,
-            });
-        }
+        self.send_messages(now, connection, |to| to.send(message))?
+    }
+
+    /// Queues one message after the other, as `run` sends them. Costs less than to look the connection up for each.
+    #[inline]
+    pub fn send_messages<R>(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        run: impl FnOnce(&mut MessageWriter<'_>) -> R,
+    ) -> Result<R, OperationError> {
         let tunnel = self.tunnels.get_mut(connection.peer.0 as usize);
         let it = tunnel.and_then(|tunnel| tunnel.table.get_mut(connection.key)).ok_or(OperationError::NoConnection)?;
-        it.send_message(message)?;
-        // Usually, where there are many: others wait already, so that what holds for those holds for this one.
+        let result = run(&mut MessageWriter(it));
+        // Usually, where there are many, others wait already: what holds for those holds for these.
         if !it.has_turn(Lane::Messages) {
             self.with(now, connection.peer, |tunnel, _| tunnel.table.queue(connection.key));
         }
-        Ok(())
+        Ok(result)
     }
 
     /// Appends the next message to `out` and returns its length; `None`: no message now.

@@ -43,7 +43,10 @@ fn parts_make_a_message() {
     assert_eq!(receiver.on_part(2, part(0, 1024)), Ok(cost(3000)));
     assert_eq!(code(receiver.on_part(2, FramePart { total: 3001, ..part(0, 1024) })), Code::ConnectionState);
     assert_eq!(code(receiver.on_message(2, b"")), Code::ConnectionState);
-    assert_eq!(code(receiver.on_part(3, FramePart { total: MAX_MESSAGE_BYTES + 1, ..part(0, 64) })), Code::LimitExceeded);
+    assert_eq!(
+        code(receiver.on_part(3, FramePart { total: MAX_MESSAGE_BYTES + 1, ..part(0, 64) })),
+        Code::LimitExceeded
+    );
     assert_eq!(code(receiver.on_part(3, FramePart { total: 1024, ..part(0, 64) })), Code::LimitExceeded);
 }
 
@@ -105,13 +108,16 @@ fn credit_and_loss_of_what_goes_in_parts() {
     assert!(sender.wants_to_send(cost(5)));
     assert_eq!(range(&sender, cost(5)), None, "the next one is whole");
     let mut packet = [0; 100];
-    assert_eq!(sender.write_run(cost(5), &mut Writer::new(&mut packet)).map(|run| (run.count, run.cost)), Some((1, cost(5))));
+    assert_eq!(
+        sender.write_run(cost(5), &mut Writer::new(&mut packet)).map(|run| (run.count, run.cost)),
+        Some((1, cost(5)))
+    );
 }
 
 #[test]
 fn numbers_far_apart() {
     for next in [0u64, 1, 40_000, 65_535, 65_536, 1 << 40] {
-        for delta in [-4096i64, -1, 0, 1, 4095] {
+        for delta in [-(MESSAGE_WINDOW as i64), -1, 0, 1, MESSAGE_WINDOW as i64 - 1] {
             let Some(number) = next.checked_add_signed(delta) else { continue };
             assert_eq!(nearest(number as u16, next), number);
         }

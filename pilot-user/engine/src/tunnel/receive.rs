@@ -235,7 +235,12 @@ impl Tunnel {
     }
 
     /// A message, and those of the same connection that follow it.
-    fn on_messages(&mut self, ctx: &mut Context<'_>, id: u64, reader: &mut Reader<'_>) -> Result<(), ProtocolViolation> {
+    fn on_messages(
+        &mut self,
+        ctx: &mut Context<'_>,
+        id: u64,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), ProtocolViolation> {
         let mut is_taken = false;
         deliver(&mut self.table, id, ctx.events, |connection, events| {
             is_taken = true;
