@@ -14,14 +14,33 @@ impl ByteQueue {
         self.bytes.len() - self.front
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        let is_full = self.bytes.capacity() - self.bytes.len() < bytes.len();
-        if is_full && self.front >= self.len() {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends these, one behind the other.
+    #[inline]
+    pub(crate) fn push<const N: usize>(&mut self, parts: [&[u8]; N]) {
+        if self.front == self.bytes.len() {
+            self.bytes.clear();
+            self.front = 0;
+        }
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if self.bytes.capacity() - self.bytes.len() < length {
+            self.make_room(length);
+        }
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+    }
+
+    /// Moves the bytes to where those were that were taken off, if these are as many; else there will be more memory.
+    #[cold]
+    fn make_room(&mut self, length: usize) {
+        if self.front >= self.len() {
             self.bytes.copy_within(self.front.., 0);
             self.bytes.truncate(self.len());
             self.front = 0;
         }
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.reserve(length);
     }
 
     /// The bytes from `offset` on, counted from the front; fewer where there are no more.
@@ -30,13 +49,16 @@ impl ByteQueue {
         rest.get(..length).unwrap_or(rest)
     }
 
-    /// Takes bytes off the front, as many as there are.
-    pub(crate) fn take(&mut self, length: usize) {
-        self.front += length;
-        if self.front >= self.bytes.len() {
-            self.bytes.clear();
-            self.front = 0;
-        }
+    /// Takes bytes off the front, as many as there are, and lends them.
+    #[inline]
+    pub(crate) fn take(&mut self, length: usize) -> &[u8] {
+        let end = self.front.saturating_add(length).min(self.bytes.len());
+        &self.bytes[std::mem::replace(&mut self.front, end)..end]
+    }
+
+    /// All that was not taken off.
+    pub(crate) fn rest(&self) -> &[u8] {
+        self.get(0, usize::MAX)
     }
 }
 
@@ -53,11 +75,11 @@ mod tests {
             let (mut queue, mut all) = (ByteQueue::default(), VecDeque::new());
             for (n, (push, length)) in steps.into_iter().enumerate() {
                 if push {
-                    queue.push(&vec![n as u8; length]);
-                    all.extend(std::iter::repeat_n(n as u8, length));
+                    queue.push([&vec![n as u8; length], &[n as u8][..length.min(1)]]);
+                    all.extend(std::iter::repeat_n(n as u8, length + length.min(1)));
                 } else {
-                    queue.take(length);
-                    all.drain(..length.min(all.len()));
+                    let taken: Vec<u8> = all.drain(..length.min(all.len())).collect();
+                    prop_assert_eq!(queue.take(length), &taken);
                 }
                 prop_assert_eq!(queue.len(), all.len());
                 prop_assert_eq!(queue.get(0, usize::MAX), all.make_contiguous() as &[u8]);
@@ -72,7 +94,7 @@ mod tests {
         let mut grown = 0;
         for n in 0..10_000 {
             while queue.len() < 1000 {
-                queue.push(&[n as u8; 19]);
+                queue.push([&[n as u8; 19]]);
             }
             queue.take(19 * (1 + n % 40));
             if n == 100 {

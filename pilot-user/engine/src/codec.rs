@@ -72,6 +72,16 @@ impl<'a> Reader<'a> {
         Self(&self.0[..self.0.len().saturating_sub(later.0.len())])
     }
 
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What is left, without taking it.
+    pub(crate) fn peek(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// Everything that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)

@@ -27,7 +27,7 @@ impl DatagramQueue {
         {
             self.drop_first();
         }
-        self.bytes.push(datagram);
+        self.bytes.push([datagram]);
         self.lengths.push_back(datagram.len());
     }
 

@@ -1,6 +1,7 @@
 //! Frames: what a data packet carries (`docs/wire.md` §5).
 
 mod ack;
+mod messages;
 mod write;
 
 use crate::codec::{MAX_VARINT, Reader};
@@ -10,6 +11,7 @@ use crate::limits::{MAX_REASON_BYTES, MESSAGE_PART_UNIT_BYTES};
 use crate::stream::Direction;
 
 pub(crate) use ack::{Ack, ArrivalTime, write_ack};
+pub(crate) use messages::*;
 pub(crate) use write::*;
 
 const PADDING: u8 = 0x00;
@@ -96,14 +98,10 @@ pub(crate) type FrameError = Code;
 impl<'a> Frame<'a> {
     /// Takes the next frame; `Ok(None)` at the end of the packet.
     pub(crate) fn next(reader: &mut Reader<'a>) -> Result<Option<Self>, FrameError> {
-        loop {
-            if reader.is_empty() {
-                return Ok(None);
-            }
-            let kind = reader.u8().ok_or(Code::FrameEncoding)?;
-            if kind != PADDING {
-                return Self::body(kind, reader).map(Some);
-            }
+        skip_padding(reader);
+        match reader.u8() {
+            Some(kind) => Self::body(kind, reader).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -165,6 +163,13 @@ impl<'a> Frame<'a> {
             _ => return Err(Code::UnknownFrame),
         };
         frame.ok_or(Code::FrameEncoding)
+    }
+}
+
+/// Takes what is before the next frame.
+pub(crate) fn skip_padding(reader: &mut Reader<'_>) {
+    while reader.peek().first() == Some(&PADDING) {
+        reader.u8();
     }
 }
 

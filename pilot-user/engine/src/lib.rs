@@ -34,7 +34,7 @@ mod version;
 
 pub use config::{BulkUse, Config, PeerConfig};
 pub use crypto::aead::{Aead, Aeads};
-pub use endpoint::{Endpoint, Received, Transmit};
+pub use endpoint::{Endpoint, MessageWriter, Received, Transmit};
 pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode};
 pub use event::{ConnectionHandle, Effect, Event, PeerId};
 pub use recovery::congestion::ControllerKind;

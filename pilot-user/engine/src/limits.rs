@@ -216,6 +216,10 @@ pub const SESSION_ID_LINGER: Duration = Duration::from_secs(3);
 /// Bytes that leave while more are queued before the sender takes to the bulk path (W6.9). Lower: a large message
 /// switches. Higher: bulk is slow for longer.
 pub const BULK_AFTER_BYTES: u64 = 256 << 10;
+/// Bytes of a connection's messages that have to wait for a packet to count as queueing (W6.9): a dozen packets. Lower: what leaves with
+/// the next packets counts, and messages that come in small bursts end up on the slower path. Higher: as many do not come together,
+/// where [`MESSAGE_WINDOW`] is reached before.
+pub const MESSAGES_QUEUEING_BYTES: u64 = 16 << 10;
 /// Round trips for which data has been queueing by then (W6.9). Lower: a burst that the window swallows switches.
 pub const BULK_AFTER_ROUND_TRIPS: u32 = 4;
 /// Queueing that stops for longer, and longer than two round trips, begins anew (W6.9). Lower: an application that writes
@@ -272,10 +276,11 @@ pub const STREAM_SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Bytes. A stream holds for sending twice what may be in flight, that and the next, but no more than this: what the
 /// peer's largest window could take.
 pub const MAX_STREAM_SEND_BUFFER_BYTES: usize = MAX_STREAM_CREDIT_BYTES as usize;
-/// Bytes of messages that a connection holds for sending.
+/// Bytes of messages that a connection holds for sending, with the heads of their frames.
 pub const MESSAGE_SEND_BUFFER_BYTES: usize = 256 << 10;
-/// Messages unacked, and how far ahead a receiver takes them (W5.11). Far below half of the 16-bit number's range.
-pub const MESSAGE_WINDOW: u64 = 4096;
+/// Messages unacked, and how far ahead a receiver takes them (W5.11): half of what the 16-bit number can tell apart. Lower: small
+/// messages wait for acks while packets could leave; 4096 of 19 bytes are 68 packets.
+pub const MESSAGE_WINDOW: u64 = 16_384;
 /// Bytes of one message (W5.13). It is held whole at both ends before the first byte of it is read; what is larger should be a
 /// stream. Higher: a message can wait for ever for credit, of which a quarter of a new connection's may be missing.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;

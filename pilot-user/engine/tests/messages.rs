@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Pair, Random};
-use pilot_engine::limits::{DATAGRAM_BUFFER_BYTES, MAX_MESSAGE_BYTES, WHOLE_MESSAGE_BYTES};
-use pilot_engine::{ConnectionHandle, Event, OperationError, Read};
+use pilot_engine::limits::{BULK_IDLE, DATAGRAM_BUFFER_BYTES, MAX_MESSAGE_BYTES, WHOLE_MESSAGE_BYTES};
+use pilot_engine::{BulkUse, ConnectionHandle, Event, OperationError, Read};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -72,6 +72,53 @@ fn messages_of_any_size_survive_a_bad_path() {
     let refused = pair.ends[0].endpoint.send_message(pair.now, ours, &vec![0; MAX_MESSAGE_BYTES + 1]);
     let (given, allowed) = (MAX_MESSAGE_BYTES + 1, MAX_MESSAGE_BYTES);
     assert_eq!(refused, Err(OperationError::TooLong { what: "a message", given, allowed }));
+    let many = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| to.send(&vec![0; MAX_MESSAGE_BYTES + 1]));
+    assert_eq!(many, Ok(refused));
+    pair.ends[0].endpoint.close(pair.now, ours, 0, "");
+    pair.run(SECOND);
+    let gone = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| to.send(b"x"));
+    assert_eq!(gone, Err(OperationError::NoConnection));
+}
+
+/// wire.md W5.11, W6.9: an application that sends without end takes to the bulk path, and returns after; every message arrives once and
+/// in order, one at a time or lent in a row, and nothing is lost on the way to and fro.
+#[test]
+fn messages_without_end_take_the_bulk_path() {
+    let mut pair = Pair::with(|_, config| (config.bulk_port, config.bulk) = (Some(4343), BulkUse::Auto));
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let (mut sent, mut received, mut went) = (0u32, 0u32, false);
+    for _ in 0..2 {
+        let end = sent + 200_000;
+        pair.run_until(60 * SECOND, |pair| {
+            let writing = pair.ends[0].endpoint.send_messages(pair.now, ours, |to| {
+                while sent < end && to.send(&message(sent as usize, 19)).is_ok() {
+                    sent += 1;
+                }
+            });
+            assert_eq!(writing, Ok(()));
+            let mut number = received;
+            let mut take = |bytes: &[u8]| {
+                assert_eq!(bytes, message(number as usize, 19));
+                number += 1;
+            };
+            let mut one = Vec::new();
+            if let Ok(Some(_)) = pair.ends[1].endpoint.receive_message(pair.now, theirs, &mut one) {
+                take(&one);
+            }
+            let taken = pair.ends[1].endpoint.receive_messages(pair.now, theirs, take).unwrap();
+            assert_eq!(u64::from(number - received), taken + u64::from(!one.is_empty()));
+            received = number;
+            went |= pair.ends[0].endpoint.tunnel_stats(pair.ends[0].peer).unwrap().sending_bulk;
+            received == end
+        });
+        assert!(std::mem::take(&mut went), "by the bulk path");
+        pair.run(2 * BULK_IDLE);
+        let stats = pair.ends[0].endpoint.tunnel_stats(pair.ends[0].peer).unwrap();
+        assert!(!stats.sending_bulk, "and back");
+        assert_eq!((stats.lost_packets, stats.probe_timeouts), (0, 0));
+    }
+    assert_eq!(pair.ends[0].endpoint.messages_consumed(ours), Some(u64::from(sent)));
 }
 
 /// wire.md W5.13: streams that take all the credit there is do not keep a large message waiting for ever.

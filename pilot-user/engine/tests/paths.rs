@@ -134,16 +134,24 @@ fn the_ports_of_the_bulk_path() {
     }
 }
 
-/// wire.md W6.8: whoever does not want to does not, and answers who does; messages alone never do.
+/// wire.md W6.8, W6.9: whoever does not want to does not, and answers who does; messages that come a few at a time never do.
 #[test]
-fn never_is_never_and_messages_are_not_bulk() {
+fn never_is_never_and_few_messages_are_not_bulk() {
     let mut pair = Pair::with(|end, config| {
         (config.bulk_port, config.bulk) = (Some(BULK_PORT), [BulkUse::Never, BulkUse::Auto][end]);
     });
     let handles = pair.connected();
     transfer(&mut pair, handles, 4_000_000, |_, _| {});
-    for _ in 0..2000 {
-        echo_once(&mut pair, handles, &[7; 100]);
+    for n in 0..2000 {
+        // A burst that is several packets, back to back with the next.
+        let [ours, theirs] = handles;
+        let sends = 1 + n % 100;
+        (0..sends).for_each(|_| pair.ends[1].endpoint.send_message(pair.now, theirs, &[7; 100]).unwrap());
+        let mut arrived = 0;
+        pair.run_until(60 * SECOND, |pair| {
+            arrived += pair.messages(0, ours).len();
+            arrived == sends
+        });
     }
     assert_eq!((told(&mut pair, 0), told(&mut pair, 1)), (vec![], vec![]));
 }

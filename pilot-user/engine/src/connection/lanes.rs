@@ -1,10 +1,10 @@
 //! Whose turn it is (`docs/wire.md` W5.20): lanes by their priority, connections within a lane one after the other.
 
-use super::Lane;
 use super::table::Table;
+use super::{Connection, Lane};
 use crate::codec::Writer;
 use crate::frame;
-use crate::limits::{LANE_SHARE_PACKETS, MAX_CONSUMED_FRAMES};
+use crate::limits::{LANE_SHARE_PACKETS, MAX_CONSUMED_FRAMES, MESSAGES_QUEUEING_BYTES};
 use crate::recovery::sent::{SentFrame, SentFrames};
 
 impl Table {
@@ -13,9 +13,11 @@ impl Table {
         self.with.iter().any(|lane| !lane.is_empty())
     }
 
-    /// Whether there are streams with something to send.
+    /// Whether there is more to send than is for the sake of a quick answer: of streams, or many messages of whose turn it is (W6.9).
     pub(crate) fn has_bulk(&self) -> bool {
-        !self.with[Lane::Streams as usize].is_empty()
+        let many = |it: &Connection| it.messages_out.fresh_bytes() >= MESSAGES_QUEUEING_BYTES;
+        let first = || self.with[Lane::Messages as usize].front().and_then(|key| self.get(*key));
+        !self.with[Lane::Streams as usize].is_empty() || first().is_some_and(many)
     }
 
     /// Fills a packet from the lanes, the first before the others, but for one that was passed over for too long.

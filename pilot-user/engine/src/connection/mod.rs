@@ -7,6 +7,7 @@ pub(crate) mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::codec::Reader;
 use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Code, OperationError, ProtocolViolation};
 use crate::event::{ConnectionHandle, Event};
@@ -149,6 +150,12 @@ impl Connection {
         }
     }
 
+    /// It has this id on the wire from now on.
+    pub(crate) fn set_wire_id(&mut self, id: u64) {
+        self.wire_id = Some(id);
+        self.messages_out.set_connection(id);
+    }
+
     /// The tunnel is up: this is what the peer allows. Streams written while waiting get their credit, and their turn.
     pub(crate) fn set_peer_limits(&mut self, limits: &PeerLimits) {
         self.send_credit.raise(limits.connection_credit);
@@ -181,6 +188,12 @@ impl Connection {
         true
     }
 
+    /// Whether it is in the queue of those with something for the lane to send.
+    #[inline]
+    pub(crate) fn has_turn(&self, lane: Lane) -> bool {
+        self.queued[lane as usize]
+    }
+
     /// Whether frames became due.
     pub(crate) fn has_due(&self) -> bool {
         !self.due.is_empty()
@@ -191,13 +204,21 @@ impl Connection {
         self.released && self.end.is_none() && matches!(self.state, State::Closed(_))
     }
 
+    #[inline]
     fn check(&self) -> Result<(), OperationError> {
         match &self.state {
-            State::Closed(CloseReason::PeerRestarted) => {
-                Err(OperationError::PeerRestarted { consumed_offset: self.messages_out.consumed() })
-            }
-            State::Closed(reason) => Err(OperationError::Closed(reason.clone())),
+            State::Closed(reason) => Err(self.why_over(reason)),
             _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn why_over(&self, reason: &CloseReason) -> OperationError {
+        match reason {
+            CloseReason::PeerRestarted => {
+                OperationError::PeerRestarted { consumed_offset: self.messages_out.consumed() }
+            }
+            reason => OperationError::Closed(reason.clone()),
         }
     }
 
@@ -216,6 +237,7 @@ impl Connection {
 
     // What the application does.
 
+    #[inline]
     pub(crate) fn send_message(&mut self, message: &[u8]) -> Result<(), OperationError> {
         self.check()?;
         if !self.messages_out.has_room(message.len()) {
@@ -226,26 +248,38 @@ impl Connection {
         Ok(())
     }
 
-    /// Appends the next message to `out`; `None`: nothing now.
-    pub(crate) fn receive_message(
+    /// Lends the next messages to `take`, as many as there are or `most`; how many those were.
+    pub(crate) fn receive_messages(
         &mut self,
-        out: &mut Vec<u8>,
+        most: u64,
+        mut take: impl FnMut(&[u8]),
         pace: Pace,
         spare: &mut u64,
-    ) -> Result<Option<usize>, OperationError> {
-        let Some(length) = self.messages_in.take(out) else {
+    ) -> Result<u64, OperationError> {
+        let (mut taken, mut used) = (0, 0);
+        while taken < most
+            && let Some(message) = self.messages_in.take()
+        {
+            used += message::cost(message.len());
+            taken += 1;
+            take(message);
+        }
+        if taken > 0 {
+            self.consume(used, 0, pace, spare);
+            if self.is_consumed_later {
+                self.messages_held += taken;
+            } else {
+                self.tell_messages_consumed();
+            }
+        }
+        if taken < most {
             self.messages_told = false;
             self.on_drained();
-            self.check()?;
-            return Ok(None);
-        };
-        self.consume(message::cost(length), 0, pace, spare);
-        if self.is_consumed_later {
-            self.messages_held += 1;
-        } else {
-            self.tell_messages_consumed();
         }
-        Ok(Some(length))
+        if taken == 0 {
+            self.check()?;
+        }
+        Ok(taken)
     }
 
     /// See [`crate::Endpoint::consume_later`].
@@ -333,13 +367,14 @@ impl Connection {
 
     // What the peer does.
 
-    pub(crate) fn on_message(
+    /// MESSAGEs of this connection, which has this id, come next in a packet.
+    pub(crate) fn on_messages(
         &mut self,
-        number: u16,
-        payload: &[u8],
+        id: u64,
+        frames: &mut Reader<'_>,
         events: &mut VecDeque<Event>,
     ) -> Result<(), ProtocolViolation> {
-        let counted = self.messages_in.on_message(number, payload)?;
+        let counted = self.messages_in.on_messages(id, frames)?;
         self.on_message_bytes(counted, events)
     }
 
@@ -391,8 +426,8 @@ impl Connection {
 
     pub(crate) fn on_acked(&mut self, frame: &SentFrame, events: &mut VecDeque<Event>) {
         match *frame {
-            SentFrame::Messages { first, count, .. } => {
-                let freed = self.messages_out.on_acked(first, count);
+            SentFrame::Messages { start, bytes, count, .. } => {
+                let freed = self.messages_out.on_acked(start, bytes, count);
                 self.on_messages_acked(freed, events);
             }
             SentFrame::MessagePart { number, offset, length, .. } => {
@@ -416,7 +451,7 @@ impl Connection {
 
     pub(crate) fn on_lost(&mut self, frame: &SentFrame) {
         match *frame {
-            SentFrame::Messages { first, count, .. } => self.messages_out.on_lost(first, count),
+            SentFrame::Messages { start, bytes, .. } => self.messages_out.on_lost(start, bytes),
             SentFrame::MessagePart { number, offset, length, .. } => {
                 let part = u64::from(offset)..u64::from(offset) + u64::from(length);
                 self.messages_out.on_part_lost(number, part);

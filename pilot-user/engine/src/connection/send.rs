@@ -4,7 +4,7 @@ use super::{Connection, Key, Lane};
 use crate::codec::Writer;
 use crate::frame;
 use crate::limits::{MESSAGE_PART_UNIT_BYTES, WHOLE_MESSAGE_BYTES};
-use crate::message::Outgoing;
+use crate::message::{Part, Run};
 use crate::recovery::sent::{SentFrame, SentFrames};
 use crate::stream::{Signal, StreamId};
 
@@ -36,7 +36,7 @@ impl Connection {
     pub(super) fn has(&self, lane: Lane) -> bool {
         self.is_open()
             && match lane {
-                Lane::Messages => self.messages_out.peek(self.send_credit.left()).is_some(),
+                Lane::Messages => self.messages_out.wants_to_send(self.send_credit.left()),
                 Lane::Datagrams => !self.datagrams_out.is_empty(),
                 Lane::Streams => !self.sendable.is_empty(),
             }
@@ -58,50 +58,43 @@ impl Connection {
         loop {
             let credit = self.send_credit.left();
             // Nearly all.
-            if let Some(run) = self.messages_out.write_fresh(id, credit, w) {
+            if let Some(run) = self.messages_out.write_run(credit, w) {
                 if run.count == 0 {
                     return last;
                 }
-                note_messages(sent, key, run.first, run.count);
+                note_messages(sent, key, &run);
                 self.send_credit.take(run.cost);
                 last = Some(run.last);
                 continue;
             }
-            let Some(next) = self.messages_out.peek(credit) else { return last };
+            let Some(next) = self.messages_out.next_part(credit) else { return last };
             let start = w.len();
-            if self.write_message(id, key, next, w, sent).is_none() {
+            if self.write_part(id, key, next, w, sent).is_none() {
                 return last;
             }
             last = Some(start);
         }
     }
 
-    /// Writes a lost message, or a part of one. `None`: no room.
-    fn write_message(
+    /// Writes a part of a message. `None`: no room.
+    fn write_part(
         &mut self,
         id: u64,
         key: Key,
-        mut next: Outgoing,
+        mut next: Part,
         w: &mut Writer<'_>,
         sent: &mut SentFrames,
     ) -> Option<()> {
+        let (number, offset) = (next.number, next.range.start);
+        let overhead = frame::message_part_overhead(id, next.total, offset, w.room());
+        let length = part_length(next.range.len(), w.room().saturating_sub(overhead))?;
+        next.range.end = offset + length;
         // The low 16 bits of the number (W5.11).
-        let (number, low) = (next.number, next.number as u16);
-        if next.is_whole() {
-            frame::write_message(w, id, low, self.messages_out.payload(number, next.range.clone()))?;
-            note_messages(sent, key, number, 1);
-        } else {
-            let offset = next.range.start;
-            let overhead = frame::message_part_overhead(id, next.total, offset, w.room());
-            let length = part_length(next.range.len(), w.room().saturating_sub(overhead))?;
-            next.range.end = offset + length;
-            let payload = self.messages_out.payload(number, next.range.clone());
-            frame::write_message_part(w, id, low, next.total, offset, payload)?;
-            // At most MAX_MESSAGE_BYTES.
-            let (offset, length) = (offset as u32, length as u32);
-            sent.push(SentFrame::MessagePart { connection: key, number, offset, length });
-        }
-        self.send_credit.take(self.messages_out.on_sent(&next));
+        frame::write_message_part(w, id, number as u16, next.total, offset, self.messages_out.part(&next))?;
+        // At most MAX_MESSAGE_BYTES.
+        let (offset, length) = (offset as u32, length as u32);
+        sent.push(SentFrame::MessagePart { connection: key, number, offset, length });
+        self.send_credit.take(self.messages_out.on_part_sent(&next));
         Some(())
     }
 
@@ -164,14 +157,15 @@ impl Connection {
 }
 
 /// Whole messages were written. Those in a row are one entry of what was sent, however many.
-fn note_messages(sent: &mut SentFrames, key: Key, first: u64, count: u32) {
+fn note_messages(sent: &mut SentFrames, key: Key, run: &Run) {
     match sent.last_mut() {
-        Some(SentFrame::Messages { connection, first: before, count: of_them })
-            if *connection == key && *before + u64::from(*of_them) == first =>
+        Some(SentFrame::Messages { connection, start, bytes, count })
+            if *connection == key && *start + u64::from(*bytes) == run.start =>
         {
-            *of_them += count;
+            *bytes += run.bytes;
+            *count += run.count;
         }
-        _ => sent.push(SentFrame::Messages { connection: key, first, count }),
+        _ => sent.push(SentFrame::Messages { connection: key, start: run.start, bytes: run.bytes, count: run.count }),
     }
 }
 

@@ -74,6 +74,7 @@ impl Table {
         slot.connection.as_deref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
         slot.connection.as_deref_mut()
@@ -163,7 +164,7 @@ impl Table {
         let id = 2 * self.opened + self.parity;
         if let Some(connection) = self.get_mut(key).filter(|connection| connection.state == State::Waiting) {
             connection.state = State::Opening;
-            connection.wire_id = Some(id);
+            connection.set_wire_id(id);
             connection.set_peer_limits(&limits);
             self.opened += 1;
             self.by_wire_id.insert(id, key);
@@ -227,7 +228,7 @@ impl Table {
         let key = self.insert(port, false, State::Offered);
         self.by_wire_id.insert(id, key);
         if let Some(connection) = self.get_mut(key) {
-            connection.wire_id = Some(id);
+            connection.set_wire_id(id);
             connection.set_peer_limits(&limits);
             events.push_back(Event::Offered { connection: connection.handle, port });
         }
@@ -378,13 +379,14 @@ impl Table {
 
     // Reading, which gives the peer credit
 
-    pub(crate) fn receive_message(
+    pub(crate) fn receive_messages(
         &mut self,
         key: Key,
-        out: &mut Vec<u8>,
+        most: u64,
+        take: impl FnMut(&[u8]),
         pace: Pace,
-    ) -> Result<Option<usize>, OperationError> {
-        self.reading(key, |connection, spare| connection.receive_message(out, pace, spare))
+    ) -> Result<u64, OperationError> {
+        self.reading(key, |connection, spare| connection.receive_messages(most, take, pace, spare))
     }
 
     pub(crate) fn read(

@@ -27,9 +27,13 @@ fn take_fast(table: &mut Table, key: Key) -> u64 {
     let mut number = table.get(key).unwrap().messages_consumed() as u16;
     for _ in 0..200_000 {
         let connection = table.get_mut(key).unwrap();
-        connection.on_message(number, &[0; 1000], &mut VecDeque::new()).unwrap();
+        let mut message = [0; 1020];
+        let mut w = crate::codec::Writer::new(&mut message);
+        crate::frame::write_message(&mut w, 0, number, &[0; 1000]).unwrap();
+        let length = w.len();
+        connection.on_messages(0, &mut crate::codec::Reader::new(&message[..length]), &mut VecDeque::new()).unwrap();
         number = number.wrapping_add(1);
-        table.receive_message(key, &mut Vec::new(), pace).unwrap();
+        table.receive_messages(key, 1, |_| {}, pace).unwrap();
     }
     table.get(key).unwrap().receive_credit.window()
 }

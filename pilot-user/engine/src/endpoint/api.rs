@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::Endpoint;
 use crate::codec::MAX_VARINT;
 use crate::config::{BulkUse, PeerConfig};
-use crate::connection::{Connection, State};
+use crate::connection::{Connection, Lane, State};
 use crate::crypto::aead::Aead;
 use crate::error::{CloseReason, Code, OperationError};
 use crate::event::{ConnectionHandle, PeerId};
@@ -15,6 +15,24 @@ use crate::stream::recv::Read;
 use crate::stream::{Direction, StreamId};
 use crate::time::Instant;
 use crate::tunnel::Tunnel;
+
+/// The messages of one connection, see [`Endpoint::send_messages`].
+pub struct MessageWriter<'a>(&'a mut Connection);
+
+impl MessageWriter<'_> {
+    /// Queues a message, at most [`MAX_MESSAGE_BYTES`].
+    #[inline]
+    pub fn send(&mut self, message: &[u8]) -> Result<(), OperationError> {
+        if message.len() > MAX_MESSAGE_BYTES {
+            return Err(OperationError::TooLong {
+                what: "a message",
+                given: message.len(),
+                allowed: MAX_MESSAGE_BYTES,
+            });
+        }
+        self.0.send_message(message)
+    }
+}
 
 impl Endpoint {
     /// Lets a peer talk to this node, on lane 0. A peer added before is the same peer, on all its lanes with what is configured
@@ -180,14 +198,25 @@ impl Endpoint {
         connection: ConnectionHandle,
         message: &[u8],
     ) -> Result<(), OperationError> {
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(OperationError::TooLong {
-                what: "a message",
-                given: message.len(),
-                allowed: MAX_MESSAGE_BYTES,
-            });
+        self.send_messages(now, connection, |to| to.send(message))?
+    }
+
+    /// Queues one message after the other, as `run` sends them. Costs less than to look the connection up for each.
+    #[inline]
+    pub fn send_messages<R>(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        run: impl FnOnce(&mut MessageWriter<'_>) -> R,
+    ) -> Result<R, OperationError> {
+        let tunnel = self.tunnels.get_mut(connection.peer.0 as usize);
+        let it = tunnel.and_then(|tunnel| tunnel.table.get_mut(connection.key)).ok_or(OperationError::NoConnection)?;
+        let result = run(&mut MessageWriter(it));
+        // Usually, where there are many, others wait already: what holds for those holds for these.
+        if !it.has_turn(Lane::Messages) {
+            self.with(now, connection.peer, |tunnel, _| tunnel.table.queue(connection.key));
         }
-        self.on(now, connection, |it| it.send_message(message))
+        Ok(result)
     }
 
     /// Appends the next message to `out` and returns its length; `None`: no message now.
@@ -197,14 +226,36 @@ impl Endpoint {
         connection: ConnectionHandle,
         out: &mut Vec<u8>,
     ) -> Result<Option<usize>, OperationError> {
+        let before = out.len();
+        let taken = self.take_messages(now, connection, 1, |message| out.extend_from_slice(message))?;
+        Ok((taken > 0).then(|| out.len() - before))
+    }
+
+    /// Lends one message after the other to `take`, as many as there are; returns how many. Costs less than to take each by itself.
+    pub fn receive_messages(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        take: impl FnMut(&[u8]),
+    ) -> Result<u64, OperationError> {
+        self.take_messages(now, connection, u64::MAX, take)
+    }
+
+    fn take_messages(
+        &mut self,
+        now: Instant,
+        connection: ConnectionHandle,
+        most: u64,
+        take: impl FnMut(&[u8]),
+    ) -> Result<u64, OperationError> {
         let tunnel = &mut self.tunnels[connection.peer.0 as usize];
         let pace = tunnel.pace(now);
-        let received = tunnel.table.receive_message(connection.key, out, pace);
+        let taken = tunnel.table.receive_messages(connection.key, most, take, pace);
         // It may have given the peer credit.
         if !tunnel.table.control.is_empty() {
             self.with(now, connection.peer, |_, _| {});
         }
-        received
+        taken
     }
 
     /// Queues an unreliable datagram (RFC 9221), at most [`Endpoint::max_datagram`] bytes: it arrives once, late, or never. Never

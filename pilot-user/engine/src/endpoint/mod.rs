@@ -39,6 +39,8 @@ mod introductions;
 mod replies;
 mod timers;
 
+pub use api::MessageWriter;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 

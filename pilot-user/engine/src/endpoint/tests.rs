@@ -122,7 +122,7 @@ fn violations_close_the_tunnel_with_their_code() {
         ("ids left out", bytes(|w| frame::write_open(w, 1 << 20, 7)), Code::LimitExceeded),
         ("a connection never opened", message(2, 0, 1), Code::ConnectionState),
         ("our connection never opened", bytes(|w| frame::write_accept(w, 1)), Code::ConnectionState),
-        ("a message beyond the window", message(0, 5000, 1), Code::LimitExceeded),
+        ("a message beyond the window", message(0, MESSAGE_WINDOW as u16, 1), Code::LimitExceeded),
         ("a message too long", message(0, 0, WHOLE_MESSAGE_BYTES + 1), Code::LimitExceeded),
         ("a stream beyond its credit", stream(0, 0, STREAM_CREDIT_BYTES, false, 1), Code::CreditExceeded),
         ("a unidirectional stream of ours never opened", stream(0, 3, 0, false, 1), Code::StreamState),

@@ -11,11 +11,6 @@ use crate::crypto::reset::{RESET_TOKEN_LEN, ResetToken};
 use crate::limits::MAX_REASON_BYTES;
 use crate::stream::Direction;
 
-/// Varints below have one byte.
-const ONE_BYTE_VARINTS: u64 = 0x40;
-/// Bytes of a MESSAGE before its bytes, where connection and length have one byte each.
-const SHORT_MESSAGE_HEAD: usize = 5;
-
 pub(crate) fn write_ping(writer: &mut Writer<'_>) -> Option<()> {
     writer.u8(PING)
 }
@@ -152,22 +147,11 @@ pub(crate) fn write_close(writer: &mut Writer<'_>, code: u64, reason: &str) -> O
 
 /// Writes a MESSAGE with its length, so that more may follow.
 pub(crate) fn write_message(writer: &mut Writer<'_>, connection: u64, number: u16, payload: &[u8]) -> Option<()> {
-    let length = payload.len();
-    if connection < ONE_BYTE_VARINTS && (length as u64) < ONE_BYTE_VARINTS {
-        // Nearly all: a head of one size.
-        let [high, low] = number.to_be_bytes();
-        let frame = writer.take(SHORT_MESSAGE_HEAD + length)?;
-        let (head, body) = frame.split_first_chunk_mut::<SHORT_MESSAGE_HEAD>()?;
-        *head = [MESSAGE | WITH_LENGTH, connection as u8, high, low, length as u8];
-        body.copy_from_slice(payload);
-        return Some(());
-    }
-    (writer.room() >= message_len(connection, length)).then(|| {
+    (writer.room() >= message_len(connection, payload.len())).then(|| {
         writer.u8(MESSAGE | WITH_LENGTH)?;
         writer.varint(connection)?;
         writer.u16(number)?;
-        writer.varint(length as u64)?;
-        writer.bytes(payload)
+        writer.counted(payload)
     })?
 }
 

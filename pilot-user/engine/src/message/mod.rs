@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::limits::MESSAGE_OVERHEAD_BYTES;
 pub(crate) use receive::MessageReceiver;
-pub(crate) use send::{MessageSender, Outgoing};
+pub(crate) use send::{MessageSender, Part, Run};
 
 /// What a message counts against connection credit (W5.9).
 pub(crate) const fn cost(length: usize) -> u64 {

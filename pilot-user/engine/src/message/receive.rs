@@ -1,19 +1,20 @@
 //! Messages received and not yet taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::{cost, nearest, wide};
 use crate::byte_queue::ByteQueue;
+use crate::codec::Reader;
 use crate::error::{Code, ProtocolViolation};
-use crate::frame::Part;
+use crate::frame::{self, Part};
 use crate::limits::{MAX_MESSAGE_BYTES, MESSAGE_WINDOW, WHOLE_MESSAGE_BYTES};
 use crate::range_set::RangeSet;
 
 /// Those that came in order, and what waits for what is missing.
 #[derive(Debug, Default)]
 pub(crate) struct MessageReceiver {
-    bytes: ByteQueue,
-    lengths: VecDeque<u32>,
+    /// Each as a MESSAGE with its length, which most were: a packet's are taken as they are.
+    frames: ByteQueue,
     /// The number that is next in order.
     next: u64,
     /// What arrived ahead of order.
@@ -38,6 +39,22 @@ impl MessageReceiver {
             return Err(ProtocolViolation::new(Code::LimitExceeded, "sent a message beyond the window"));
         }
         Ok(Some(number))
+    }
+
+    /// Takes the MESSAGEs of connection `id` that come next in a packet. What they count against credit.
+    pub(crate) fn on_messages(&mut self, id: u64, frames: &mut Reader<'_>) -> Result<u64, ProtocolViolation> {
+        let mut counted = 0;
+        loop {
+            if self.ahead.is_empty() && self.parted.is_empty() {
+                // Nearly all: there may be a hundred in a packet.
+                let run = frame::messages_in_order(frames.peek(), id, self.next as u16);
+                counted += run.payload + u64::from(run.count) * cost(0);
+                self.frames.push([frames.bytes(run.bytes).unwrap_or_default()]);
+                self.next += u64::from(run.count);
+            }
+            let Some((number, payload)) = frame::next_message(frames, id) else { return Ok(counted) };
+            counted += self.on_message(number, payload)?;
+        }
     }
 
     /// Takes a message. What it counts against credit: nothing, when it is a repetition.
@@ -98,23 +115,21 @@ impl MessageReceiver {
     }
 
     fn append(&mut self, payload: &[u8]) {
-        self.bytes.push(payload);
-        // At most MAX_MESSAGE_BYTES.
-        self.lengths.push_back(payload.len() as u32);
+        // To the application they are of no connection.
+        frame::push_message(&mut self.frames, 0, self.next as u16, payload);
         self.next += 1;
     }
 
     pub(crate) fn is_readable(&self) -> bool {
-        !self.lengths.is_empty()
+        !self.frames.is_empty()
     }
 
-    /// Takes the next message, appending it to `out`; its length.
-    pub(crate) fn take(&mut self, out: &mut Vec<u8>) -> Option<usize> {
-        let length = self.lengths.pop_front()? as usize;
+    /// Takes the next message and lends it.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<&[u8]> {
+        let body = frame::message_at(self.frames.rest())?;
         self.taken += 1;
-        out.extend_from_slice(self.bytes.get(0, length));
-        self.bytes.take(length);
-        Some(length)
+        self.frames.take(body.end).get(body)
     }
 
     /// Messages that the application took.

@@ -1,13 +1,12 @@
 use super::*;
 use crate::codec::{Reader, Writer};
 use crate::error::{Code, ProtocolViolation};
-use crate::frame::{self, Part};
+use crate::frame::Part as FramePart;
 use crate::limits::{MAX_MESSAGE_BYTES, MESSAGE_WINDOW, WHOLE_MESSAGE_BYTES};
 use proptest::prelude::*;
 
 fn take(receiver: &mut MessageReceiver) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    receiver.take(&mut out).map(|_| out)
+    receiver.take().map(<[u8]>::to_vec)
 }
 
 /// wire.md W5.11
@@ -30,7 +29,7 @@ fn whole_once_and_in_order() {
 fn parts_make_a_message() {
     let mut receiver = MessageReceiver::default();
     let message: Vec<u8> = (0..3000u16).map(|n| n as u8).collect();
-    let part = |offset: usize, end: usize| Part { total: 3000, offset, payload: &message[offset..end] };
+    let part = |offset: usize, end: usize| FramePart { total: 3000, offset, payload: &message[offset..end] };
     assert_eq!(receiver.on_part(1, part(2048, 3000)), Ok(cost(3000)));
     assert_eq!(receiver.on_part(1, part(0, 1024)), Ok(0));
     assert_eq!(receiver.on_part(1, part(0, 1024)), Ok(0), "again");
@@ -42,10 +41,13 @@ fn parts_make_a_message() {
     assert_eq!(receiver.on_part(1, part(1024, 2048)), Ok(0), "taken already");
     let code = |result: Result<u64, ProtocolViolation>| result.unwrap_err().code;
     assert_eq!(receiver.on_part(2, part(0, 1024)), Ok(cost(3000)));
-    assert_eq!(code(receiver.on_part(2, Part { total: 3001, ..part(0, 1024) })), Code::ConnectionState);
+    assert_eq!(code(receiver.on_part(2, FramePart { total: 3001, ..part(0, 1024) })), Code::ConnectionState);
     assert_eq!(code(receiver.on_message(2, b"")), Code::ConnectionState);
-    assert_eq!(code(receiver.on_part(3, Part { total: MAX_MESSAGE_BYTES + 1, ..part(0, 64) })), Code::LimitExceeded);
-    assert_eq!(code(receiver.on_part(3, Part { total: 1024, ..part(0, 64) })), Code::LimitExceeded);
+    assert_eq!(
+        code(receiver.on_part(3, FramePart { total: MAX_MESSAGE_BYTES + 1, ..part(0, 64) })),
+        Code::LimitExceeded
+    );
+    assert_eq!(code(receiver.on_part(3, FramePart { total: 1024, ..part(0, 64) })), Code::LimitExceeded);
 }
 
 /// wire.md W5.11, W5.13
@@ -77,26 +79,45 @@ fn credit_and_loss_of_what_goes_in_parts() {
     let mut sender = MessageSender::default();
     sender.push(&[1; 3000]);
     sender.push(b"small");
-    let part = |range| Some(Outgoing { number: 0, total: 3000, range });
-    assert_eq!(sender.peek(cost(3000) - 1), None);
-    assert_eq!(sender.peek(cost(3000)), part(0..3000));
-    assert_eq!(sender.on_sent(&part(0..1024).unwrap()), cost(3000));
-    assert_eq!(sender.peek(0), part(1024..3000), "it has its credit");
-    assert_eq!(sender.on_sent(&part(1024..3000).unwrap()), 0);
-    assert_eq!(sender.peek(cost(5) - 1), None);
+    let range = |sender: &MessageSender, credit| sender.next_part(credit).map(|part| part.range);
+    let send = |sender: &mut MessageSender, end| {
+        let mut part = sender.next_part(cost(3000)).unwrap();
+        assert_eq!((part.number, part.total), (0, 3000));
+        part.range.end = end;
+        assert_eq!(sender.part(&part), vec![1; part.range.len()]);
+        sender.on_part_sent(&part)
+    };
+    assert!(!sender.wants_to_send(cost(3000) - 1));
+    assert_eq!(range(&sender, cost(3000) - 1), None);
+    assert_eq!(range(&sender, cost(3000)), Some(0..3000));
+    assert_eq!(send(&mut sender, 1024), cost(3000));
+    assert_eq!(range(&sender, 0), Some(1024..3000), "it has its credit");
+    assert!(sender.wants_to_send(0));
     sender.on_part_lost(0, 0..1024);
-    assert_eq!(sender.peek(0), part(0..1024));
+    assert_eq!(send(&mut sender, 512), 0, "what was lost comes first");
+    assert_eq!(range(&sender, 0), Some(512..1024));
+    assert_eq!(send(&mut sender, 1024), 0);
+    assert_eq!(send(&mut sender, 3000), 0);
+    assert!(!sender.wants_to_send(cost(5) - 1));
+    sender.on_part_lost(0, 0..1024);
+    assert_eq!(range(&sender, 0), Some(0..1024));
     assert!(!sender.on_part_acked(0, 0..1024));
     sender.on_part_lost(0, 0..1024);
-    assert_eq!(sender.peek(0), None, "a late loss of what was acked");
+    assert!(!sender.wants_to_send(0), "a late loss of what was acked");
     assert!(sender.on_part_acked(0, 1024..3000));
-    assert_eq!(sender.peek(cost(5)).map(|next| next.number), Some(1));
+    assert!(sender.wants_to_send(cost(5)));
+    assert_eq!(range(&sender, cost(5)), None, "the next one is whole");
+    let mut packet = [0; 100];
+    assert_eq!(
+        sender.write_run(cost(5), &mut Writer::new(&mut packet)).map(|run| (run.count, run.cost)),
+        Some((1, cost(5)))
+    );
 }
 
 #[test]
 fn numbers_far_apart() {
     for next in [0u64, 1, 40_000, 65_535, 65_536, 1 << 40] {
-        for delta in [-4096i64, -1, 0, 1, 4095] {
+        for delta in [-(MESSAGE_WINDOW as i64), -1, 0, 1, MESSAGE_WINDOW as i64 - 1] {
             let Some(number) = next.checked_add_signed(delta) else { continue };
             assert_eq!(nearest(number as u16, next), number);
         }
@@ -104,67 +125,90 @@ fn numbers_far_apart() {
 }
 
 proptest! {
-    /// Sender to receiver with loss, repetition and late acks, whole and in parts: every message once, in order; both ends
-    /// count the same credit.
+    /// Sender to receiver with loss, repetition and late acks, whole and in parts, of connections with short ids and long ones:
+    /// every message once, in order; both ends count the same credit.
     #[test]
-    fn survives_loss(fates in prop::collection::vec((0u8..4, 1usize..30), 0..300), count in 1usize..80) {
+    fn survives_loss(
+        fates in prop::collection::vec((0u8..6, 1usize..30), 0..300),
+        count in 1usize..80,
+        id in prop::sample::select(vec![0u64, 63, 64, 1 << 20]),
+    ) {
         let (mut sender, mut receiver) = (MessageSender::default(), MessageReceiver::default());
-        let length = |n: usize| if n % 7 == 3 { 1025 + 97 * n } else { n % 23 };
+        let length = |n: usize| if n % 7 == 3 { 1025 + 97 * n } else { n * 5 % 89 };
         let messages: Vec<Vec<u8>> = (0..count).map(|n| (0..length(n)).map(|at| (n + at) as u8).collect()).collect();
-        messages.iter().for_each(|m| sender.push(m));
-        let (mut fates, mut out, mut credit) = (fates.into_iter(), Vec::new(), [0, 0]);
-        while sender.peek(u64::MAX).is_some() {
+        messages[..count / 2].iter().for_each(|m| sender.push(m));
+        sender.set_connection(id);
+        messages[count / 2..].iter().for_each(|m| sender.push(m));
+        let (mut fates, mut out, mut credit, mut late) = (fates.into_iter(), Vec::new(), [0, 0], Vec::new());
+        while sender.wants_to_send(u64::MAX) {
             let (fate, units) = fates.next().unwrap_or((0, 16));
-            let mut packet = vec![0; 64 * units];
+            let arrives = fate != 3;
+            let mut packet = vec![0; 100 + 64 * units];
             let mut writer = Writer::new(&mut packet);
-            if let Some(run) = sender.write_fresh(0, u64::MAX, &mut writer) {
+            let sent = if let Some(run) = sender.write_run(u64::MAX, &mut writer) {
                 prop_assert!(run.count > 0);
                 credit[0] += run.cost;
                 let length = writer.len();
+                prop_assert_eq!(length, run.bytes as usize);
                 let mut reader = Reader::new(&packet[..length]);
-                while let Some((number, payload)) = frame::next_message(&mut reader, 0).filter(|_| fate < 3) {
-                    credit[1] += receiver.on_message(number, payload).unwrap();
+                if arrives {
+                    credit[1] += receiver.on_messages(id, &mut reader).unwrap();
+                    prop_assert!(reader.is_empty());
                 }
-                prop_assert!(fate == 3 || reader.is_empty());
-                let (acked, lost) = (fate < 2, fate > 0);
-                acked.then(|| sender.on_acked(run.first, run.count));
-                lost.then(|| sender.on_lost(run.first, run.count));
+                Sent::Run(run)
             } else {
-                let Some(mut next) = sender.peek(u64::MAX) else { break };
-                if !next.is_whole() {
-                    next.range.end = next.range.end.min(next.range.start + 64 * units);
-                }
+                let mut next = sender.next_part(u64::MAX).unwrap();
+                next.range.end = next.range.end.min(next.range.start + 64 * units);
                 let (number, offset) = (next.number, next.range.start);
-                let payload = sender.payload(number, next.range.clone()).to_vec();
+                let payload = sender.part(&next).to_vec();
                 prop_assert_eq!(payload.len(), next.range.len());
-                credit[0] += sender.on_sent(&next);
-                let part = wide(&next.range);
-                if fate < 3 {
-                    credit[1] += match next.is_whole() {
-                        true => receiver.on_message(number as u16, &payload).unwrap(),
-                        false => receiver.on_part(number as u16, Part { total: next.total, offset, payload: &payload }).unwrap(),
-                    };
+                credit[0] += sender.on_part_sent(&next);
+                if arrives {
+                    let part = FramePart { total: next.total, offset, payload: &payload };
+                    credit[1] += receiver.on_part(number as u16, part).unwrap();
                 }
-                let acked = |sender: &mut MessageSender| match next.is_whole() {
-                    true => sender.on_acked(number, 1),
-                    false => sender.on_part_acked(number, part.clone()),
-                };
-                let lost = |sender: &mut MessageSender| match next.is_whole() {
-                    true => sender.on_lost(number, 1),
-                    false => sender.on_part_lost(number, part.clone()),
-                };
-                match fate {
-                    0 => { acked(&mut sender); }
-                    1 => { acked(&mut sender); lost(&mut sender); }
-                    _ => lost(&mut sender),
-                }
+                Sent::Part(number, wide(&next.range))
+            };
+            match fate {
+                0 => sent.acked(&mut sender),
+                1 => { sent.acked(&mut sender); sent.lost(&mut sender); }
+                2 | 3 => sent.lost(&mut sender),
+                // Taken for lost, and acked when another copy has left.
+                4 => { sent.lost(&mut sender); late.push(sent); }
+                _ => late.push(sent),
+            }
+            if units % 3 == 0 && let Some(sent) = late.pop() {
+                sent.acked(&mut sender);
             }
             while let Some(message) = take(&mut receiver) {
                 out.push(message);
             }
         }
+        late.iter().for_each(|sent| sent.acked(&mut sender));
         prop_assert!(sender.is_empty() && sender.parted.is_empty() && receiver.parted.is_empty());
         prop_assert!(out == messages);
         prop_assert_eq!(credit[0], credit[1]);
+    }
+}
+
+/// What a packet of the property above carried.
+enum Sent {
+    Run(Run),
+    Part(u64, Range<u64>),
+}
+
+impl Sent {
+    fn acked(&self, sender: &mut MessageSender) {
+        match self {
+            Self::Run(run) => sender.on_acked(run.start, run.bytes, run.count),
+            Self::Part(number, part) => sender.on_part_acked(*number, part.clone()),
+        };
+    }
+
+    fn lost(&self, sender: &mut MessageSender) {
+        match self {
+            Self::Run(run) => sender.on_lost(run.start, run.bytes),
+            Self::Part(number, part) => sender.on_part_lost(*number, part.clone()),
+        }
     }
 }

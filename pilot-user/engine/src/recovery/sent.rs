@@ -37,10 +37,11 @@ pub(crate) enum SentFrame {
     },
     /// The newest one, whichever that is when it is written.
     NewSessionId,
-    /// So many whole messages in a row.
+    /// So many whole messages in a row, and where they are.
     Messages {
         connection: Key,
-        first: u64,
+        start: u64,
+        bytes: u32,
         count: u32,
     },
     Stream {

@@ -23,7 +23,7 @@ fn at(micros: u64) -> Instant {
 fn send(recovery: &mut Recovery, now: Instant) {
     let connection = crate::connection::Key { slot: 0, generation: 0 };
     let number = recovery.next_number();
-    let frames = [SentFrame::Messages { connection, first: number, count: 1 }].into_iter().collect();
+    let frames = [SentFrame::Messages { connection, start: number, bytes: 1, count: 1 }].into_iter().collect();
     recovery.on_sent(SentPacket { sent: now, bytes: 1000, mtu_probe: false, ect: recovery.ecn() == Ecn::Ect0, frames });
 }
 
@@ -49,8 +49,8 @@ struct Fates(Vec<u64>, Vec<u64>);
 impl Fates {
     fn take(&mut self, fate: Fate) {
         match fate {
-            Fate::Acked(SentFrame::Messages { first: number, .. }) => self.0.push(number),
-            Fate::Lost(SentFrame::Messages { first: number, .. }) => self.1.push(number),
+            Fate::Acked(SentFrame::Messages { start: number, .. }) => self.0.push(number),
+            Fate::Lost(SentFrame::Messages { start: number, .. }) => self.1.push(number),
             _ => {}
         }
     }

@@ -188,7 +188,7 @@ impl Paths {
         self.bulk.leaving.is_some()
     }
 
-    /// More stream data is queued than can be sent now; `bytes`: what was sent of it.
+    /// More data is queued than can be sent now; `bytes`: what was sent of it.
     pub(super) fn on_queueing(&mut self, now: Instant, bytes: usize, recovery: &Recovery) {
         self.bulk.queueing.on_seen(now, gap(recovery.rtt.smoothed), bytes as u64);
     }

@@ -107,9 +107,11 @@ impl Tunnel {
     fn on_frames(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frames: &[u8]) -> Result<(), ProtocolViolation> {
         let mut reader = Reader::new(frames);
         let (mut ack_eliciting, mut has_data) = (false, false);
-        while let Some(frame) =
-            Frame::next(&mut reader).map_err(|code| ProtocolViolation::new(code, "sent a frame that cannot be read"))?
-        {
+        let unreadable = |code| ProtocolViolation::new(code, "sent a frame that cannot be read");
+        loop {
+            frame::skip_padding(&mut reader);
+            let ahead = reader;
+            let Some(frame) = Frame::next(&mut reader).map_err(unreadable)? else { break };
             ack_eliciting |= frame.is_ack_eliciting();
             has_data |= frame.is_data();
             if let Frame::Close { code, reason } = frame {
@@ -120,8 +122,9 @@ impl Tunnel {
             if let (Frame::AckFrequency { packets, arrivals }, Some(transport)) = (&frame, &mut self.transport) {
                 transport.acks.on_frequency(arrival.number, *packets, *arrivals);
             }
-            if let Frame::Message { connection, number, payload } = frame {
-                self.on_messages(ctx, connection, (number, payload), &mut reader)?;
+            if let Frame::Message { connection, .. } = frame {
+                reader = ahead;
+                self.on_messages(ctx, connection, &mut reader)?;
                 continue;
             }
             self.on_frame(ctx, arrival, frame)?;
@@ -231,22 +234,21 @@ impl Tunnel {
         Ok(())
     }
 
-    /// A message, and those of the same connection that follow it: there may be a hundred in a packet.
-    fn on_messages<'a>(
+    /// A message, and those of the same connection that follow it.
+    fn on_messages(
         &mut self,
         ctx: &mut Context<'_>,
         id: u64,
-        first: (u16, &'a [u8]),
-        reader: &mut Reader<'a>,
+        reader: &mut Reader<'_>,
     ) -> Result<(), ProtocolViolation> {
+        let mut is_taken = false;
         deliver(&mut self.table, id, ctx.events, |connection, events| {
-            let mut next = Some(first);
-            while let Some((number, payload)) = next {
-                connection.on_message(number, payload, events)?;
-                next = frame::next_message(reader, id);
-            }
-            Ok(())
-        })
+            is_taken = true;
+            connection.on_messages(id, reader, events)
+        })?;
+        // Of a connection that is over.
+        while !is_taken && frame::next_message(reader, id).is_some() {}
+        Ok(())
     }
 }
 
