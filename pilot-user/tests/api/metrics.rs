@@ -139,7 +139,7 @@ async fn a_node_is_scraped() {
         None,
         &["metrics", "--socket", scene.path("a.sock").to_str().unwrap()],
     );
-    let (_, by_socket) = check(&format!("{}", said["text"].as_str().unwrap()));
+    let (_, by_socket) = check(said["text"].as_str().unwrap());
     assert_eq!((code, by_socket), (Some(0), kinds));
 }
 
