@@ -134,6 +134,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// Who may use the node on its host, and where.
     pub local: Local,
+    /// Where metrics are served, on this host's loopback device; without it, nowhere but by the node's socket.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The node for the applications of its host (docs/local-protocol.md).
@@ -224,6 +226,13 @@ struct File {
     peers: Vec<FilePeer>,
     #[serde(default)]
     local: FileLocal,
+    metrics: Option<FileMetrics>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileMetrics {
+    listen: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -296,8 +305,13 @@ impl Config {
                 .collect(),
             drain: file.local.drain_s.map_or(DRAIN, Duration::from_secs),
         };
+        let metrics = file.metrics.map(|metrics| socket_addr("metrics.listen", &metrics.listen)).transpose()?;
+        if let Some(listen) = metrics.filter(|listen| !listen.ip().is_loopback()) {
+            refuse("metrics.listen", listen, "an address of the loopback device, as 127.0.0.1:9464")?;
+        }
         let config = Self {
             local,
+            metrics,
             recent_peers: directory.join(file.recent_peers.unwrap_or_else(|| file.identity.with_extension("peers"))),
             identity: directory.join(file.identity),
             address: parse("address", &file.address)?,

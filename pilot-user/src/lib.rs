@@ -8,6 +8,7 @@ pub mod control;
 mod daemon;
 pub mod identity_file;
 pub mod link;
+mod metrics;
 pub mod node;
 pub mod recent_peers;
 pub mod service;

@@ -9,7 +9,7 @@ use pilot_tests::plan::Plan;
 use pilot_tests::world::World;
 
 /// What went wrong elsewhere, and by which tests, in which files, it is seen not to go wrong here.
-const WEAKNESSES: [(&str, &[(&str, &str)]); 18] = [
+const WEAKNESSES: [(&str, &[(&str, &str)]); 25] = [
     (
         "a transfer stops for ever when a window update is lost",
         &[
@@ -124,6 +124,54 @@ const WEAKNESSES: [(&str, &[(&str, &str)]); 18] = [
         &[
             ("pilot-user/engine/tests/lifecycle.rs", "a_handshake_that_ends_a_tunnel_asks_for_no_other"),
             ("tests/tests/weaknesses.rs", "a_dead_path_costs_few_handshakes"),
+        ],
+    ),
+    (
+        "an application that does not read blocks the other applications of its node",
+        &[
+            ("pilot-user/tests/api/many.rs", "a_connection_that_is_not_read_takes_nothing_of_the_others"),
+            ("pilot-user/tests/api/half_open.rs", "with_one_direction_they_are_gone"),
+        ],
+    ),
+    (
+        "what was reported to have arrived is lost with the node's process",
+        &[
+            ("pilot-user/tests/api/carries_on.rs", "nothing_consumed_is_missing_whenever_a_node_is_killed"),
+            ("pilot-user/tests/api/killed.rs", "under_load_only_what_was_confirmed_is_consumed"),
+        ],
+    ),
+    (
+        "a malformed command brings the node down, or every application's session",
+        &[("pilot-user/tests/api/daemon.rs", "what_is_malformed_ends_its_own_session")],
+    ),
+    (
+        "anyone can claim to be a node, and what proved it once can be replayed",
+        &[
+            ("pilot-user/engine/tests/introductions.rs", "who_is_in_the_middle_cannot_be_anybody_else"),
+            ("pilot-user/engine/tests/introductions.rs", "what_is_forged_or_repeated_makes_nobody_known"),
+        ],
+    ),
+    (
+        "who asked to be trusted is trusted, without anybody having said so",
+        &[
+            ("pilot-user/engine/tests/introductions.rs", "strangers_are_introduced_and_then_let_in"),
+            ("pilot-user/tests/api/introduce.rs", "the_node_that_runs_asks"),
+        ],
+    ),
+    (
+        "the node changes what it does, or tells others of it, without being asked to",
+        &[
+            ("pilot-user/tests/api/life.rs", "a_configuration_is_read_again"),
+            ("pilot-user/tests/api/metrics.rs", "what_is_no_scrape_is_refused"),
+        ],
+    ),
+    (
+        "an error says that a request failed, and nothing else",
+        &[
+            ("pilot-user/tests/api/every_command.rs", "every_command_has_its_exit_codes_json_and_hints"),
+            ("pilot-user/tests/api/doctor.rs", "a_node_that_runs_is_asked"),
+            ("pilot-user/tests/api/doctor.rs", "rights_that_are_missing_are_named"),
+            ("tests/tests/nodes/rights.rs", "an_unprivileged_node_runs_over_udp_and_says_why"),
         ],
     ),
 ];

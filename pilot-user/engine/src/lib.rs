@@ -39,7 +39,7 @@ pub use error::{CloseReason, Code, OperationError, ProtocolViolation, RefuseCode
 pub use event::{ConnectionHandle, Effect, Event, PeerId};
 pub use recovery::congestion::ControllerKind;
 pub use recovery::ecn::Ecn;
-pub use stats::{ConnectionStats, DropReason, Stats, TunnelStats};
+pub use stats::{ConnectionStats, DropReason, RttCounts, Stats, TunnelStats};
 pub use stream::StreamId;
 pub use stream::recv::Read;
 pub use time::Instant;

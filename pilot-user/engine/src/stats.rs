@@ -88,6 +88,30 @@ impl From<HandshakeError> for DropReason {
     }
 }
 
+/// Round trips as they were measured, counted by how long they took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RttCounts {
+    /// For each of [`RttCounts::BOUNDS_US`] those that took so long at most, and longer than the bound before.
+    pub up_to: [u64; Self::BOUNDS_US.len()],
+    /// All of them.
+    pub count: u64,
+    /// Their sum.
+    pub sum: Duration,
+}
+
+impl RttCounts {
+    /// Microseconds: from less than AF_XDP takes on one host to more than around the world.
+    pub const BOUNDS_US: [u64; 16] =
+        [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 300_000, 1_000_000];
+
+    pub(crate) fn count(&mut self, rtt: Duration) {
+        self.count += 1;
+        self.sum += rtt;
+        let place = Self::BOUNDS_US.partition_point(|bound| Duration::from_micros(*bound) < rtt);
+        self.up_to.get_mut(place).into_iter().for_each(|count| *count += 1);
+    }
+}
+
 /// Totals of an endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -105,6 +129,8 @@ pub struct Stats {
     pub handshake_datagrams: u64,
     /// UDP payload bytes of those.
     pub handshake_bytes: u64,
+    /// Round trips, over all tunnels.
+    pub rtt: RttCounts,
     /// What tunnels counted that are over; what there is of them at one time is zero.
     pub ended: TunnelStats,
     dropped: [u64; DropReason::ALL.len()],
@@ -235,6 +261,16 @@ impl TunnelStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_trip_is_counted_where_it_belongs() {
+        let mut counts = RttCounts::default();
+        for us in [0, 5, 6, 1_000_000, 1_000_001] {
+            counts.count(Duration::from_micros(us));
+        }
+        assert_eq!((counts.up_to[0], counts.up_to[1], counts.up_to[15], counts.count), (2, 1, 1, 5));
+        assert_eq!(counts.sum, Duration::from_micros(2_000_012));
+    }
 
     #[test]
     fn every_reason_has_its_place_and_name() {

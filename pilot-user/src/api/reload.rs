@@ -60,7 +60,8 @@ fn check_rest(running: &Config, wanted: &Config) -> Result<(), Refused> {
     if with_the_same == *running {
         return Ok(());
     }
-    let fields: [Field; 18] = [
+    let fields: [Field; 19] = [
+        ("metrics.listen", |config| format!("{:?}", config.metrics)),
         ("identity", |config| format!("{:?}", config.identity)),
         ("recent_peers", |config| format!("{:?}", config.recent_peers)),
         ("address", |config| config.address.to_string()),

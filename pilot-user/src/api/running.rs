@@ -89,7 +89,7 @@ impl Running {
         let node = json!({"address": config.address.to_string(), "public_key": identity.public_key().to_string()});
         let doorbells = seats.iter().map(|seat| seat.doorbell()).collect();
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
-        let (board, inboxes) = Switchboard::new(known.collect(), node, doorbells, sender.clone());
+        let (board, inboxes) = Switchboard::new(known.collect(), node, control.inspector(), doorbells, sender.clone());
         let recent = RecentPeers::read(&config.recent_peers);
         let (mut pinned, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {

@@ -20,6 +20,7 @@ use super::limits::{
 };
 use super::outbox::{Delivery, Outbox, outbox};
 use super::protocol::{Code, Error, Id, NewContext, Request, SESSION, ToApplication, ToNode, VERSION, cost};
+use crate::control::Inspector;
 use crate::link::doorbell::Doorbell;
 use crate::service::{CONTEXTS_PORT, ECHO_PORT, FILES_PORT, Notice};
 use pilot_engine::limits::MAX_MESSAGE_BYTES;
@@ -89,6 +90,8 @@ pub(crate) struct Gather {
     pub(crate) what: Inspection,
     request: u32,
     outbox: Outbox,
+    /// Of the whole node, which no worker's part has.
+    whole: Value,
     left: AtomicUsize,
     parts: Mutex<Vec<Value>>,
 }
@@ -113,6 +116,7 @@ pub(crate) struct Switchboard {
     peers: ArcSwap<Vec<Peer>>,
     /// What `hello` says of the node.
     node: Value,
+    control: Inspector,
     workers: Vec<Sender<ToWorker>>,
     doorbells: Arc<[Doorbell]>,
     // Taken when somebody begins or ends to listen, and when a peer opens a connection.
@@ -140,6 +144,7 @@ impl Switchboard {
     pub(crate) fn new(
         peers: Vec<Peer>,
         node: Value,
+        control: Inspector,
         doorbells: Vec<Doorbell>,
         notices: Sender<Notice>,
     ) -> (Arc<Self>, Vec<Receiver<ToWorker>>) {
@@ -149,6 +154,7 @@ impl Switchboard {
         let board = Self {
             peers: ArcSwap::from_pointee(peers),
             node,
+            control,
             workers,
             doorbells: doorbells.into(),
             ports: Mutex::default(),
@@ -267,6 +273,43 @@ impl Switchboard {
         if self.notices.try_send(Notice::Audit(Box::new(audit))).is_err() {
             tracing::warn!("an audit line is lost: nobody reads them");
         }
+    }
+
+    /// Has all workers, and the control thread, say what they know, for one answer.
+    fn gather(&self, client: ClientId, outbox: &Outbox, request: u32, what: Inspection) {
+        let mut whole = json!({});
+        let mut left = self.workers.len();
+        if what == Inspection::Stats {
+            whole["datapath"] = serde_json::to_value(&*self.control.datapath()).unwrap_or_default();
+            whole["workers"] = self.workers.len().into();
+            whole["applications"] = self.applications().into();
+            left += 1;
+        }
+        let (outbox, left, parts) = (outbox.clone(), AtomicUsize::new(left), Mutex::default());
+        let gather = Arc::new(Gather { client, what, request, outbox, whole, left, parts });
+        for worker in 0..self.workers.len() {
+            self.tell(worker, ToWorker::Inspect(Arc::clone(&gather)));
+        }
+        if what == Inspection::Stats {
+            self.control.xdp_counters(move |verdicts| gather.say(json!({"xdp": verdicts})));
+        }
+    }
+
+    /// What `stats` and `peers` are answered, for who has no session. `None`: the node stops.
+    pub(crate) async fn inspect(&self) -> Option<[Value; 2]> {
+        let (outbox, mut delivery) = outbox(Arc::clone(&self.doorbells));
+        // No application asks, so none of its connections is told.
+        let nobody = ClientId(u64::MAX);
+        self.gather(nobody, &outbox, 0, Inspection::Stats);
+        self.gather(nobody, &outbox, 1, Inspection::Peers);
+        let mut answers = [None, None];
+        while answers.iter().any(Option::is_none) {
+            if let ToApplication::Result { request, value } = delivery.next().await? {
+                answers[request as usize % 2] = Some(value);
+            }
+        }
+        let [stats, peers] = answers;
+        Some([stats?, peers?])
     }
 
     /// Who listens on a port.
@@ -439,12 +482,7 @@ impl Client {
     }
 
     fn gather(&self, request: u32, what: Inspection) {
-        let (outbox, workers) = (self.outbox.clone(), self.board.workers.len());
-        let (left, parts) = (AtomicUsize::new(workers), Mutex::default());
-        let gather = Arc::new(Gather { client: self.id, what, request, outbox, left, parts });
-        for worker in 0..workers {
-            self.board.tell(worker, ToWorker::Inspect(Arc::clone(&gather)));
-        }
+        self.board.gather(self.id, &self.outbox, request, what);
     }
 }
 
@@ -479,7 +517,12 @@ impl Gather {
                     listed.truncate(MAX_LISTED);
                     json!({"more": all - listed.len() as u64, "connections": listed})
                 }
-                Inspection::Stats => parts.drain(..).fold(json!({}), sum),
+                Inspection::Stats => {
+                    let mut all = parts.drain(..).fold(json!({}), sum);
+                    let (all_members, whole) = (all.as_object_mut(), self.whole.as_object());
+                    all_members.into_iter().for_each(|all| all.extend(whole.cloned().unwrap_or_default()));
+                    all
+                }
             };
             self.outbox.put(ToApplication::Result { request: self.request, value });
         }

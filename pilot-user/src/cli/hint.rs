@@ -41,7 +41,8 @@ fn about_listening(why: ErrorKind) -> &'static str {
     }
 }
 
-fn about(code: Code) -> Option<&'static str> {
+/// What to do about an error of a kind.
+pub(super) fn about(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::UnknownPeer => {
             "`pilot peers` lists those of this host's node; another goes into its configuration, which SIGHUP has it read again"

@@ -21,6 +21,7 @@ use crate::config::{Config, Local};
 use crate::control::Datapath;
 use crate::daemon::Daemon;
 use crate::link::doorbell::Doorbell;
+use crate::metrics;
 use crate::service::{Notice, Services};
 
 /// How soon a signal or a change of datapath is noticed.
@@ -55,6 +56,11 @@ pub(super) fn run(
     let aeads = session::aeads(args)?;
     let mut running = Running::start(config, aeads, services)?;
     let daemon = serve(&running)?;
+    let metrics = running.config().metrics.map(|listen| {
+        let listener = metrics::Listener::start(Arc::clone(running.board()), listen);
+        listener.with_context(|| format!("cannot serve metrics on {listen}")).map_err(Failure::Failed)
+    });
+    let metrics = metrics.transpose()?;
     // Traffic flows already, over UDP until AF_XDP is there; *ready* says which way it will stay.
     let (mut latest, mut ready) = (running.control().datapath(), false);
     // L2.5: until when applications may end what they have.
@@ -98,7 +104,7 @@ pub(super) fn run(
             output.event(&event, || Some(format!("listening on {listen} over {}", words(&latest))));
         }
     }
-    drop(daemon);
+    drop((daemon, metrics));
     let (notices, peers) = (running.notices().clone(), running.peers().to_vec());
     let Stopped { config, control, workers } = running.stop().context("a worker ended").map_err(Failure::Failed)?;
     notices.try_iter().for_each(|notice| print(&notice, &peers, output));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Output, bench, topic};
 use crate::api::{Code, Error, Node};
 use crate::config::Config;
+use crate::metrics;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum LocalCommand {
@@ -19,6 +20,11 @@ pub(super) enum LocalCommand {
     },
     /// The connections of all applications of this host's node.
     Connections {
+        #[command(flatten)]
+        node: SocketArgs,
+    },
+    /// What this host's node counts, as text for Prometheus (docs/metrics.md).
+    Metrics {
         #[command(flatten)]
         node: SocketArgs,
     },
@@ -68,6 +74,12 @@ pub(super) fn run(command: LocalCommand, output: &Output) -> Result<(), Failure>
                 let connections = node.attach().await?.connections().await.map_err(failure)?;
                 let event = json!({"event": "connections", "connections": connections});
                 output.event(&event, || Some(lines(&connections, connection)));
+            }
+            LocalCommand::Metrics { node } => {
+                let node = node.attach().await?;
+                let (stats, peers) = (node.stats().await.map_err(failure)?, node.peers().await.map_err(failure)?);
+                let text = metrics::text(&stats, &peers);
+                output.event(&json!({"event": "metrics", "text": text}), || Some(text.trim_end().to_owned()));
             }
             LocalCommand::Bench(args) => bench::run(args, output).await?,
             LocalCommand::Pub(args) => topic::publish(args, output).await?,

@@ -3,6 +3,7 @@
 mod attached;
 mod bench;
 mod ctx;
+mod doctor;
 mod generate;
 mod hint;
 mod introduce;
@@ -75,6 +76,10 @@ enum Command {
         #[arg(long, value_name = "MS", default_value_t = 1000)]
         interval: u64,
     },
+    /// Say what is as it should be, what is not, and what to do about that: the configuration, rights, the datapath, the peers.
+    ///
+    /// It asks the node that runs with the configuration, or else tries out how one would run.
+    Doctor(NodeArgs),
     /// Ask who is at an address, and tell it who this node is; both need `introductions` in their configuration.
     Introduce {
         /// Where to ask.
@@ -190,6 +195,7 @@ pub fn main() -> ExitCode {
             let wanted = ping::Wanted { count, payload: payload.into_bytes(), interval_ms: interval };
             ping::run(&node, &peer, wanted, &output)
         }
+        Command::Doctor(node) => doctor::run(&node, &output),
         Command::Introduce { endpoint, node, key } => introduce::run(&node, endpoint, key, &output),
         Command::Send { file, peer, node } => send::run(&node, &file, &peer, &output),
     };

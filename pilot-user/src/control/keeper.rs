@@ -101,10 +101,7 @@ impl Keeper {
             let next = self.retries().chain([refresh, look]).min().unwrap_or(refresh);
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Counters(reply)) => {
-                        // The asker may have gone meanwhile.
-                        let _ = reply.try_send(self.counters());
-                    }
+                    Some(Command::Counters(tell)) => tell(self.counters()),
                     Some(Command::Stop) | None => break,
                 },
                 report = reports.recv() => match report {

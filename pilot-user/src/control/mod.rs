@@ -45,7 +45,7 @@ const DEFAULT_MTU: usize = 1500;
 
 /// Largest MTU that AF_XDP is used up to, jumbo frames': the engine builds no larger datagrams. Frames above 3822 bytes take several
 /// chunks of packet memory.
-const XDP_MTU_MAX: usize = 9000;
+pub(crate) const XDP_MTU_MAX: usize = 9000;
 
 /// MTU of Linux's loopback device.
 const LOOPBACK_MTU: usize = 65_536;
@@ -97,8 +97,43 @@ impl Published {
 }
 
 enum Command {
-    Counters(std::sync::mpsc::SyncSender<Verdicts>),
+    Counters(Box<dyn FnOnce(Verdicts) + Send>),
     Stop,
+}
+
+/// What others than its owner ask of the control thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    datapath: Arc<ArcSwap<Datapath>>,
+    commands: Option<mpsc::UnboundedSender<Command>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Counters(_) => "Counters",
+            Self::Stop => "Stop",
+        })
+    }
+}
+
+impl Inspector {
+    /// The datapath in use now, and why.
+    pub(crate) fn datapath(&self) -> Arc<Datapath> {
+        self.datapath.load_full()
+    }
+
+    /// Has what the XDP program decided since the start told, by the control thread; at once where there is none. Never blocks.
+    pub(crate) fn xdp_counters(&self, tell: impl FnOnce(Verdicts) + Send + 'static) {
+        let command = Command::Counters(Box::new(tell));
+        let unsent = match &self.commands {
+            Some(commands) => commands.send(command).err().map(|error| error.0),
+            None => Some(command),
+        };
+        if let Some(Command::Counters(tell)) = unsent {
+            tell(Verdicts::default());
+        }
+    }
 }
 
 impl Control {
@@ -180,12 +215,16 @@ impl Control {
 
     /// What the XDP program decided since the start, over all times it was attached.
     pub fn xdp_counters(&self) -> Verdicts {
-        let Some((commands, _)) = &self.thread else { return Verdicts::default() };
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        match commands.send(Command::Counters(reply)) {
-            Ok(()) => answer.recv().unwrap_or_default(),
-            Err(_) => Verdicts::default(),
-        }
+        // The other end waits for exactly this.
+        self.inspector().xdp_counters(move |counters| _ = reply.try_send(counters));
+        answer.recv().unwrap_or_default()
+    }
+
+    /// For who asks beside the owner.
+    pub(crate) fn inspector(&self) -> Inspector {
+        let commands = self.thread.as_ref().map(|(commands, _)| commands.clone());
+        Inspector { datapath: Arc::clone(&self.datapath), commands }
     }
 
     /// Detaches AF_XDP and waits for the thread to end; as dropping does.

@@ -8,8 +8,12 @@ use serde::{Serialize, Serializer};
 pub struct Counters {
     /// Handed to the worker.
     pub received: u64,
+    /// UDP payload bytes of those.
+    pub received_bytes: u64,
     /// Handed to the kernel.
     pub sent: u64,
+    /// UDP payload bytes of those.
+    pub sent_bytes: u64,
     /// Received, and not handed to the worker.
     pub refused: Verdicts,
     /// Committed, and gone before they left this machine.
@@ -60,7 +64,9 @@ impl Verdicts {
 impl std::ops::AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         self.received += other.received;
+        self.received_bytes += other.received_bytes;
         self.sent += other.sent;
+        self.sent_bytes += other.sent_bytes;
         self.refused += other.refused;
         self.lost += other.lost;
     }

@@ -19,6 +19,8 @@ pub mod xdp;
 
 pub use pilot_engine::{Ecn, Effect};
 
+use pair::PairCounters;
+
 /// Most datagrams taken in one pass: a batch that amortizes the pass, and small enough that timers and acks are not
 /// late behind it.
 pub const RECV_BATCH: usize = 64;
@@ -112,6 +114,11 @@ pub trait Link {
 
     /// Largest UDP payload that can leave, in bytes.
     fn max_payload(&self) -> usize;
+
+    /// What it has counted, where that is asked for.
+    fn counted(&self) -> PairCounters {
+        PairCounters::default()
+    }
 
     /// Does what the endpoint asks for before anything leaves that was committed last. Nothing, where only the endpoint looks
     /// session ids up.

@@ -75,7 +75,10 @@ impl Outbound {
             let bytes: usize = self.entries[first..first + run].iter().map(|entry| entry.len).sum();
             let contents = &self.arena[offset..offset + bytes];
             match send(envelope, contents, (run > 1).then_some(envelope.len)) {
-                Ok(()) => counters.sent += run as u64,
+                Ok(()) => {
+                    counters.sent += run as u64;
+                    counters.sent_bytes += bytes as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
                     break;

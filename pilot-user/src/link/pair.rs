@@ -268,6 +268,10 @@ impl PairLink {
 }
 
 impl Link for PairLink {
+    fn counted(&self) -> PairCounters {
+        self.counters()
+    }
+
     type Slot<'a> = PairSlot<'a>;
 
     fn recv(&mut self, limit: usize, mut sink: impl FnMut(Received<'_>) -> Trust) -> io::Result<usize> {

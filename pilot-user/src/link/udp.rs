@@ -210,7 +210,7 @@ impl UdpLink {
         let config =
             Config { port: self.local.port(), mtu: self.max_payload as u32, allow_all: self.allow_from.is_empty() };
         let lists = Lists { local: &[], allow_from: &self.allow_from, sessions: None };
-        let mut handed = 0;
+        let (mut handed, mut bytes) = (0, 0);
         while handed < limit {
             let Some((meta, payload)) = self.inbound.next() else { break };
             let source = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
@@ -229,8 +229,10 @@ impl UdpLink {
                 payload,
             });
             handed += 1;
+            bytes += payload.len() as u64;
         }
         self.counters.received += handed as u64;
+        self.counters.received_bytes += bytes;
         handed
     }
 }

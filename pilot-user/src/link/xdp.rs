@@ -134,6 +134,7 @@ impl Link for XdpLink {
             Ok(datagram) => {
                 counters.received += 1;
                 let layout = &datagram.layout;
+                counters.received_bytes += layout.payload_len as u64;
                 let end = layout.payload_offset + layout.payload_len;
                 let trust = sink(Received {
                     source: datagram.source,
@@ -209,6 +210,7 @@ impl XdpSlot<'_> {
             Ok(len) => {
                 self.chunk.send(PAYLOAD_OFFSET - len, len + envelope.len);
                 self.counters.sent += 1;
+                self.counters.sent_bytes += envelope.len as u64;
                 Ok(())
             }
             Err(_) => Err(self),

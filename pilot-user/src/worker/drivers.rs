@@ -11,7 +11,7 @@ use pilot_engine::{Code, Endpoint, Instant, PeerId};
 
 use super::handoff::Handoff;
 use super::pin::{PinError, drop_capabilities, pin_to_core};
-use super::{Application, Opened, Turn, turn};
+use super::{Application, Counted, Opened, Turn, turn};
 use crate::link::Link;
 use crate::link::doorbell::Doorbell;
 
@@ -68,7 +68,12 @@ impl<L: Link, A: Application> Worker<L, A> {
     }
 
     fn pass_at(&mut self, now: Instant) -> io::Result<Turn> {
-        turn(&mut self.endpoint, &mut self.link, &mut self.application, &mut self.handoff, now, &mut self.opened)
+        let Self { endpoint, link, application, handoff, opened, .. } = self;
+        let turn = turn(endpoint, link, application, handoff, now, opened)?;
+        if application.wants_counted() {
+            application.on_counted(endpoint, Counted { link: link.counted(), handoff: handoff.counters() });
+        }
+        Ok(turn)
     }
 
     /// The caller's thread is the worker: one pass, and then a spin or a sleep if there was nothing to do. Reads the clock

@@ -9,6 +9,7 @@ use std::io;
 
 use pilot_engine::{DropReason, Endpoint, Event, Instant, Received};
 
+use crate::link::pair::PairCounters;
 use crate::link::{self, Envelope, Link, RECV_BATCH, Slot as _, Trust, Via};
 use handoff::Handoff;
 
@@ -23,6 +24,23 @@ pub trait Application {
 
     /// When [`Application::poll`] has something to do by time.
     fn deadline(&self) -> Option<Instant>;
+
+    /// Whether it wants to be told, at the end of this pass, what its worker has counted.
+    fn wants_counted(&self) -> bool {
+        false
+    }
+
+    /// What the worker has counted.
+    fn on_counted(&mut self, _endpoint: &Endpoint, _counted: Counted) {}
+}
+
+/// What a worker counts beside its endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// By its link.
+    pub link: PairCounters,
+    /// By the rings to other workers.
+    pub handoff: handoff::Counters,
 }
 
 /// Datagrams that were authenticated, and those that came to nothing, by the way they came. One that was handed over is

@@ -138,9 +138,12 @@ fn every_command_has_its_exit_codes_json_and_hints() {
             "send",
             &[(args!([none, "b"], config), 2), (args!([file, "c"], config), 2), (args!([file], nowhere), 1)],
         ),
+        row(&["doctor"], config, "check", &[(&["--config", none], 2), (&[], 2)]),
+        row(&["doctor"], lonely, "check", &[]),
         row(&["introduce"], args!([endpoint], lonely), "introduced", &[(args!(["here"], lonely), 2)]),
         row(&["introduce"], args!([endpoint], config), "introduced", &[(args!(["here"], config), 2)]),
         row(&["peers"], &at_a[..], "peers", &[(&gone[..], 1), (&[], 2), (args!(at_a, config), 2)]),
+        row(&["metrics"], &at_a[..], "metrics", &[(&gone[..], 1), (&[], 2)]),
         row(&["connections"], config, "connections", &[(&gone[..], 1), (&[], 2)]),
         row(
             &["bench"],

@@ -294,7 +294,7 @@ impl Recovery {
         now: Instant,
         ack: &Ack<'_>,
         mut fate: impl FnMut(Fate),
-    ) -> Result<(), ProtocolViolation> {
+    ) -> Result<Option<Duration>, ProtocolViolation> {
         if ack.largest() >= self.next_number() {
             return Err(ProtocolViolation::new(Code::AckOfUnsent, "acknowledged a packet that was not sent"));
         }
@@ -304,6 +304,7 @@ impl Recovery {
         let is_newest = self.largest_named < Some(ack.largest());
         self.largest_named = self.largest_named.max(Some(ack.largest()));
         let marked = if is_newest { self.ecn.on_ack(newly.marked, ack.ecn) } else { 0 };
+        let measured = newly.sample.map(|sent| now.since(sent));
         if newly.packets > 0 {
             let delay = ack.delay.min(self.max_ack_delay);
             let sample = newly.sample.map(|sent| {
@@ -322,7 +323,7 @@ impl Recovery {
             }
         }
         self.detect_losses(now, fate);
-        Ok(())
+        Ok(measured)
     }
 
     fn take_acked(&mut self, ack: &Ack<'_>, fate: &mut impl FnMut(Fate)) -> Newly {

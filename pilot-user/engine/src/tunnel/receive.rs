@@ -146,7 +146,10 @@ impl Tunnel {
             Frame::Ack(ack) => {
                 let Some(transport) = &mut self.transport else { return Ok(()) };
                 let (acks, mtu) = (&mut transport.acks, &mut transport.paths.sending_mut().mtu);
-                transport.recovery.on_ack(ctx.now, &ack, |fate| apply(ctx.now, fate, table, acks, mtu, events))?;
+                let apply = |fate| apply(ctx.now, fate, table, acks, mtu, events);
+                if let Some(rtt) = transport.recovery.on_ack(ctx.now, &ack, apply)? {
+                    ctx.stats.rtt.count(rtt);
+                }
                 transport.recovery.set_datagram(mtu.current());
             }
             Frame::Open { connection, port } => table.on_open(connection, port, events)?,

@@ -226,8 +226,9 @@ impl Client {
         if matches!(connection.state, State::Offered { .. }) || !connection.outbound.try_spend(cost) {
             return self.violation(id);
         }
-        let handle = connection.handle;
+        let (handle, was_empty) = (connection.handle, connection.outbound.is_empty());
         let through = connection.outbound.put(body, |body| message_taken(ctx.endpoint, ctx.now, handle, body));
+        *ctx.credit_stalls += u64::from(was_empty && !connection.outbound.is_empty());
         self.after_messages(ctx, id, through);
     }
 
@@ -262,6 +263,9 @@ impl Client {
         outbound.put(body, |_| Taken::Nothing);
         if was_empty {
             self.flush_stream(ctx, id);
+            let waits =
+                self.streams.get(&id).and_then(|stream| stream.outbound.as_ref()).is_some_and(|it| !it.is_empty());
+            *ctx.credit_stalls += u64::from(waits);
         }
     }
 

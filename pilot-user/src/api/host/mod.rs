@@ -11,6 +11,7 @@ mod events;
 mod flow;
 mod introduce;
 mod link;
+mod stats;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -19,16 +20,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
-use pilot_engine::{ConnectionHandle, DropReason, Endpoint, Event, Instant, PeerId, RefuseCode};
+use pilot_engine::{ConnectionHandle, Endpoint, Event, Instant, PeerId, RefuseCode};
 use serde_json::{Value, json};
 
 use super::limits::{COMMANDS_A_PASS, MAX_BACKLOG, MAX_LISTED};
 use super::protocol::{self, Id, SESSION};
-use super::switchboard::{ClientId, Inspection, PeerChange, Switchboard, ToWorker, numbers};
+use super::switchboard::{ClientId, Gather, Inspection, PeerChange, Switchboard, ToWorker};
 use crate::context::LinkId;
 use crate::service::Services;
 use crate::service::contexts::ContextOwner;
-use crate::worker::Application;
+use crate::worker::{Application, Counted};
 use client::Client;
 
 /// See the module's head.
@@ -44,6 +45,10 @@ pub struct Host {
     here: BTreeMap<LinkId, (ClientId, Id)>,
     /// Requests that the disk is at work for, by the name of the context: who asked, and what it is answered.
     storing: BTreeMap<String, (ClientId, u32, Value)>,
+    /// Who asked what is counted: answered at the end of the pass.
+    counting: Vec<Arc<Gather>>,
+    /// Times that what an application sent had to wait for the peer's credit, or for room.
+    credit_stalls: u64,
     /// Who asked who is at an address.
     introducing: BTreeMap<SocketAddr, (ClientId, u32)>,
     /// When connections are to be looked at.
@@ -61,6 +66,7 @@ struct Context<'a> {
     owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
     here: &'a mut BTreeMap<LinkId, (ClientId, Id)>,
     storing: &'a mut BTreeMap<String, (ClientId, u32, Value)>,
+    credit_stalls: &'a mut u64,
     introducing: &'a mut BTreeMap<SocketAddr, (ClientId, u32)>,
     /// The node's own, at the worker that has them.
     contexts: Option<&'a mut ContextOwner>,
@@ -81,6 +87,8 @@ impl Host {
             owners: HashMap::new(),
             here: BTreeMap::new(),
             storing: BTreeMap::new(),
+            counting: Vec::new(),
+            credit_stalls: 0,
             introducing: BTreeMap::new(),
             timers: BTreeSet::new(),
             starving: BTreeSet::new(),
@@ -101,12 +109,37 @@ impl Host {
         client: ClientId,
         run: impl FnOnce(&mut Client, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let Self { services, clients, owners, here, storing, introducing, timers, starving, scratch, board, .. } = self;
+        let Self {
+            services,
+            clients,
+            owners,
+            here,
+            storing,
+            credit_stalls,
+            introducing,
+            timers,
+            starving,
+            scratch,
+            board,
+            ..
+        } = self;
         let client = clients.get_mut(&client)?;
         let contexts = services.contexts();
         let before = client.connections.len();
-        let mut context =
-            Context { endpoint, now, owners, here, storing, introducing, contexts, timers, starving, scratch, board };
+        let mut context = Context {
+            endpoint,
+            now,
+            owners,
+            here,
+            storing,
+            credit_stalls,
+            introducing,
+            contexts,
+            timers,
+            starving,
+            scratch,
+            board,
+        };
         let result = run(client, &mut context);
         let after = client.connections.len();
         if before != after {
@@ -136,7 +169,7 @@ impl Host {
                 let part = match gather.what {
                     Inspection::Peers => self.peers(endpoint),
                     Inspection::Connections => self.connections(endpoint, gather.client),
-                    Inspection::Stats => stats(endpoint),
+                    Inspection::Stats => return self.counting.push(gather),
                 };
                 gather.say(part);
             }
@@ -249,18 +282,6 @@ impl Host {
     }
 }
 
-fn stats(endpoint: &Endpoint) -> Value {
-    let stats = endpoint.stats();
-    json!({
-        "opened": stats.opened,
-        "sealed": stats.sealed,
-        "handshakes": stats.handshakes,
-        "resets_sent": stats.resets_sent,
-        "resets_received": stats.resets_received,
-        "dropped": numbers(DropReason::ALL.map(|(reason, name)| (name, stats.dropped(reason)))),
-    })
-}
-
 impl Application for Host {
     fn on_event(&mut self, endpoint: &mut Endpoint, now: Instant, event: Event) {
         let connection = match event {
@@ -355,5 +376,14 @@ impl Application for Host {
 
     fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, ..)| *at)
+    }
+
+    fn wants_counted(&self) -> bool {
+        !self.counting.is_empty()
+    }
+
+    fn on_counted(&mut self, endpoint: &Endpoint, counted: Counted) {
+        let part = self.stats(endpoint, &counted);
+        self.counting.drain(..).for_each(|gather| gather.say(part.clone()));
     }
 }

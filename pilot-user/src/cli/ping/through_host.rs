@@ -18,6 +18,7 @@ pub(super) async fn run(node: &Node, name: &str, wanted: &Wanted, stop: &Stop, o
         ended = ping(node, name, wanted, &mut taken, output) => Some(ended),
         () = until(stop) => None,
     };
+    let datapath = node.stats().await.map(|mut stats| stats["datapath"].take()).unwrap_or_default();
     let us = |quantile| taken.value_at_quantile(quantile) as f64 / 1000.0;
     let (count, bytes, lost) = (wanted.count, wanted.payload.len(), wanted.count - taken.len());
     let event = json!({
@@ -28,6 +29,7 @@ pub(super) async fn run(node: &Node, name: &str, wanted: &Wanted, stop: &Stop, o
         "payload_bytes": bytes,
         "p50_us": us(0.5),
         "p99_us": us(0.99),
+        "datapath": datapath,
     });
     if !taken.is_empty() {
         output.event(&event, || {
