@@ -251,7 +251,7 @@ impl Recovery {
 
     /// How the peer shall ack from now on, if that is news (W5.3): after a quarter of what may be in flight, so that acks are few
     /// and the window still opens evenly; a power of two, so that it rarely is news. With times of arrival (W5.23) where the delay
-    /// of a window that was in use matters.
+    /// of the path matters to a flow that is not just now and then a packet, from before it can have made a queue.
     pub(crate) fn acks_to_ask(&mut self) -> Option<AckWish> {
         let window = self.congestion.window();
         if !std::mem::take(&mut self.may_ask) && window == self.considered_window {
@@ -260,7 +260,9 @@ impl Recovery {
         self.considered_window = window;
         let flight = (window / u64::from(self.datagram)).min(u64::from(self.flight_limit()));
         let quarter = u32::try_from(flight / 4).unwrap_or(u32::MAX).clamp(ACK_AFTER_PACKETS, MAX_ACK_AFTER_PACKETS);
-        let arrivals = self.kind == ControllerKind::DelayTarget && self.limited_below > 0 && self.pace().is_some();
+        let is_long = self.rtt.min().is_none_or(|min| min >= MIN_PACED_RTT);
+        let is_in_use = self.asked.is_some_and(|asked| asked.arrivals) || self.packets_in_flight >= ACK_AFTER_PACKETS;
+        let arrivals = self.kind == ControllerKind::DelayTarget && is_long && is_in_use;
         let keeps = |asked: AckWish| quarter < 2 * asked.after && quarter * 4 >= asked.after * 3;
         let after = self.asked.filter(|asked| keeps(*asked)).map_or(1 << quarter.ilog2(), |asked| asked.after);
         let wish = AckWish { after, arrivals };
@@ -273,6 +275,7 @@ impl Recovery {
         self.packets_in_flight += 1;
         self.last_eliciting_sent = packet.sent;
         self.unanswered_since.get_or_insert(packet.sent);
+        self.may_ask |= self.packets_in_flight == ACK_AFTER_PACKETS;
         self.probes = self.probes.saturating_sub(1);
         if let Some(pace) = self.pace() {
             self.pacer.on_sent(packet.sent, u64::from(packet.bytes), &pace);
