@@ -64,8 +64,8 @@ pub const PERSISTENT_CONGESTION_TIMEOUTS: u32 = 3;
 /// For how long the least round trip is believed: one to two of this. Lower: a standing queue is taken for the path's own
 /// delay. Higher: after a change to a longer route the window stays small for as long.
 pub const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
-/// Millionths by which two hosts' clocks are taken to go differently (W5.23): twice what quartz does to each, or what NTP corrects
-/// at (RFC 5905 takes 15 for the first, and 500 at most for the second). Lower: clocks that do make a queue where there is none. Higher:
+/// Millionths by which two hosts' clocks are taken to go differently (W5.23): both by a hundred, the one fast and the other slow, which
+/// plain quartz does at worst (RFC 5905 §7.2 takes 15 for a clock). Lower: clocks that do make a queue where there is none. Higher:
 /// queues that have stood for a hundred rounds are taken for shorter than they are.
 pub const CLOCK_DRIFT_PPM: u64 = 200;
 /// Packets marked with ECT(0) before anything is known of the path's ECN (RFC 9000 A.4).
