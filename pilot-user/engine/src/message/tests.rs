@@ -114,6 +114,34 @@ fn credit_and_loss_of_what_goes_in_parts() {
     );
 }
 
+/// wire.md W5.11: what is acked behind a message that is not keeps it, and is not sent again with it.
+#[test]
+fn acks_in_disorder() {
+    let mut sender = MessageSender::default();
+    (0..4u8).for_each(|n| sender.push(&[n; 20]));
+    let write = |sender: &mut MessageSender, room: usize| {
+        let mut packet = vec![0; room];
+        let mut w = Writer::new(&mut packet);
+        let run = sender.write_run(u64::MAX, &mut w).unwrap();
+        let mut reader = Reader::new(&packet[..run.bytes as usize]);
+        let numbers = std::iter::from_fn(|| crate::frame::next_message(&mut reader, 0)).map(|(number, _)| number);
+        (numbers.collect::<Vec<_>>(), run)
+    };
+    let runs = [30, 50, 30].map(|room| write(&mut sender, room).1);
+    assert_eq!(runs.each_ref().map(|run| run.count), [1, 2, 1]);
+    assert!(!sender.on_acked(runs[1].start, runs[1].bytes, runs[1].count), "nothing came free");
+    runs.iter().for_each(|run| sender.on_lost(run.start, run.bytes));
+    assert_eq!(write(&mut sender, 200).0, [0]);
+    assert_eq!(write(&mut sender, 200).0, [3]);
+    assert!(!sender.wants_to_send(u64::MAX));
+    assert!(sender.on_acked(runs[0].start, runs[0].bytes, runs[0].count));
+    assert!(sender.on_consumed(3) == Ok(false) && !sender.is_empty());
+    assert!(sender.on_acked(runs[2].start, runs[2].bytes, runs[2].count));
+    assert!(sender.is_empty() && sender.on_consumed(4) == Ok(true));
+    sender.push(b"next");
+    assert_eq!(write(&mut sender, 200).0, [4]);
+}
+
 #[test]
 fn numbers_far_apart() {
     for next in [0u64, 1, 40_000, 65_535, 65_536, 1 << 40] {
