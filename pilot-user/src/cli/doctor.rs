@@ -1,10 +1,11 @@
 //! `pilot doctor`: what is as it should be, what is not, and what to do about that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use caps::Capability;
 use futures_util::future::join_all;
+use pilot_xsk::Options;
 use pilot_xsk::nic::Facts;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::session::{self, Stop};
 use super::{Failure, NodeArgs, Output, hint, local};
 use crate::api::{Code, Error, Node};
 use crate::config::{Config, DatapathChoice};
-use crate::control::XDP_MTU_MAX;
+use crate::control::{Control, XDP_MTU_MAX};
 use crate::identity_file;
 use crate::node::Assembly;
 use crate::service::ECHO_PORT;
@@ -23,8 +24,9 @@ use crate::service::ECHO_PORT;
 /// those that are not there.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Largest MTU of which a frame fits into one chunk of packet memory.
-const SINGLE_CHUNK_MTU: usize = 3822;
+/// How long the datapath may take to be decided, which is what is asked for: nothing waits for it. Lower: on a busy host it is said that
+/// AF_XDP is not attached yet. Higher: who waits for a driver that never answers.
+const DECISION: Duration = Duration::from_secs(30);
 
 /// What a check found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -121,9 +123,21 @@ fn try_out(args: &NodeArgs, config: &Config, report: &mut Report<'_>) -> Result<
     let Assembly { control, .. } = Assembly::start(config, session::aeads(args)?, |_| 0)?;
     report.say("listen", Finding::Good, &format!("{} can be had", config.listen), None);
     rights(config, report);
-    session::wait_for_datapath(&control, &stop)?;
+    decided(&control, &stop)?;
     let found = serde_json::to_value(&*control.datapath()).unwrap_or_default();
     datapath(&found, config, report);
+    Ok(())
+}
+
+/// Waits until AF_XDP is attached, or is not to be.
+fn decided(control: &Control, stop: &Stop) -> Result<(), Failure> {
+    let until = Instant::now() + DECISION;
+    while control.datapath().pending && Instant::now() < until {
+        if stop.is_set() {
+            return Err(Failure::Interrupted);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 
@@ -140,7 +154,7 @@ fn device(config: &Config, report: &mut Report<'_>) {
             let fix = format!("`ip link set {name} mtu {XDP_MTU_MAX}`");
             report.say("mtu", Finding::Note, &words, Some(&fix));
         }
-        Ok(facts) if facts.mtu as usize > SINGLE_CHUNK_MTU => {
+        Ok(facts) if Options::for_mtu(facts.mtu).chunks_per_frame > 1 => {
             let words = format!(
                 "{name} has an MTU of {}: a frame takes several chunks of packet memory, which needs Linux 6.6",
                 facts.mtu

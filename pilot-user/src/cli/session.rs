@@ -208,18 +208,6 @@ fn settle<A: Application>(
     Ok(control.datapath())
 }
 
-/// As [`settle`], without a worker to run.
-pub(super) fn wait_for_datapath(control: &Control, stop: &Stop) -> Result<(), Failure> {
-    let until = Instant::now() + SETTLE;
-    while control.datapath().pending && Instant::now() < until {
-        if stop.is_set() {
-            return Err(Failure::Interrupted);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
 /// Closes the tunnels to these peers, so that they need not find out that this node stops. Without a sleep: where there was
 /// no tunnel, nothing would end it.
 pub(super) fn say_goodbye<A: Application>(

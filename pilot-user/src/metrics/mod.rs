@@ -220,6 +220,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn results_of_handshakes_are_reasons_that_the_engine_has() {
+        let reasons = pilot_engine::DropReason::ALL.map(|(_, name)| name);
+        assert!(HANDSHAKE_DROPS.iter().all(|reason| reasons.contains(reason)));
+    }
+
+    #[test]
     fn names_are_escaped_and_missing_numbers_are_zero() {
         let text = text(&Value::Null, &serde_json::json!([{"name": "a\"b\\c\n", "lane": 0, "up": true}]));
         assert!(text.contains("pilot_peer_up{peer=\"a\\\"b\\\\c\\n\",lane=\"0\"} 1\n"), "{text}");

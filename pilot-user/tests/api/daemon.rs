@@ -390,7 +390,7 @@ fn commands_use_the_node_of_the_host() {
     assert!(code == Some(2) && unknown["error"].as_str().unwrap().contains("configured: b"), "{unknown}");
 }
 
-/// L2.1.
+/// L2.1, L3.10.
 #[test]
 fn other_users_may_do_what_the_configuration_says() {
     let name = "api::other_users_may_do_what_the_configuration_says";
@@ -398,7 +398,7 @@ fn other_users_may_do_what_the_configuration_says() {
         eprintln!("skipped: {name}: not root");
         return;
     }
-    let scene = Scene::with("[local]\nusers = [{ uid = 65534, ports = [7000] }]");
+    let scene = Scene::with("introductions = true\n[local]\nusers = [{ uid = 65534, ports = [7000] }]");
     // Where another user can read it.
     let program = scene.path("pilot");
     std::fs::copy(env!("CARGO_BIN_EXE_pilot"), &program).unwrap();
@@ -409,6 +409,10 @@ fn other_users_may_do_what_the_configuration_says() {
     assert_eq!(pilot(&program, Some(65534), &["peers", "--socket", socket]).0, Some(0));
     let (code, refused) = pilot(&program, Some(65534), &["call", "b", "7001", "hello", "--socket", socket]);
     assert!(code == Some(2) && refused["error"].as_str().unwrap().contains("allowed for this user: 7000"), "{refused}");
+    let config = scene.path("a.toml");
+    let introduce = ["introduce", "127.0.0.1:1", "--config", config.to_str().unwrap()];
+    let (_, refused) = pilot(&program, Some(65534), &introduce);
+    assert!(refused["error"].as_str().unwrap().contains("is for the node's own user"), "{refused}");
     let (code, refused) = pilot(&program, Some(65533), &["peers", "--socket", socket]);
     assert!(code == Some(2) && refused["error"].as_str().unwrap().contains("user 65533 may not"), "{refused}");
 }
