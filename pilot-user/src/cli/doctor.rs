@@ -120,10 +120,12 @@ async fn look(node: &Node, config: &Config, report: &mut Report<'_>) -> Result<(
 /// Looks how a node would run.
 fn try_out(args: &NodeArgs, config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
-    let Assembly { control, .. } = Assembly::start(config, session::aeads(args)?, |_| 0)?;
+    // Whole: the control thread ends with the last of its links.
+    let assembly = Assembly::start(config, session::aeads(args)?, |_| 0)?;
+    let control = &assembly.control;
     report.say("listen", Finding::Good, &format!("{} can be had", config.listen), None);
     rights(config, report);
-    decided(&control, &stop)?;
+    decided(control, &stop)?;
     let found = serde_json::to_value(&*control.datapath()).unwrap_or_default();
     datapath(&found, config, report);
     Ok(())
