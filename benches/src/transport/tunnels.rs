@@ -1,6 +1,8 @@
 //! What an echo costs a node that has many tunnels to distinct keys, one request in flight on each. In memory: the node's engine is
 //! driven as a worker drives it, in batches; only its own time counts, that of its peers does not.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant as Clock};
 
@@ -65,9 +67,40 @@ impl Wire {
     }
 }
 
+/// When peers are to be asked what is due, the earliest first: each has at most one time that is not void.
+#[derive(Default)]
+struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// By peer.
+    noted: Vec<Option<Instant>>,
+}
+
+impl Timers {
+    /// A later time than the one noted is left for then.
+    fn note(&mut self, at: Option<Instant>, peer: usize) {
+        self.noted.resize(self.noted.len().max(peer + 1), None);
+        if let Some(at) = at.filter(|at| self.noted[peer].is_none_or(|noted| *at < noted)) {
+            self.noted[peer] = Some(at);
+            self.heap.push(Reverse((at, peer)));
+        }
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<usize> {
+        while let Some(Reverse((at, peer))) = self.heap.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.heap.pop();
+            if self.noted[peer] == Some(at) {
+                self.noted[peer] = None;
+                return Some(peer);
+            }
+        }
+        None
+    }
+}
+
 struct Fabric {
     node: Endpoint,
     peers: Vec<(Endpoint, ConnectionHandle)>,
+    timers: Timers,
     now: Instant,
     echoes: u64,
     to_node: Wire,
@@ -110,6 +143,7 @@ impl Fabric {
         let mut fabric = Self {
             node,
             peers: Vec::new(),
+            timers: Timers::default(),
             now: Instant::from_nanos(1),
             echoes: 0,
             to_node: Wire::default(),
@@ -155,6 +189,11 @@ impl Fabric {
         let (until, begin) = (self.echoes + echoes.min(u64::MAX / 2), self.took);
         while self.echoes < until && self.took - begin < time {
             let (before, took, passes) = (self.echoes, self.took, self.passes);
+            while self.answer_in_time() {
+                self.pass()?;
+                self.deliver(true)?;
+                self.now += PASS;
+            }
             // One request of each of the next tunnels in turn; the others' are under way meanwhile.
             let count = self.peers.len().min(BATCH);
             for _ in 0..count {
@@ -162,7 +201,7 @@ impl Fabric {
                 peer.handle_timeout(self.now);
                 peer.send_message(self.now, *connection, MESSAGE)?;
                 self.to_node.fill(peer, self.now, Some(next as u32 + 1));
-                peer.poll_timeout();
+                self.timers.note(peer.poll_timeout(), next);
                 next = (next + 1) % self.peers.len();
             }
             for _ in 0..PASSES_MAX {
@@ -180,6 +219,19 @@ impl Fabric {
             self.now += PASS;
         }
         Ok(())
+    }
+
+    /// Has the peers whose time has come say what is due, as acks of what they got. Whether there is any.
+    fn answer_in_time(&mut self) -> bool {
+        while self.to_node.datagrams.len() < BATCH
+            && let Some(peer) = self.timers.pop(self.now)
+        {
+            let (endpoint, _) = &mut self.peers[peer];
+            endpoint.handle_timeout(self.now);
+            self.to_node.fill(endpoint, self.now, Some(peer as u32 + 1));
+            self.timers.note(endpoint.poll_timeout(), peer);
+        }
+        !self.to_node.datagrams.is_empty()
     }
 
     /// A pass of the node, which is what is measured.
@@ -232,6 +284,7 @@ impl Fabric {
             if !quietly {
                 self.to_node.fill(peer, self.now, Some(*n));
             }
+            self.timers.note(peer.poll_timeout(), *n as usize - 1);
         }
         self.from_node.clear();
         Ok(())

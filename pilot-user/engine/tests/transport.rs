@@ -52,6 +52,23 @@ fn request_and_reply_are_two_packets() {
     assert_eq!([0, 1].map(|end| pair.ends[end].sent.len() - before[end]), [1000; 2]);
 }
 
+/// wire.md W5.3: where requests are far apart, the reply takes the ack along, and only the reply's own has a packet.
+#[test]
+fn rare_requests_and_replies_are_three_packets() {
+    let mut pair = Pair::new();
+    let [ours, theirs] = pair.connected();
+    pair.run(SECOND);
+    let before = [0, 1].map(|end| pair.ends[end].sent.len());
+    for _ in 0..100 {
+        pair.ends[0].endpoint.send_message(pair.now, ours, b"request").unwrap();
+        pair.run_until(SECOND, |pair| !pair.messages(1, theirs).is_empty());
+        pair.ends[1].endpoint.send_message(pair.now, theirs, b"reply").unwrap();
+        pair.run_until(SECOND, |pair| !pair.messages(0, ours).is_empty());
+        pair.run(Duration::from_millis(5));
+    }
+    assert_eq!([0, 1].map(|end| pair.ends[end].sent.len() - before[end]), [200, 100]);
+}
+
 /// Streams both ways over a path that loses, repeats, delays and damages: the bytes arrive, in order, and then it is quiet.
 #[test]
 fn streams_survive_a_bad_path() {

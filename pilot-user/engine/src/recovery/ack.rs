@@ -16,6 +16,8 @@ pub(crate) struct Acks {
     owed: u32,
     /// When an ACK is due at the latest; `None`: none is owed.
     due: Option<Instant>,
+    /// The last ACK.
+    written_at: Instant,
     /// Ack-eliciting packets after which an ACK is due; the most that is granted; the packet that asked for it.
     after: u32,
     after_at_most: u32,
@@ -33,6 +35,7 @@ impl Acks {
             largest_received_at: Instant::ORIGIN,
             owed: 0,
             due: None,
+            written_at: Instant::ORIGIN,
             after: ACK_AFTER_PACKETS,
             after_at_most: (packet_credit / 4).clamp(1, MAX_ACK_AFTER_PACKETS),
             asked_in: 0,
@@ -84,10 +87,10 @@ impl Acks {
         self.due.is_some_and(|due| due <= now)
     }
 
-    /// Whether the next ack-eliciting packet makes an ACK due: data that leaves now may carry it, so that request and reply
-    /// need no packet for it.
-    pub(crate) fn is_nearly_due(&self) -> bool {
-        self.owed > 0 && self.owed + 1 >= self.after
+    /// Whether data that leaves now takes an ACK along, so that request and reply need no packet for it: where the next
+    /// ack-eliciting packet makes it due, and where packets are so far apart that time will.
+    pub(crate) fn rides_along(&self, now: Instant) -> bool {
+        self.owed > 0 && (self.owed + 1 >= self.after || now.since(self.written_at) >= MAX_ACK_DELAY)
     }
 
     /// Writes an ACK; returns the largest number it acks. `None`: nothing to ack, or no room.
@@ -97,8 +100,7 @@ impl Acks {
         let newest_first = NewestFirst { ranges: &self.received, left: self.received.len() };
         let arrival = self.arrivals.then(|| ArrivalTime::at(self.largest_received_at));
         frame::write_ack(writer, delay, self.ecn.any(), arrival, newest_first)?;
-        self.owed = 0;
-        self.due = None;
+        (self.owed, self.due, self.written_at) = (0, None, now);
         Some(largest)
     }
 
@@ -156,22 +158,29 @@ mod tests {
         let mut acks = Acks::new(128);
         acks.on_received(T, 0, false, Ecn::NotEct);
         assert_eq!(acks.due(), None, "acks are not acked");
-        (1..7).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
-        assert!(!acks.is_nearly_due());
-        acks.on_received(T, 7, true, Ecn::NotEct);
+        assert!(!acks.rides_along(T), "nor taken along");
+        acks.on_received(T, 1, true, Ecn::NotEct);
+        assert!(acks.rides_along(T), "there was none for long");
+        assert_eq!(written(&mut acks, T), [(0, 1)]);
+        (2..8).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
+        assert!(!acks.rides_along(T));
+        acks.on_received(T, 8, true, Ecn::NotEct);
         assert_eq!(acks.due(), Some(T + MAX_ACK_DELAY));
         assert!(!acks.is_due(T));
-        assert!(acks.is_nearly_due(), "data that leaves now carries it");
-        acks.on_received(T, 8, true, Ecn::NotEct);
+        assert!(acks.rides_along(T), "data that leaves now carries it");
+        acks.on_received(T, 9, true, Ecn::NotEct);
         assert!(acks.is_due(T), "the eighth");
-        assert_eq!(written(&mut acks, T), [(0, 8)]);
-        assert_eq!((acks.due(), acks.is_nearly_due()), (None, false));
+        assert_eq!(written(&mut acks, T), [(0, 9)]);
+        assert_eq!((acks.due(), acks.rides_along(T)), (None, false));
         acks.on_received(T, 10, true, Ecn::NotEct);
+        assert!(!acks.rides_along(T) && acks.rides_along(T + MAX_ACK_DELAY));
+        acks.on_received(T, 11, true, Ecn::NotEct);
+        acks.on_received(T, 13, true, Ecn::NotEct);
         assert!(acks.is_due(T), "a gap");
         written(&mut acks, T);
-        acks.on_received(T, 9, true, Ecn::NotEct);
+        acks.on_received(T, 12, true, Ecn::NotEct);
         assert!(acks.is_due(T), "late");
-        assert_eq!(written(&mut acks, T), [(0, 10)]);
+        assert_eq!(written(&mut acks, T), [(0, 13)]);
     }
 
     /// wire.md W5.4

@@ -165,7 +165,7 @@ impl Tunnel {
         }
         let mut frames = SentFrames::new();
         let mut w = Writer::new(datagram.get_mut(HEADER_LEN..end)?);
-        let carries_ack = ack_due || may_send && has_data && transport.acks.is_nearly_due();
+        let carries_ack = ack_due || may_send && has_data && transport.acks.rides_along(ctx.now);
         if carries_ack && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
