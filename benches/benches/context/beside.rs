@@ -15,11 +15,13 @@ use pilot_user::service::CONTEXTS_PORT;
 use pilot_user::service::contexts::{ContextClient, ContextOwner};
 use pilot_user::worker::Application;
 use pilot_user::worker::drivers::Worker;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
-use super::configs;
 use super::scene::Scene;
 use super::tunnels::PLAIN_PORT;
 use super::{NAME, WORDS, append, owner};
+use super::{api, configs};
 
 /// Of each kind. Before those: until memory has been touched, and frames have taught both ends where the other is.
 const SAMPLES: usize = 20_000;
@@ -29,7 +31,7 @@ const PAUSE: Duration = Duration::from_micros(20);
 /// Of the devices, in bytes: what most networks have.
 const MTU: u32 = 1500;
 /// How long anything may take that is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says how long both take, and the ratio.
 pub(super) fn run() -> anyhow::Result<()> {
@@ -37,41 +39,80 @@ pub(super) fn run() -> anyhow::Result<()> {
     for datapath in ["xdp", "udp"] {
         let scene = Scene::new(datapath, MTU)?;
         let [here, there] = configs::both(&scene, datapath)?;
-        let arrived = Arrived { origin: Clock::now(), count: AtomicU64::new(0), at_ns: AtomicU64::new(0) };
+        let arrived = Arrived::new();
         let stop = AtomicBool::new(false);
-        let [change, message] = std::thread::scope(|threads| {
+        let samples = std::thread::scope(|threads| {
             let follower = threads.spawn(|| scene.enter(1).and_then(|()| follow(&there, &arrived, &stop)));
             let samples = scene.enter(0).and_then(|()| measure(&here, &arrived, || follower.is_finished()));
             stop.store(true, Ordering::Relaxed);
             follower.join().map_err(|_| anyhow::anyhow!("the follower panicked"))?.context("the follower")?;
             samples.context("the owner")
         })?;
-        let medians = [("change", change), ("message", message)].map(|(what, mut samples)| {
-            samples.sort_unstable();
-            let at = |tenths: usize| samples[(samples.len() - 1) * tenths / 10];
-            println!("{datapath:>7}  {what:8}  {:>7}  ({} to {})", at(5), at(1), at(9));
-            at(5) as f64
-        });
-        println!("{datapath:>7}  ratio     {:>7.3}", medians[0] / medians[1]);
+        summary(datapath, samples);
     }
-    Ok(())
+    ["xdp", "udp"].into_iter().try_for_each(|datapath| api::run(datapath, MTU))
+}
+
+/// Says how long changes and messages took, and the ratio of their medians.
+pub(super) fn summary(what: &str, [change, message]: [Vec<u64>; 2]) {
+    let medians = [("change", change), ("message", message)].map(|(kind, mut samples)| {
+        samples.sort_unstable();
+        let at = |tenths: usize| samples[(samples.len() - 1) * tenths / 10];
+        println!("{what:>26}  {kind:8}  {:>7}  ({} to {})", at(5), at(1), at(9));
+        at(5) as f64
+    });
+    println!("{what:>26}  ratio     {:>7.3}", medians[0] / medians[1]);
 }
 
 /// What the follower tells of the last thing that it was given.
-struct Arrived {
+pub(super) struct Arrived {
     origin: Clock,
-    count: AtomicU64,
-    at_ns: AtomicU64,
+    pub(super) count: AtomicU64,
+    pub(super) at_ns: AtomicU64,
+    /// For who sleeps meanwhile.
+    news: Notify,
 }
 
 impl Arrived {
-    fn now(&self) -> u64 {
+    pub(super) fn new() -> Self {
+        Self { origin: Clock::now(), count: AtomicU64::new(0), at_ns: AtomicU64::new(0), news: Notify::new() }
+    }
+
+    /// Until so many have arrived.
+    pub(super) async fn wait_for(&self, count: u64) -> anyhow::Result<()> {
+        while self.count.load(Ordering::Acquire) < count {
+            timeout(PATIENCE, self.news.notified()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.at_ns.store(self.now(), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Release);
+        self.news.notify_one();
+    }
+}
+
+/// Which of both comes next: a pair of both, in either order. What recurs after some packets would else meet one kind alone.
+pub(super) struct Order(u32);
+
+impl Default for Order {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Order {
+    /// 0 for a change.
+    pub(super) fn next(&mut self, number: usize) -> usize {
+        if number.is_multiple_of(2) {
+            (0..3).for_each(|step| self.0 ^= if step == 1 { self.0 >> 17 } else { self.0 << [13, 0, 5][step] });
+        }
+        (number + self.0 as usize / 8) % 2
     }
 }
 
@@ -83,13 +124,9 @@ fn measure(config: &Config, arrived: &Arrived, is_over: impl Fn() -> bool) -> an
     let is_there = |here: &Here| arrived.count.load(Ordering::Acquire) > 0 && here.plain.is_some();
     wait(&mut worker, |here| is_there(here) || is_over()).context("nobody follows")?;
     let mut samples = [Vec::with_capacity(SAMPLES), Vec::with_capacity(SAMPLES)];
-    let mut random = 1_u32;
+    let mut order = Order::default();
     for number in 0..2 * (WARM + SAMPLES) {
-        if number % 2 == 0 {
-            // A pair of both, in either order: what recurs after some packets would else meet one kind alone.
-            (0..3).for_each(|step| random ^= if step == 1 { random >> 17 } else { random << [13, 0, 5][step] });
-        }
-        let kind = (number + random as usize / 8) % 2;
+        let kind = order.next(number);
         let before = arrived.count.load(Ordering::Acquire);
         let begin = arrived.now();
         let now = worker.now();

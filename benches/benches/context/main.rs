@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --package pilot-benches --bench context [-- instructions|time|beside]`. Instructions are counted by callgrind (valgrind),
 //! each case in a process of its own, and do not depend on how busy the machine is, nor on what is in its caches, which times do.
-//! `-- core|tunnels FOLLOWERS CHANGES` is one such case. `beside` is a change and a message between two nodes, and needs root.
+//! `-- core|tunnels FOLLOWERS CHANGES` is one such case. `beside` is a change and a message between two nodes, as a worker
+//! has them and through the asynchronous interface, and needs root.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -14,6 +15,7 @@ use pilot_engine::codec::put_varint;
 use pilot_user::context::limits::CHECK_EVERY_VERSIONS;
 use pilot_user::context::{Change, Client, Document, Follow, Held, Kind, LinkId, Owner, Rights};
 
+mod api;
 mod beside;
 #[path = "../callgrind/mod.rs"]
 mod callgrind;
