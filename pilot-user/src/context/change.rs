@@ -96,26 +96,33 @@ impl Change {
 
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// As it is sent, behind what is there.
+    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
         let plain = match self {
             Self::Replace(bytes) | Self::Append(bytes) | Self::Write { bytes, .. } => bytes.len(),
             Self::Edit { inserted, .. } => inserted.len(),
             Self::Merge(_) | Self::Patch(_) | Self::Values(_) => 0,
         };
         // An operation, and at most two offsets: allocated once.
-        let mut out = Vec::with_capacity(1 + 2 * 8 + plain);
+        out.reserve(1 + 2 * 8 + plain);
         out.push(self.code());
         match self {
             Self::Replace(bytes) | Self::Append(bytes) => out.extend_from_slice(bytes),
             // Values and patches can always be written: their keys are strings.
-            Self::Merge(value) => _ = serde_json::to_writer(&mut out, value),
-            Self::Patch(patch) => _ = serde_json::to_writer(&mut out, patch),
+            Self::Merge(value) => _ = serde_json::to_writer(out, value),
+            Self::Patch(patch) => _ = serde_json::to_writer(out, patch),
             Self::Edit { offset, removed, inserted } => {
-                put_varint(&mut out, (*offset).min(MAX_VARINT));
-                put_varint(&mut out, (*removed).min(MAX_VARINT));
+                put_varint(out, (*offset).min(MAX_VARINT));
+                put_varint(out, (*removed).min(MAX_VARINT));
                 out.extend_from_slice(inserted.as_bytes());
             }
             Self::Write { offset, bytes } => {
-                put_varint(&mut out, (*offset).min(MAX_VARINT));
+                put_varint(out, (*offset).min(MAX_VARINT));
                 out.extend_from_slice(bytes);
             }
             Self::Values(values) => {
@@ -124,10 +131,9 @@ impl Change {
                     let pointer = Value::from(pointer.as_str());
                     Value::Array([Some(pointer), value.clone()].into_iter().flatten().collect())
                 });
-                _ = serde_json::to_writer(&mut out, &Value::Array(pairs.collect()));
+                _ = serde_json::to_writer(out, &Value::Array(pairs.collect()));
             }
         }
-        out
     }
 
     /// From what was sent.

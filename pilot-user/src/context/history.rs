@@ -50,14 +50,19 @@ impl History {
         Self { limits, first: version + 1, entries: VecDeque::new(), bytes: 0 }
     }
 
-    /// The change to the next version.
+    /// The change to the next version. When it is full, it loses its oldest 64th: what is so old is in no cache, and is waited for
+    /// together, rather than each time that there is a change to be sent.
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push_back(entry);
-        while self.entries.len() > self.limits.entries || self.bytes > self.limits.bytes {
-            let Some(oldest) = self.entries.pop_front() else { return };
-            self.bytes -= oldest.bytes();
-            self.first += 1;
+        let HistoryLimits { entries, bytes } = self.limits;
+        if self.entries.len() > entries || self.bytes > bytes {
+            let (entries, bytes) = (entries - entries / 64, bytes - bytes / 64);
+            while self.entries.len() > entries || self.bytes > bytes {
+                let Some(oldest) = self.entries.pop_front() else { return };
+                self.bytes -= oldest.bytes();
+                self.first += 1;
+            }
         }
     }
 
@@ -80,5 +85,31 @@ impl History {
     pub(super) fn after(&self, version: u64) -> impl Iterator<Item = &Entry> {
         let skipped = (version + 1).saturating_sub(self.first);
         self.entries.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// context.md C3.2: it is never more than it may be, what is there leads to the last version, and little is lost at once.
+    #[test]
+    fn the_oldest_go_first_and_few_at_once() {
+        for (limits, least) in [
+            (HistoryLimits { entries: 128, bytes: usize::MAX }, 126),
+            (HistoryLimits { entries: usize::MAX, bytes: 1280 }, 126),
+            (HistoryLimits { entries: 3, bytes: usize::MAX }, 3),
+        ] {
+            let mut history = History::new(limits, 5);
+            for version in 6..1000 {
+                history.push(Entry { encoded: [version as u8; 10].into(), touched: Vec::new() });
+                let kept = history.entries.len();
+                assert!(kept <= limits.entries && history.bytes == 10 * kept && history.bytes <= limits.bytes);
+                assert!(kept >= least.min(version - 5), "{kept} of {limits:?}");
+                assert_eq!(history.first() + kept as u64 - 1, version as u64);
+                let change = |version: usize| history.change_to(version as u64).map(|entry| entry.encoded[0]);
+                assert_eq!((change(version), change(version + 1)), (Some(version as u8), None));
+            }
+        }
     }
 }

@@ -96,6 +96,8 @@ pub struct Owner {
     /// Contexts of which something waits for the disk, which is idle; each once.
     to_commit: VecDeque<usize>,
     next_write: u64,
+    /// Empty between changes; kept for its room.
+    encoded: Vec<u8>,
     /// What became of changes of the owner's own process that waited.
     written: VecDeque<(WriteId, Result<Stamp, Refusal>)>,
     /// Contexts that were removed while the disk kept something of them, of which it has yet to say so: the oldest first.

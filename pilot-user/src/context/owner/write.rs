@@ -6,6 +6,9 @@ use super::{LinkId, Owner};
 use crate::context::change::Change;
 use crate::context::message::{Refusal, RefusalCode, Reply, Stamp};
 
+/// Bytes of room that are kept for writing the next change. Lower: more of them allocate. Higher: memory after a large one.
+const SCRATCH_BYTES: usize = 64 << 10;
+
 /// A change of the owner's own process to a durable context, as the owner numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct WriteId(u64);
@@ -139,7 +142,10 @@ impl Owner {
         change: Change,
     ) -> Result<Option<Stamp>, Refusal> {
         // As it will be sent, which may be shorter than it came.
-        let encoded = change.encode().into();
+        self.encoded.clear();
+        change.encode_into(&mut self.encoded);
+        let encoded = self.encoded.as_slice().into();
+        self.encoded.shrink_to(SCRATCH_BYTES);
         let write = Write { writer, base, change, encoded };
         let context = &mut self.contexts[at];
         if context.durable {
