@@ -6,10 +6,13 @@
 //! its own: both transports have it from aws-lc. It is more than on a real processor with AVX-512, which valgrind's lacks and
 //! aws-lc has code for.
 //!
-//! Both do the same: an application writes, one datagram leaves and is taken, the application at the other end reads. Pilot
-//! sends what fits a message as a message, quinn on a stream that stays open, its cheapest way to send in order. Each
-//! operation is followed by what a driver asks an engine each pass. Datagrams are of at most 1,472 bytes, the AEAD is
-//! AES-256-GCM, and acks are as each wants them.
+//! Both do the same: an application writes, datagrams leave and are taken, the application at the other end reads until there
+//! is no more. Pilot sends what fits a message as a message, quinn on a stream that stays open, its cheapest way to send in
+//! order, and without the lengths by which a reader could tell messages apart. Each operation is followed by what a driver
+//! asks an engine each pass. Datagrams are of at most 1,472 bytes, and the AEAD is AES-256-GCM.
+//!
+//! quinn is run twice: with acks as it comes, after every second packet, and asked for as many as Pilot's asks for, one for
+//! [`quinn::RARE_ACKS`] packets, which costs it less on one way and more to and fro.
 
 #[path = "../callgrind/mod.rs"]
 mod callgrind;
@@ -36,8 +39,8 @@ const MAX_DATAGRAM: u16 = 1472;
 
 /// Two connected ends in memory, and datagrams under way between them.
 trait Pair {
-    /// The application at `end` writes, and what can leave does.
-    fn send(&mut self, end: usize, bytes: &[u8]);
+    /// The application at `end` writes so many times, and what can leave does.
+    fn send(&mut self, end: usize, bytes: &[u8], times: usize);
     /// What is under way to `end` arrives and is read. Bytes.
     fn receive(&mut self, end: usize) -> usize;
     /// What else can leave from `end` does, as acks: datagrams.
@@ -56,16 +59,23 @@ enum Part {
     Echo,
 }
 
-/// What is counted, of how many bytes.
-const CASES: [(&str, Part, usize); 7] = [
-    ("19 B, send", Part::Send, 19),
-    ("19 B, receive", Part::Receive, 19),
-    ("19 B, one way and acks", Part::OneWay, 19),
-    ("19 B, echo", Part::Echo, 19),
-    ("1400 B, send", Part::Send, 1400),
-    ("1400 B, receive", Part::Receive, 1400),
-    ("1400 B, one way and acks", Part::OneWay, 1400),
+/// What is counted, of how many bytes, and how many times they are written in a pass.
+const CASES: [(&str, Part, usize, usize); 9] = [
+    ("19 B, send", Part::Send, 19, 1),
+    ("19 B, receive", Part::Receive, 19, 1),
+    ("19 B, one way and acks", Part::OneWay, 19, 1),
+    ("19 B, echo", Part::Echo, 19, 1),
+    // What fits a datagram of either.
+    ("19 B, 50 at once, and acks", Part::OneWay, 19, 50),
+    ("1400 B, send", Part::Send, 1400, 1),
+    ("1400 B, receive", Part::Receive, 1400, 1),
+    ("1400 B, one way and acks", Part::OneWay, 1400, 1),
+    // What leaves at once by quinn's pacing.
+    ("1400 B, 4 at once, and acks", Part::OneWay, 1400, 4),
 ];
+
+/// The names by which a process is told which transport to run.
+const TRANSPORTS: [&str; 3] = ["Pilot", "quinn", "quinn, rare acks"];
 
 /// What callgrind counts; its name is what it is told.
 #[inline(never)]
@@ -74,25 +84,26 @@ fn counted(run: &mut dyn FnMut()) {
 }
 
 /// Runs one part of a message's way; returns datagrams.
-fn message(pair: &mut impl Pair, part: Part, bytes: &[u8]) -> usize {
+fn message(pair: &mut impl Pair, part: Part, bytes: &[u8], times: usize) -> usize {
     let mut datagrams = 0;
+    let all = bytes.len() * times;
     match part {
         Part::Send => {
-            counted(&mut || pair.send(0, bytes));
-            assert_eq!(pair.receive(1), bytes.len());
+            counted(&mut || pair.send(0, bytes, times));
+            assert_eq!(pair.receive(1), all);
         }
         Part::Receive => {
-            pair.send(0, bytes);
-            counted(&mut || assert_eq!(pair.receive(1), bytes.len()));
+            pair.send(0, bytes, times);
+            counted(&mut || assert_eq!(pair.receive(1), all));
         }
         Part::OneWay => counted(&mut || {
-            pair.send(0, bytes);
-            assert_eq!(pair.receive(1), bytes.len());
+            pair.send(0, bytes, times);
+            assert_eq!(pair.receive(1), all);
         }),
         Part::Echo => counted(&mut || {
             for end in [0, 1] {
-                pair.send(end, bytes);
-                assert_eq!(pair.receive(1 - end), bytes.len());
+                pair.send(end, bytes, times);
+                assert_eq!(pair.receive(1 - end), all);
             }
         }),
     }
@@ -109,7 +120,7 @@ fn message(pair: &mut impl Pair, part: Part, bytes: &[u8]) -> usize {
 }
 
 /// In the process of a case.
-fn run(mut pair: impl Pair, part: Part, bytes: usize) {
+fn run(mut pair: impl Pair, part: Part, bytes: usize, times: usize) {
     let bytes = vec![7; bytes];
     let mut acks = 0;
     for round in 0..WARM_UP + RUNS {
@@ -117,9 +128,9 @@ fn run(mut pair: impl Pair, part: Part, bytes: usize) {
             begin();
             acks = 0;
         }
-        acks += message(&mut pair, part, &bytes);
+        acks += message(&mut pair, part, &bytes, times);
     }
-    println!("{acks} datagrams of acks alone in {RUNS} messages");
+    println!("{acks} datagrams of acks alone for {} messages", RUNS as usize * times);
 }
 
 /// Where callgrind begins anew.
@@ -131,22 +142,30 @@ fn begin() {
 fn main() -> anyhow::Result<()> {
     if let Ok(name) = std::env::var(CASE) {
         let (transport, case) = name.split_once('/').context("a transport and a case")?;
-        let (_, part, bytes) = *CASES.iter().find(|(name, ..)| *name == case).context("a case")?;
-        match transport {
-            "pilot" => run(pilot::Ends::new(), part, bytes),
-            _ => run(quinn::Ends::new()?, part, bytes),
+        let (_, part, bytes, times) = *CASES.iter().find(|(name, ..)| *name == case).context("a case")?;
+        match TRANSPORTS.iter().position(|name| *name == transport) {
+            Some(0) => run(pilot::Ends::new(), part, bytes, times),
+            at => run(quinn::Ends::new(at == Some(2))?, part, bytes, times),
         }
         return Ok(());
     }
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!("Instructions per message          Pilot    AEAD    quinn    AEAD  Pilot/quinn");
+    println!("Instructions per message          Pilot    AEAD    quinn    AEAD   ratio  rare acks    AEAD   ratio");
     let mut details = Vec::new();
-    for (name, ..) in CASES.into_iter().filter(|(name, ..)| name.contains(&filter)) {
-        let [pilot, quinn] = [count("pilot", name)?, count("quinn", name)?];
-        let [(pilot_aead, pilot_rest), (quinn_aead, quinn_rest)] = [&pilot, &quinn].map(Counts::split);
-        let ratio = pilot_rest as f64 / quinn_rest as f64;
-        println!("{name:<30} {pilot_rest:>8} {pilot_aead:>7} {quinn_rest:>8} {quinn_aead:>7}  {ratio:>10.3}");
-        details.extend([(name, "Pilot", pilot), (name, "quinn", quinn)]);
+    for (name, _, _, times) in CASES.into_iter().filter(|(name, ..)| name.contains(&filter)) {
+        let mut pilot = None;
+        print!("{name:<30}");
+        for transport in TRANSPORTS {
+            let counts = count(transport, name, times)?;
+            let (aead, rest) = counts.split();
+            print!(" {rest:>8} {aead:>7}");
+            if let Some(pilot) = pilot {
+                print!(" {:>7.3} ", f64::from(pilot) / rest as f64);
+            }
+            pilot.get_or_insert(u32::try_from(rest)?);
+            details.push((name, transport, counts));
+        }
+        println!();
     }
     for (name, transport, counts) in details {
         print!("\n{name}, {transport}: {}\n ", counts.note);
@@ -178,8 +197,8 @@ impl Counts {
     }
 }
 
-/// Runs a case under callgrind.
-fn count(transport: &str, name: &str) -> anyhow::Result<Counts> {
+/// Runs a case under callgrind, in which each pass has so many messages.
+fn count(transport: &str, name: &str, times: usize) -> anyhow::Result<Counts> {
     let case = format!("{transport}/{name}");
     let (note, annotated) = callgrind::run(
         "*instructions::counted*",
@@ -196,7 +215,7 @@ fn count(transport: &str, name: &str) -> anyhow::Result<Counts> {
         }
         *by_part.entry(part(place)).or_default() += count;
     }
-    by_part.values_mut().for_each(|count| *count /= u64::from(RUNS));
+    by_part.values_mut().for_each(|count| *count /= u64::from(RUNS) * times as u64);
     ensure!(!by_part.is_empty(), "callgrind_annotate told nothing of {case}");
     Ok(Counts { by_part, note: note.trim().to_owned() })
 }

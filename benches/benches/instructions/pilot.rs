@@ -1,5 +1,6 @@
 //! Pilot's engine at both ends.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use pilot_engine::{Aeads, ConnectionHandle, Ecn, Endpoint, Event, Instant, OperationError, Read, StreamId};
@@ -22,7 +23,8 @@ pub(crate) struct Ends {
     ends: [End; 2],
     now: Instant,
     wire: [Wire; 2],
-    message: Vec<u8>,
+    /// What is read of a stream.
+    out: Box<[u8; 2048]>,
 }
 
 impl Ends {
@@ -40,7 +42,7 @@ impl Ends {
         let connection = ours.endpoint.connect(now, peer, 7).expect("a known peer");
         ours.connection = Some(connection);
         let wire = [(), ()].map(|()| (vec![[0; MAX_DATAGRAM as usize]; 64], Vec::with_capacity(64)));
-        let mut it = Self { ends: [ours, theirs], now, wire, message: Vec::with_capacity(MESSAGE) };
+        let mut it = Self { ends: [ours, theirs], now, wire, out: Box::new([0; 2048]) };
         it.settle();
         let stream = it.ends[0].endpoint.open_stream(it.now, connection).expect("the first stream");
         it.ends[0].stream = Some(stream);
@@ -58,9 +60,9 @@ impl Ends {
     }
 
     fn read(&mut self, end: usize, connection: ConnectionHandle, stream: StreamId) -> usize {
-        let mut out = [0; 2048];
         let mut length = 0;
-        while let Ok(Read::Bytes(read)) = self.ends[end].endpoint.read(self.now, connection, stream, &mut out) {
+        let out = &mut self.out;
+        while let Ok(Read::Bytes(read)) = self.ends[end].endpoint.read(self.now, connection, stream, &mut out[..]) {
             length += read;
         }
         length
@@ -68,13 +70,15 @@ impl Ends {
 }
 
 impl crate::Pair for Ends {
-    fn send(&mut self, end: usize, bytes: &[u8]) {
+    fn send(&mut self, end: usize, bytes: &[u8], times: usize) {
         let End { endpoint, connection, stream } = &mut self.ends[end];
         let sent = match (*connection, *stream) {
             (Some(connection), Some(stream)) if bytes.len() > MESSAGE => {
-                endpoint.write(self.now, connection, stream, bytes).map(|_| ())
+                (0..times).try_for_each(|_| endpoint.write(self.now, connection, stream, bytes).map(|_| ()))
             }
-            (Some(connection), _) => endpoint.send_message(self.now, connection, bytes),
+            (Some(connection), _) => {
+                endpoint.send_messages(self.now, connection, |to| (0..times).try_for_each(|_| to.send(bytes))).flatten()
+            }
             _ => Err(OperationError::NoConnection),
         };
         sent.expect("what was sent before was read");
@@ -92,11 +96,10 @@ impl crate::Pair for Ends {
         while let Some(event) = self.ends[end].endpoint.poll_event() {
             match event {
                 Event::MessagesReadable { connection } => {
-                    self.message.clear();
                     let End { endpoint, .. } = &mut self.ends[end];
-                    while let Ok(Some(taken)) = endpoint.receive_message(self.now, connection, &mut self.message) {
-                        length += taken;
-                    }
+                    let taken =
+                        endpoint.receive_messages(self.now, connection, |message| length += black_box(message).len());
+                    taken.expect("it is open");
                 }
                 Event::StreamReadable { connection, stream } | Event::StreamOpened { connection, stream } => {
                     length += self.read(end, connection, stream);

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bytes::BytesMut;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint, EndpointConfig, Event,
-    ServerConfig, StreamEvent, StreamId, TransportConfig,
+    AckFrequencyConfig, ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
+    EndpointConfig, Event, ServerConfig, StreamEvent, StreamId, TransportConfig,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use crate::MAX_DATAGRAM;
+
+/// Packets for which there is one ack, as Pilot has it here.
+pub(crate) const RARE_ACKS: u32 = 8;
 
 struct End {
     endpoint: Endpoint,
@@ -34,12 +37,19 @@ const ADDRESSES: [SocketAddr; 2] = [
 ];
 
 impl Ends {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    /// `rare_acks`: one for [`RARE_ACKS`] packets.
+    pub(crate) fn new(rare_acks: bool) -> anyhow::Result<Self> {
         let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         let certificate = CertificateDer::from(certified.cert);
         let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
         let mut transport = TransportConfig::default();
         transport.initial_mtu(MAX_DATAGRAM).mtu_discovery_config(None);
+        if rare_acks {
+            let mut acks = AckFrequencyConfig::default();
+            // So many are not acked at once.
+            acks.ack_eliciting_threshold((RARE_ACKS - 1).into());
+            transport.ack_frequency_config(Some(acks));
+        }
         let transport = Arc::new(transport);
         let mut server = ServerConfig::with_single_cert(vec![certificate.clone()], key.into())?;
         server.transport_config(Arc::clone(&transport));
@@ -105,11 +115,13 @@ fn read(connection: &mut Connection, stream: StreamId) -> usize {
 }
 
 impl crate::Pair for Ends {
-    fn send(&mut self, end: usize, bytes: &[u8]) {
+    fn send(&mut self, end: usize, bytes: &[u8], times: usize) {
         let End { connection, stream, .. } = &mut self.ends[end];
         if let (Some((_, connection)), Some(stream)) = (connection, *stream) {
-            let written = connection.send_stream(stream).write(bytes);
-            assert_eq!(written, Ok(bytes.len()), "what was sent before was read");
+            let mut sending = connection.send_stream(stream);
+            for _ in 0..times {
+                assert_eq!(sending.write(bytes), Ok(bytes.len()), "what was sent before was read");
+            }
         }
         self.flush(end);
     }

@@ -48,10 +48,12 @@ impl<'a> Reader<'a> {
             self.0 = rest;
             return Some(first.into());
         }
-        let length = 1usize << (first >> 6);
-        let bytes = self.bytes(length)?;
-        let value = bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
-        Some(value & (MAX_VARINT >> (8 * (8 - length))))
+        let value = match first >> 6 {
+            1 => u64::from(self.u16()?) & 0x3fff,
+            2 => u64::from(self.u32()?) & 0x3fff_ffff,
+            _ => u64::from_be_bytes(self.array()?) & MAX_VARINT,
+        };
+        Some(value)
     }
 
     /// The next `length` bytes.

@@ -100,7 +100,7 @@ impl<'a> Frame<'a> {
     pub(crate) fn next(reader: &mut Reader<'a>) -> Result<Option<Self>, FrameError> {
         skip_padding(reader);
         match reader.u8() {
-            Some(kind) => Self::body(kind, reader).map(Some),
+            Some(kind) => Self::body(kind, reader),
             None => Ok(None),
         }
     }
@@ -124,7 +124,7 @@ impl<'a> Frame<'a> {
         self.is_ack_eliciting() && !of_the_tunnel
     }
 
-    fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, FrameError> {
+    fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Option<Self>, FrameError> {
         let frame = match kind {
             PING => Some(Self::Ping),
             ACK | ACK_ECN => ack::ack(kind == ACK_ECN, false, reader).map(Self::Ack),
@@ -162,7 +162,7 @@ impl<'a> Frame<'a> {
             _ if kind & !(STREAM_FIN | STREAM_LENGTH | STREAM_OFFSET) == STREAM => stream(kind, reader),
             _ => return Err(Code::UnknownFrame),
         };
-        frame.ok_or(Code::FrameEncoding)
+        if frame.is_some() { Ok(frame) } else { Err(Code::FrameEncoding) }
     }
 }
 

@@ -378,6 +378,16 @@ impl Connection {
         self.on_message_bytes(counted, events)
     }
 
+    pub(crate) fn on_message(
+        &mut self,
+        number: u16,
+        payload: &[u8],
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), ProtocolViolation> {
+        let counted = self.messages_in.on_message(number, payload)?;
+        self.on_message_bytes(counted, events)
+    }
+
     pub(crate) fn on_message_part(
         &mut self,
         number: u16,

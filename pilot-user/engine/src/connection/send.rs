@@ -11,13 +11,8 @@ use crate::stream::{Signal, StreamId};
 impl Connection {
     /// Puts a stream in the queue if it has something that may be sent.
     pub(super) fn queue_stream(&mut self, id: StreamId) {
-        let credit = self.send_credit.left();
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.queued
-            && stream.wants_to_send(credit)
-        {
-            stream.queued = true;
-            self.sendable.push_back(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.queue(id, self.send_credit.left(), &mut self.sendable);
         }
     }
 
@@ -25,14 +20,12 @@ impl Connection {
     pub(super) fn queue_all_streams(&mut self) {
         let credit = self.send_credit.left();
         for (id, stream) in &mut self.streams {
-            if !stream.queued && stream.wants_to_send(credit) {
-                stream.queued = true;
-                self.sendable.push_back(*id);
-            }
+            stream.queue(*id, credit, &mut self.sendable);
         }
     }
 
     /// Whether there is something for a lane to send.
+    #[inline]
     pub(super) fn has(&self, lane: Lane) -> bool {
         self.is_open()
             && match lane {
@@ -65,6 +58,9 @@ impl Connection {
                 note_messages(sent, key, &run);
                 self.send_credit.take(run.cost);
                 last = Some(run.last);
+                if self.messages_out.is_sent() {
+                    return last;
+                }
                 continue;
             }
             let Some(next) = self.messages_out.next_part(credit) else { return last };
@@ -132,7 +128,7 @@ impl Connection {
                 };
                 stream.on_signal_sent(signal);
                 sent.push(signal.sent(key, stream_id));
-                self.queue_stream(stream_id);
+                stream.queue(stream_id, credit, &mut self.sendable);
                 return true;
             }
             let Some(send) = &mut stream.send else { continue };
@@ -149,7 +145,7 @@ impl Connection {
                 length: piece.length as u32,
                 fin: piece.fin,
             });
-            self.queue_stream(stream_id);
+            stream.queue(stream_id, self.send_credit.left(), &mut self.sendable);
             return true;
         }
         false

@@ -93,9 +93,10 @@ impl Connection {
         capacity: usize,
     ) -> Result<usize, OperationError> {
         self.check_stream(id)?;
-        let written = self.sending(id)?.write(bytes, capacity)?;
-        self.stream(id)?.write_blocked |= written < bytes.len();
-        self.queue_stream(id);
+        let stream = self.streams.get_mut(&id).ok_or(OperationError::NoStream)?;
+        let written = stream.send.as_mut().ok_or(OperationError::Finished)?.write(bytes, capacity)?;
+        stream.write_blocked |= written < bytes.len();
+        stream.queue(id, self.send_credit.left(), &mut self.sendable);
         if written == 0 && !bytes.is_empty() { Err(OperationError::Blocked) } else { Ok(written) }
     }
 
@@ -379,7 +380,9 @@ impl Connection {
             stream.write_blocked = false;
             events.push_back(Event::StreamWritable { connection: self.handle, stream: id });
         }
-        self.forget_if_over(id);
+        if stream.is_over() {
+            self.forget_if_over(id);
+        }
     }
 
     pub(super) fn on_stream_lost(&mut self, id: StreamId, frame: &SentFrame) {

@@ -350,9 +350,12 @@ impl Table {
 
     /// Puts a connection in the queues of those with something to send.
     pub(crate) fn queue(&mut self, key: Key) {
-        self.queue_due(key);
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
         let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
+        // Usually there are none, and this is asked for every message.
+        if connection.has_due() {
+            sort_due(connection, &mut self.lazy, &mut self.control);
+        }
         for lane in Lane::ALL {
             if !connection.queued[lane as usize] && connection.has(lane) {
                 connection.queued[lane as usize] = true;
@@ -365,16 +368,7 @@ impl Table {
     fn queue_due(&mut self, key: Key) {
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation);
         let Some(connection) = slot.and_then(|slot| slot.connection.as_deref_mut()) else { return };
-        // Usually there are none, and this is asked for every message.
-        if connection.due.is_empty() {
-            return;
-        }
-        for frame in connection.due.drain(..) {
-            match frame {
-                SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => self.lazy.push_back(frame),
-                _ => self.control.push_back(frame),
-            }
-        }
+        sort_due(connection, &mut self.lazy, &mut self.control);
     }
 
     // Reading, which gives the peer credit
@@ -468,6 +462,16 @@ impl Table {
             }
             // Sent again with what is true then.
             _ => self.control.push_back(frame),
+        }
+    }
+}
+
+/// Queues the frames of a connection that became due, by what they go with.
+fn sort_due(connection: &mut Connection, lazy: &mut VecDeque<SentFrame>, control: &mut VecDeque<SentFrame>) {
+    for frame in connection.due.drain(..) {
+        match frame {
+            SentFrame::MessagesConsumed(_) | SentFrame::Consumed(..) => lazy.push_back(frame),
+            _ => control.push_back(frame),
         }
     }
 }

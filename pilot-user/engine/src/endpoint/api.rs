@@ -251,10 +251,7 @@ impl Endpoint {
         let tunnel = &mut self.tunnels[connection.peer.0 as usize];
         let pace = tunnel.pace(now);
         let taken = tunnel.table.receive_messages(connection.key, most, take, pace);
-        // It may have given the peer credit.
-        if !tunnel.table.control.is_empty() {
-            self.with(now, connection.peer, |_, _| {});
-        }
+        self.after_reading(now, connection.peer);
         taken
     }
 
@@ -363,10 +360,18 @@ impl Endpoint {
         stream: StreamId,
         out: &mut [u8],
     ) -> Result<Read, OperationError> {
-        self.with(now, connection.peer, |tunnel, _| {
-            let pace = tunnel.pace(now);
-            tunnel.table.read(connection.key, stream, out, pace)
-        })
+        let tunnel = &mut self.tunnels[connection.peer.0 as usize];
+        let pace = tunnel.pace(now);
+        let read = tunnel.table.read(connection.key, stream, out, pace);
+        self.after_reading(now, connection.peer);
+        read
+    }
+
+    /// Reading may have given the peer credit; usually it has not.
+    fn after_reading(&mut self, now: Instant, peer: PeerId) {
+        if !self.tunnels[peer.0 as usize].table.control.is_empty() {
+            self.with(now, peer, |_, _| {});
+        }
     }
 
     /// From now on, what is taken from a connection counts as consumed when [`Endpoint::consume_messages`] and

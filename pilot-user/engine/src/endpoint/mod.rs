@@ -212,7 +212,7 @@ impl Endpoint {
                 };
                 let mut scratch = std::mem::take(&mut self.scratch);
                 let result =
-                    self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, path, ecn, &mut scratch));
+                    self.with(now, peer, |tunnel, ctx| tunnel.on_data(ctx, header, datagram, &path, ecn, &mut scratch));
                 self.scratch = scratch;
                 result.map(|()| Received::Data)
             }
@@ -317,6 +317,7 @@ impl Endpoint {
             if deadline.is_some_and(|at| at <= now) {
                 self.run(now, peer, |tunnel, ctx| tunnel.handle_timeout(ctx));
                 self.make_ready(peer);
+                self.make_stale(peer);
             } else {
                 self.timers.set(peer, deadline);
             }
@@ -334,12 +335,16 @@ impl Endpoint {
     fn settle_deadlines(&mut self) {
         while let Some(peer) = self.stale.pop() {
             self.is_stale[peer.0 as usize] = false;
-            // Usual packets make nothing due before an ack of them, and tunnels that are looked at until then need not be now.
-            if self.timers.looks_at(peer, self.now + MAX_ACK_DELAY) && self.tunnels[peer.0 as usize].is_calm(self.now) {
+            if self.is_looked_at(peer) && self.tunnels[peer.0 as usize].is_calm(self.now) {
                 continue;
             }
             self.timers.set(peer, self.tunnels[peer.0 as usize].deadline(&self.config));
         }
+    }
+
+    /// Usual packets make nothing due before an ack of them, and calm tunnels that are looked at until then need not be now.
+    fn is_looked_at(&self, peer: PeerId) -> bool {
+        self.timers.looks_at(peer, self.now + MAX_ACK_DELAY)
     }
 
     /// Writes the next datagram to send into `datagram`, whose room is a link's largest payload. Tunnels take turns.
@@ -354,6 +359,7 @@ impl Endpoint {
         }
         while let Some(peer) = self.ready.pop_front() {
             let sent = self.run(now, peer, |tunnel, ctx| tunnel.poll_transmit(ctx, datagram));
+            self.make_stale(peer);
             let more = sent.as_ref().is_some_and(|sent| sent.more);
             if more {
                 self.ready.push_back(peer);
@@ -393,6 +399,9 @@ impl Endpoint {
         // Most of what arrives needs no answer at once.
         if !self.tunnels[peer.0 as usize].is_calm(now) {
             self.make_ready(peer);
+            self.make_stale(peer);
+        } else if !self.is_looked_at(peer) {
+            self.make_stale(peer);
         }
         result
     }
@@ -403,17 +412,20 @@ impl Endpoint {
         }
     }
 
-    /// Runs something on a tunnel, whose deadline may be another one after.
+    /// Runs something on a tunnel, whose deadline may be another one after ([`Endpoint::make_stale`]).
     fn run<R>(&mut self, now: Instant, peer: PeerId, run: impl FnOnce(&mut Tunnel, &mut Context<'_>) -> R) -> R {
         self.now = now;
         // A PeerId is made by `add_peer` and `add_lane` alone, and tunnels are never taken out.
         let tunnel = &mut self.tunnels[peer.0 as usize];
         let mut ctx = context!(self, now);
-        let result = run(tunnel, &mut ctx);
+        run(tunnel, &mut ctx)
+    }
+
+    /// Its deadline may be another one now.
+    fn make_stale(&mut self, peer: PeerId) {
         if !std::mem::replace(&mut self.is_stale[peer.0 as usize], true) {
             self.stale.push(peer);
         }
-        result
     }
 }
 

@@ -140,9 +140,19 @@ impl MessageSender {
         self.start + self.frames.len() as u64 - self.fresh
     }
 
+    /// Whether all was sent, and nothing of it lost.
+    #[inline]
+    pub(crate) fn is_sent(&self) -> bool {
+        self.fresh_bytes() == 0 && self.lost.is_empty()
+    }
+
     /// Whether there is something to send: a lost message, or a new one if credit allows.
     #[inline]
     pub(crate) fn wants_to_send(&self, connection_credit: u64) -> bool {
+        // As nearly always, when this is asked for every packet.
+        if self.is_sent() {
+            return false;
+        }
         let is_allowed = |held: Held| cost(held.length) <= connection_credit || self.is_begun(&held);
         !self.lost.is_empty() || self.held(self.fresh).is_some_and(is_allowed)
     }

@@ -350,7 +350,7 @@ impl Recovery {
                         fate(Fate::MtuProbe { bytes: packet.bytes, arrived: true });
                     }
                 }
-                packet.frames.into_iter().for_each(|frame| fate(Fate::Acked(frame)));
+                packet.frames.iter().for_each(|frame| fate(Fate::Acked(*frame)));
             });
         }
         self.largest_acked = largest_acked;

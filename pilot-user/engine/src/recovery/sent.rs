@@ -9,7 +9,7 @@ use crate::stream::Direction;
 use crate::time::Instant;
 
 /// What a packet carried, as far as its loss or its arrival matters. Not the bytes: those stay where they came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SentFrame {
     Ack {
         largest: u64,
@@ -121,14 +121,15 @@ impl SentPackets {
     }
 
     /// Takes out the packets waited for with numbers in `smallest..=largest`, lowest first.
-    pub(crate) fn take_range(&mut self, smallest: u64, largest: u64, mut taken: impl FnMut(u64, SentPacket)) {
+    pub(crate) fn take_range(&mut self, smallest: u64, largest: u64, mut taken: impl FnMut(u64, &SentPacket)) {
         let index = |number: u64| usize::try_from(number.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let from = index(smallest).min(self.packets.len());
         let to = if largest < self.first { from } else { index(largest + 1).min(self.packets.len()) };
         let first = self.first;
         for (at, slot) in self.packets.range_mut(from..to).enumerate() {
-            if let Some(packet) = slot.take() {
+            if let Some(packet) = slot {
                 taken(first + (from + at) as u64, packet);
+                *slot = None;
             }
         }
         self.drop_gone();

@@ -8,6 +8,8 @@ pub(crate) mod send;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+
 use crate::connection::Key;
 use crate::recovery::sent::SentFrame;
 use recv::RecvStream;
@@ -106,6 +108,14 @@ impl Stream {
     pub(crate) fn wants_to_send(&self, connection_credit: u64) -> bool {
         self.recv.as_ref().is_some_and(|recv| recv.stop_due().is_some())
             || self.send.as_ref().is_some_and(|send| send.wants_to_send(connection_credit))
+    }
+
+    /// Puts it in the queue of those with something to send, if it has something that may be sent.
+    pub(crate) fn queue(&mut self, id: StreamId, connection_credit: u64, sendable: &mut VecDeque<StreamId>) {
+        if !self.queued && self.wants_to_send(connection_credit) {
+            self.queued = true;
+            sendable.push_back(id);
+        }
     }
 
     /// Nothing more will happen on it.

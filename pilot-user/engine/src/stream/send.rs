@@ -250,7 +250,14 @@ impl SendStream {
             self.fin = Some(Delivery::Acked);
         }
         let range = offset.max(self.base)..(offset + u64::from(length)).max(self.base);
-        self.lost.remove(range.clone());
+        if !self.lost.is_empty() {
+            self.lost.remove(range.clone());
+        }
+        if self.acked.is_empty() && range.start == self.base {
+            // Nearly always.
+            self.buffer.drain(..(range.end - self.base) as usize);
+            return std::mem::replace(&mut self.base, range.end) < range.end;
+        }
         self.acked.insert(range);
         match self.acked.first() {
             Some(first) if first.start == self.base => {

@@ -257,28 +257,28 @@ impl Paths {
     pub(super) fn on_received(
         &mut self,
         now: Instant,
-        path: Path,
+        path: &Path,
         bytes: usize,
         newest: bool,
         recovery: &mut Recovery,
         events: &mut VecDeque<Event>,
     ) {
-        if self.first.path.is(&path) {
+        if self.first.path.is(path) {
             self.first.received += bytes as u64;
             if self.first.path.local.is_none_or(|local| local.ip().is_unspecified()) {
                 self.first.path.local = path.local;
             }
             return;
         }
-        if !newest || self.is_bulk_arrival(&path) {
+        if !newest || self.is_bulk_arrival(path) {
             return;
         }
         self.moves += 1;
         self.stop_bulk(now, recovery, events, "the peer's address changed");
-        let known = self.proven.take_if(|proven| proven.path.is(&path));
+        let known = self.proven.take_if(|proven| proven.path.is(path));
         let to = known.map(|known| *known).unwrap_or_else(|| PathState {
             received: bytes as u64,
-            ..PathState::asked(now, path, self.largest_datagram)
+            ..PathState::asked(now, *path, self.largest_datagram)
         });
         self.change_first(to, recovery);
     }

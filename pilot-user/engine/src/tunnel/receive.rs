@@ -24,9 +24,9 @@ use crate::time::Instant;
 
 /// How a packet came.
 #[derive(Clone, Copy)]
-struct Arrival {
+struct Arrival<'a> {
     number: u64,
-    path: Path,
+    path: &'a Path,
     ecn: Ecn,
     /// Of the datagram.
     bytes: usize,
@@ -40,7 +40,7 @@ impl Tunnel {
         ctx: &mut Context<'_>,
         header: Header,
         datagram: &[u8],
-        path: Path,
+        path: &Path,
         ecn: Ecn,
         scratch: &mut [u8],
     ) -> Result<(), DropReason> {
@@ -104,14 +104,22 @@ impl Tunnel {
         Ok(())
     }
 
-    fn on_frames(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frames: &[u8]) -> Result<(), ProtocolViolation> {
+    fn on_frames(
+        &mut self,
+        ctx: &mut Context<'_>,
+        arrival: Arrival<'_>,
+        frames: &[u8],
+    ) -> Result<(), ProtocolViolation> {
         let mut reader = Reader::new(frames);
         let (mut ack_eliciting, mut has_data) = (false, false);
-        let unreadable = |code| ProtocolViolation::new(code, "sent a frame that cannot be read");
         loop {
             frame::skip_padding(&mut reader);
             let ahead = reader;
-            let Some(frame) = Frame::next(&mut reader).map_err(unreadable)? else { break };
+            let frame = match Frame::next(&mut reader) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(code) => return Err(ProtocolViolation::new(code, "sent a frame that cannot be read")),
+            };
             ack_eliciting |= frame.is_ack_eliciting();
             has_data |= frame.is_data();
             if let Frame::Close { code, reason } = frame {
@@ -122,7 +130,10 @@ impl Tunnel {
             if let (Frame::AckFrequency { packets, arrivals }, Some(transport)) = (&frame, &mut self.transport) {
                 transport.acks.on_frequency(arrival.number, *packets, *arrivals);
             }
-            if let Frame::Message { connection, .. } = frame {
+            // The last of a packet is taken as it was read, those before it all at once.
+            if let Frame::Message { connection, .. } = frame
+                && !reader.is_empty()
+            {
                 reader = ahead;
                 self.on_messages(ctx, connection, &mut reader)?;
                 continue;
@@ -140,7 +151,12 @@ impl Tunnel {
         Ok(())
     }
 
-    fn on_frame(&mut self, ctx: &mut Context<'_>, arrival: Arrival, frame: Frame<'_>) -> Result<(), ProtocolViolation> {
+    fn on_frame(
+        &mut self,
+        ctx: &mut Context<'_>,
+        arrival: Arrival<'_>,
+        frame: Frame<'_>,
+    ) -> Result<(), ProtocolViolation> {
         let (table, events) = (&mut self.table, &mut *ctx.events);
         match frame {
             Frame::Ack(ack) => {
@@ -205,6 +221,11 @@ impl Tunnel {
                     Ok(())
                 })?;
             }
+            Frame::Message { connection, number, payload } => {
+                deliver(table, connection, events, |connection, events| {
+                    connection.on_message(number, payload, events)
+                })?;
+            }
             Frame::MessagePart { connection, number, part } => {
                 deliver(table, connection, events, |connection, events| {
                     connection.on_message_part(number, part, events)
@@ -227,12 +248,12 @@ impl Tunnel {
             }
             Frame::PathChallenge { data } => {
                 if let Some(transport) = &mut self.transport {
-                    transport.paths.on_challenge(arrival.path, data, arrival.bytes);
+                    transport.paths.on_challenge(*arrival.path, data, arrival.bytes);
                 }
             }
             Frame::PathResponse { data } => self.on_path_response(ctx, data),
-            // The last three by who called.
-            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } | Frame::Message { .. } => {}
+            // The last two by who called.
+            Frame::Ping | Frame::AckFrequency { .. } | Frame::Close { .. } => {}
         }
         Ok(())
     }

@@ -19,7 +19,6 @@ use crate::stream::StreamId;
 
 /// What a packet was filled with.
 struct Filled {
-    frames: SentFrames,
     ack_eliciting: bool,
     mtu_probe: bool,
     /// Bytes of frames.
@@ -69,7 +68,8 @@ impl Tunnel {
         if self.session.as_ref().is_none_or(|session| session.keys.is_used_up()) {
             return None; // until a rekey succeeds (W4.6)
         }
-        let filled = self.fill(ctx, datagram)?;
+        let mut frames = SentFrames::new();
+        let filled = self.fill(ctx, datagram, &mut frames)?;
         let (transport, session) = (self.transport.as_mut()?, self.session.as_mut()?);
         let number = transport.recovery.next_number();
         let header = Header {
@@ -91,7 +91,7 @@ impl Tunnel {
                 return None;
             }
         }
-        if filled.frames.iter().any(|frame| frame.connection().is_some()) {
+        if frames.iter().any(|frame| frame.connection().is_some()) {
             session.keys.on_data();
         }
         ctx.stats.sealed += 1;
@@ -108,7 +108,7 @@ impl Tunnel {
                 bytes: length as u16, // at most MAX_DATAGRAM_BYTES
                 mtu_probe: filled.mtu_probe,
                 ect: ecn == Ecn::Ect0,
-                frames: filled.frames,
+                frames,
             });
         } else {
             transport.recovery.on_sent_unacked();
@@ -116,8 +116,8 @@ impl Tunnel {
         Some(Sent { len: length, path, ecn, more: filled.more })
     }
 
-    /// Fills the room between header and tag. `None`: nothing to send, or not now.
-    fn fill(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8]) -> Option<Filled> {
+    /// Fills the room between header and tag, with frames of which these are remembered. `None`: nothing to send, or not now.
+    fn fill(&mut self, ctx: &mut Context<'_>, datagram: &mut [u8], frames: &mut SentFrames) -> Option<Filled> {
         // W4.6: data waits for a new key; what keeps the tunnel alive does not.
         let is_too_old = self.session.as_ref().is_some_and(|session| session.keys.is_too_old(ctx.now));
         let is_held = is_too_old && self.has_data_to_send();
@@ -163,7 +163,6 @@ impl Tunnel {
         if !may_send && !ack_due {
             return None;
         }
-        let mut frames = SentFrames::new();
         let mut w = Writer::new(datagram.get_mut(HEADER_LEN..end)?);
         let carries_ack = ack_due || may_send && has_data && transport.acks.rides_along(ctx.now);
         if carries_ack && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
@@ -185,7 +184,7 @@ impl Tunnel {
             let new_id = self.session.as_ref().and_then(|session| session.local.to_tell());
             let new_id = new_id.map(|id| (id, ctx.reset_key.token(id, path.remote.ip())));
             if !is_held {
-                fill_queued(table, new_id, &mut w, &mut frames);
+                fill_queued(table, new_id, &mut w, frames);
             } else if wants {
                 frame::write_ping(&mut w)?;
                 frames.push(SentFrame::Ping);
@@ -201,7 +200,7 @@ impl Tunnel {
         }
         let (len, ack_eliciting) = (w.len(), w.len() > before);
         if let Some(consumed) = consumed {
-            table.on_consumed_written(consumed, ack_eliciting, &mut frames);
+            table.on_consumed_written(consumed, ack_eliciting, frames);
         }
         let all_sent = table.control.is_empty() && !table.has_data();
         let more = !all_sent || padding.is_some() || recovery.probe_due();
@@ -211,12 +210,12 @@ impl Tunnel {
                 paths.sending_mut().mtu.on_probe_sent();
                 transport.stats.mtu_probes += 1;
                 transport.stats.mtu_probe_bytes += u64::from(bytes);
-                Some(Filled { frames, ack_eliciting: true, mtu_probe: true, len, path, more: true })
+                Some(Filled { ack_eliciting: true, mtu_probe: true, len, path, more: true })
             }
             (_, Some(bytes)) if HEADER_LEN + len + TAG_LEN > usize::from(current) => {
                 let len = lengthen(datagram, len, bytes)?;
                 paths.sending_mut().mtu.on_probe_sent();
-                Some(Filled { frames, ack_eliciting, mtu_probe: true, len, path, more })
+                Some(Filled { ack_eliciting, mtu_probe: true, len, path, more })
             }
             _ if len == 0 => None,
             _ => {
@@ -228,7 +227,7 @@ impl Tunnel {
                     transport.stats.ack_packets += 1;
                     transport.stats.ack_bytes += (HEADER_LEN + len + TAG_LEN) as u64;
                 }
-                Some(Filled { frames, ack_eliciting, mtu_probe: false, len, path, more })
+                Some(Filled { ack_eliciting, mtu_probe: false, len, path, more })
             }
         }
     }
@@ -237,7 +236,7 @@ impl Tunnel {
 impl Filled {
     /// A packet to be filled, of which nobody is to tell whether it arrived.
     fn nothing(path: Path) -> Self {
-        Self { frames: SentFrames::new(), ack_eliciting: false, mtu_probe: false, len: 0, path, more: true }
+        Self { ack_eliciting: false, mtu_probe: false, len: 0, path, more: true }
     }
 }
 
@@ -282,7 +281,7 @@ fn lengthen(datagram: &mut [u8], len: usize, size: u16) -> Option<usize> {
 
 /// Control frames, then the lanes: whatever is queued and fits (no timer waits for more).
 fn fill_queued(table: &mut Table, new_id: Option<NewId>, w: &mut Writer<'_>, sent: &mut SentFrames) {
-    while let Some(control) = table.control.front().cloned() {
+    while let Some(control) = table.control.front().copied() {
         let before = w.len();
         if write_control(table, new_id, w, &control).is_none() {
             return; // no room: the next packet
