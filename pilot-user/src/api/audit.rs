@@ -144,7 +144,8 @@ impl fmt::Display for Audit {
             Self::UserChanged { uid, may } => write!(f, "user {uid} may now use other things: {}", rights(may)),
             Self::UserRemoved { uid } => write!(f, "user {uid} may not use the node any more"),
             Self::ApplicationCame { application, uid, pid, name } => {
-                let name = name.as_deref().unwrap_or("without a name");
+                // Its own choice: it must not look like other lines, nor move the operator's cursor.
+                let name = name.as_deref().unwrap_or("without a name").escape_debug();
                 let pid = pid.map_or(String::new(), |pid| format!(", process {pid}"));
                 write!(f, "application {application} ({name}) of user {uid}{pid} came")
             }
@@ -177,4 +178,17 @@ fn list<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
 fn rights(User { ports, contexts: UserContexts { create, change, follow } }: &User) -> String {
     let [create, change, follow] = [create, change, follow].map(list);
     format!("ports {}; contexts to create: {create}, to change: {change}, to follow: {follow}", list(ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_applications_name_makes_no_line_of_its_own() {
+        let name = Some("agent\n\x1b[2Kaudit: user 7 may use the node".to_owned());
+        let line = Audit::ApplicationCame { application: 1, uid: 7, pid: Some(9), name }.to_string();
+        assert!(line.starts_with("application 1 (agent\\n") && line.ends_with(" of user 7, process 9 came"), "{line}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
 }

@@ -7,6 +7,9 @@ use pilot_engine::limits::MAX_MESSAGE_BYTES;
 /// Bytes of a frame behind its length (local-protocol.md L1.1). Lower: documents of contexts in requests need more of them. Higher:
 /// what every one of [`MAX_APPLICATIONS`] can make the node hold.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// Characters of the name that an application gives itself, for the record. Lower: programs are not told apart. Higher: lines that
+/// nobody reads to their end.
+pub const APPLICATION_NAME_CHARS: usize = 64;
 /// Bytes of a DATA or PART: as much as a message, so that neither waits behind much of the other.
 pub const MAX_DATA_BYTES: usize = MAX_MESSAGE_BYTES;
 /// Bytes that a frame costs beside its body (L5.1): what holding an empty one does.

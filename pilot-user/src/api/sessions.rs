@@ -78,6 +78,12 @@ async fn begin(socket: &Path) -> Result<Arc<Session>, Error> {
     let dispatcher = Dispatcher::new(&session, notes);
     tokio::spawn(frames::write_all(writer, queue));
     tokio::spawn(dispatcher.run(async move || reader.next().await.ok().flatten()));
-    session.request(Request::Hello { version: VERSION, name: None }).await?;
+    session.request(Request::Hello { version: VERSION, name: program() }).await?;
     Ok(session)
+}
+
+/// What the operator knows this process by.
+fn program() -> Option<String> {
+    let program = PathBuf::from(std::env::args_os().next()?);
+    Some(program.file_name()?.to_string_lossy().into_owned())
 }

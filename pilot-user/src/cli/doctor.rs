@@ -71,6 +71,7 @@ pub(super) fn run(args: &NodeArgs, output: &Output) -> Result<(), Failure> {
             "it has no peers: nobody gets an answer",
             Some("add `[[peers]]`"),
         ),
+        1 => report.say("configuration", Finding::Good, "one peer", None),
         _ => report.say("configuration", Finding::Good, &format!("{count} peers"), None),
     }
     device(&config, &mut report);
@@ -218,6 +219,9 @@ fn lost(stats: &Value, report: &mut Report<'_>) {
     if !any {
         report.say("losses", Finding::Good, "every datagram left this host", None);
     }
+    if stats["datapath"]["kind"] == "xdp" {
+        rings(stats, report);
+    }
     let strangers = stats["dropped"]["unknown_peer"].as_u64().unwrap_or(0);
     if strangers > 0 {
         let words = format!("{strangers} handshakes of nodes that are no peers were dropped");
@@ -228,6 +232,24 @@ fn lost(stats: &Value, report: &mut Report<'_>) {
             Some("`[[peers]]` in the configuration lets a node in, with its key"),
         );
     }
+}
+
+/// Frames that arrived while their worker did not come round to take any.
+fn rings(stats: &Value, report: &mut Report<'_>) {
+    let of = |name: &str| stats["link"]["rings"][name].as_u64().unwrap_or(0);
+    let found = match (of("fill_empty"), of("rx_full")) {
+        (0, 0) => return report.say("rings", Finding::Good, "there was room for every frame that arrived", None),
+        (empty, 0) => format!("{empty} times the kernel found no chunk to receive a frame into"),
+        (0, full) => format!("{full} frames were lost because the RX ring was full"),
+        (empty, full) => {
+            format!("{empty} times the kernel found no chunk to receive a frame into, and {full} frames a full RX ring")
+        }
+    };
+    // A driver that has zero-copy looks once before there can be any.
+    let or = if stats["datapath"]["mode"] == "copy" { "" } else { ", or it was attached just then" };
+    let words = format!("{found}: the worker did not come round in time{or}");
+    let fix = "give workers `cores` of their own; with more `queues` there are more workers";
+    report.say("rings", Finding::Note, &words, Some(fix));
 }
 
 fn datapath(found: &Value, config: &Config, report: &mut Report<'_>) {

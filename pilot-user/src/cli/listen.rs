@@ -233,5 +233,6 @@ pub(super) fn words(datapath: &Datapath) -> String {
     };
     let bulk = &datapath.bulk;
     let port = bulk.port.map_or(String::new(), |port| format!(", port {port}"));
-    format!("{kind}: {}; bulk by GSO: {:?}{port}: {}", datapath.reason, bulk.send, bulk.why)
+    let send = format!("{:?}", bulk.send).to_lowercase();
+    format!("{kind}: {}; bulk by GSO: {send}{port}: {}", datapath.reason, bulk.why)
 }

@@ -34,7 +34,7 @@ is missing; 130 told to stop before it was done.";
 
 /// A transport for agents: encrypted tunnels that remember, over AF_XDP where there is one.
 #[derive(Parser, Debug)]
-#[command(name = "pilot", version, about, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "pilot", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// One JSON object a line, instead of text.
     #[arg(long, global = true)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::control::Control;
-use crate::link::counters::{Counters, Verdicts};
+use crate::link::counters::Verdicts;
 use crate::link::pair::{PairCounters, PairLink};
 use crate::worker::Opened;
 use crate::worker::drivers::Worker;
@@ -144,14 +144,15 @@ fn refusals(dropped: impl Fn(DropReason) -> u64) -> Vec<String> {
 }
 
 fn add(one: PairCounters, other: PairCounters) -> PairCounters {
-    let sum = |mut one: Counters, other| {
+    fn sum<T: std::ops::AddAssign>(mut one: T, other: T) -> T {
         one += other;
         one
-    };
+    }
     PairCounters {
         udp: sum(one.udp, other.udp),
         bulk: sum(one.bulk, other.bulk),
         xdp: sum(one.xdp, other.xdp),
+        rings: sum(one.rings, other.rings),
         fallback: one.fallback + other.fallback,
     }
 }

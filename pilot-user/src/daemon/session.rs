@@ -14,7 +14,7 @@ use crate::api::access::Access;
 use crate::api::audit::Audit;
 use crate::api::codec::{Frame as _, Unreadable};
 use crate::api::frames::{self, KEPT_BYTES, Reader, WRITE_BYTES};
-use crate::api::limits::{CLIENT_CREDIT_BYTES, HELLO_TIMEOUT, INBOX_FRAMES, MAX_REQUESTS};
+use crate::api::limits::{APPLICATION_NAME_CHARS, CLIENT_CREDIT_BYTES, HELLO_TIMEOUT, INBOX_FRAMES, MAX_REQUESTS};
 use crate::api::outbox::Delivery;
 use crate::api::protocol::{Code, Error, Request, SESSION, ToApplication, ToNode, cost};
 use crate::api::switchboard::{Client, Switchboard};
@@ -67,6 +67,7 @@ pub(super) async fn run(
     };
     let (client, delivery) = board.attach(rights.clone());
     let application = client.id.0;
+    let name = name.map(|name| name.chars().take(APPLICATION_NAME_CHARS).collect());
     board.audit(Audit::ApplicationCame { application, uid: who.uid, pid: who.pid, name });
     let accounts = Accounts::default();
     accounts.requests.fetch_add(1, Ordering::Relaxed);

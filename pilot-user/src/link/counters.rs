@@ -1,6 +1,7 @@
 //! What links count: every datagram that was refused or lost has a reason.
 
 use pilot_common::stats::{COUNTERS, Verdict};
+use pilot_xsk::KernelStatistics;
 use serde::{Serialize, Serializer};
 
 /// Datagrams of one link, since it was opened.
@@ -119,6 +120,42 @@ impl std::ops::AddAssign for Lost {
         self.no_room += no_room;
         self.device_gone += device_gone;
         self.other += rest;
+    }
+}
+
+/// What the kernel counted for AF_XDP sockets (`XDP_STATISTICS`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Rings {
+    /// Times that the kernel wanted a chunk to receive into and found the fill ring empty; in copy mode each is a frame lost.
+    pub fill_empty: u64,
+    /// Frames lost because the RX ring was full.
+    pub rx_full: u64,
+    /// Frames lost for want of a chunk, or because they were longer than one.
+    pub rx_dropped: u64,
+    /// Entries of the fill ring that were none of ours to give.
+    pub rx_invalid: u64,
+    /// Entries of the TX ring that cannot be sent.
+    pub tx_invalid: u64,
+    /// Times that the kernel looked for more to send and found nothing: the end of every batch.
+    pub tx_empty: u64,
+}
+
+impl From<KernelStatistics> for Rings {
+    fn from(counted: KernelStatistics) -> Self {
+        let KernelStatistics { rx_dropped, rx_invalid, tx_invalid, rx_ring_full, fill_empty, tx_empty } = counted;
+        Self { fill_empty, rx_full: rx_ring_full, rx_dropped, rx_invalid, tx_invalid, tx_empty }
+    }
+}
+
+impl std::ops::AddAssign for Rings {
+    fn add_assign(&mut self, other: Self) {
+        let Self { fill_empty, rx_full, rx_dropped, rx_invalid, tx_invalid, tx_empty } = other;
+        self.fill_empty += fill_empty;
+        self.rx_full += rx_full;
+        self.rx_dropped += rx_dropped;
+        self.rx_invalid += rx_invalid;
+        self.tx_invalid += tx_invalid;
+        self.tx_empty += tx_empty;
     }
 }
 

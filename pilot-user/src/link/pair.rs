@@ -13,7 +13,7 @@ use pilot_engine::limits::DEFAULT_PACKET_CREDIT;
 use pilot_xsk::SharedBits;
 use serde::Serialize;
 
-use super::counters::Counters;
+use super::counters::{Counters, Rings};
 use super::doorbell::Doorbell;
 use super::next_hops::NextHops;
 use super::orders::{LinkEnd, Order};
@@ -63,6 +63,8 @@ pub struct PairCounters {
     pub bulk: Counters,
     /// Through AF_XDP, over all sockets there were.
     pub xdp: Counters,
+    /// By the kernel for those sockets.
+    pub rings: Rings,
     /// Of the datagrams sent over UDP: those that would have gone through AF_XDP if the next hop had been known.
     pub fallback: u64,
 }
@@ -78,7 +80,7 @@ pub struct PairLink {
     /// What the XDP program takes for this worker's (wire.md W2.5); `None` where there is none.
     sessions: Option<SharedBits>,
     /// Counted by sockets that are no longer attached.
-    former: Counters,
+    former: (Counters, Rings),
     fallback: u64,
     /// Not told yet: see [`Link::take_change`].
     has_changed: bool,
@@ -126,7 +128,7 @@ impl PairLink {
             next_hops: Arc::default(),
             control: None,
             sessions: None,
-            former: Counters::default(),
+            former: Default::default(),
             fallback: 0,
             has_changed: false,
             bulk_last: false,
@@ -160,9 +162,11 @@ impl PairLink {
     pub fn detach(&mut self) -> Option<Box<XdpLink>> {
         let mut link = self.xdp.take()?;
         let unfinished = link.unfinished();
-        self.former += link.counters();
-        self.former.lost.device_gone += unfinished;
-        self.former.sent = self.former.sent.saturating_sub(unfinished);
+        let (counters, rings) = &mut self.former;
+        *rings += link.rings();
+        *counters += link.counters();
+        counters.lost.device_gone += unfinished;
+        counters.sent = counters.sent.saturating_sub(unfinished);
         self.set_state(XdpState::Absent);
         Some(link)
     }
@@ -186,14 +190,15 @@ impl PairLink {
         self.state
     }
 
-    /// What was counted so far.
+    /// What was counted so far: a system call, where there is AF_XDP.
     pub fn counters(&self) -> PairCounters {
-        let mut xdp = self.former;
+        let (mut xdp, mut rings) = self.former;
         if let Some(link) = &self.xdp {
             xdp += link.counters();
+            rings += link.rings();
         }
         let bulk = self.bulk.as_ref().map(UdpLink::counters).unwrap_or_default();
-        PairCounters { udp: self.udp.counters(), bulk, xdp, fallback: self.fallback }
+        PairCounters { udp: self.udp.counters(), bulk, xdp, rings, fallback: self.fallback }
     }
 
     /// The port of the bulk socket, if there is one.

@@ -11,7 +11,7 @@ use pilot_common::eth::{self, Mac};
 use pilot_common::steer::Verdict;
 use pilot_xsk::{Flushed, TxChunk, Xsk};
 
-use super::counters::Counters;
+use super::counters::{Counters, Rings};
 use super::doorbell::Doorbell;
 use super::next_hops::{Learnt, Neighbours, NextHops};
 use super::udp::max_payload;
@@ -87,6 +87,12 @@ impl XdpLink {
         counters.sent = counters.sent.saturating_sub(dropped);
         counters.lost.no_room += dropped;
         counters
+    }
+
+    /// What the kernel counted for its rings: a system call.
+    pub(super) fn rings(&self) -> Rings {
+        // It fails for no socket of ours; and what cannot be counted must not stop what counts it.
+        self.xsk.kernel_statistics().unwrap_or_default().into()
     }
 
     /// Datagrams that were given to the socket.

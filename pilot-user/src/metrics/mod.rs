@@ -22,7 +22,7 @@ enum Kind {
 }
 use Kind::{Counter, Gauge};
 
-const SINGLES: [Single; 24] = [
+const SINGLES: [Single; 30] = [
     ("pilot_workers", Gauge, "Workers, one for each receive queue.", "/workers"),
     ("pilot_applications", Gauge, "Applications that have a session.", "/applications"),
     ("pilot_connections", Gauge, "Connections of all applications.", "/connections"),
@@ -54,6 +54,27 @@ const SINGLES: [Single; 24] = [
         "/credit_stalls",
     ),
     ("pilot_datagrams_fallback_total", Counter, "Datagrams sent over UDP for want of a next hop.", "/link/fallback"),
+    (
+        "pilot_xdp_fill_ring_empty_total",
+        Counter,
+        "Times that the kernel found no chunk to receive a frame into.",
+        "/link/rings/fill_empty",
+    ),
+    ("pilot_xdp_rx_ring_full_total", Counter, "Frames lost because the RX ring was full.", "/link/rings/rx_full"),
+    (
+        "pilot_xdp_rx_dropped_total",
+        Counter,
+        "Frames lost for want of a chunk, or longer than one.",
+        "/link/rings/rx_dropped",
+    ),
+    ("pilot_xdp_rx_invalid_total", Counter, "Entries of fill rings that the kernel refused.", "/link/rings/rx_invalid"),
+    ("pilot_xdp_tx_invalid_total", Counter, "Entries of TX rings that the kernel refused.", "/link/rings/tx_invalid"),
+    (
+        "pilot_xdp_tx_ring_empty_total",
+        Counter,
+        "Times that the kernel looked for more to send and found nothing.",
+        "/link/rings/tx_empty",
+    ),
     (
         "pilot_handed_over_total",
         Counter,

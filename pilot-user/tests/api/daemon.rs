@@ -402,11 +402,16 @@ fn other_users_may_do_what_the_configuration_says() {
     // Where another user can read it.
     let program = scene.path("pilot");
     std::fs::copy(env!("CARGO_BIN_EXE_pilot"), &program).unwrap();
-    let _up = Up::start(&scene, "a");
+    let up = Up::start(&scene, "a");
     let socket = scene.path("a.sock");
     let socket = socket.to_str().unwrap();
     assert_eq!(std::fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o666);
     assert_eq!(pilot(&program, Some(65534), &["peers", "--socket", socket]).0, Some(0));
+    let came = up.audit("application_came");
+    assert_eq!((&came["uid"], &came["name"]), (&json!(65534), &json!("pilot")), "{came}");
+    let mut long = Raw::new(socket.as_ref());
+    long.request(1, &json!({"op": "hello", "version": 1, "name": "n".repeat(65)}));
+    assert_eq!(up.audit("application_came")["name"], "n".repeat(64));
     let (code, refused) = pilot(&program, Some(65534), &["call", "b", "7001", "hello", "--socket", socket]);
     assert!(code == Some(2) && refused["error"].as_str().unwrap().contains("allowed for this user: 7000"), "{refused}");
     let config = scene.path("a.toml");

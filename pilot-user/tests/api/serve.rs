@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn the_node_that_runs_holds_the_contexts_of_a_file() {
     let scene = Scene::new();
-    let (_a, _b) = (Up::start(&scene, "a"), Up::start(&scene, "b"));
+    let (a, _b) = (Up::start(&scene, "a"), Up::start(&scene, "b"));
     let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
     let (file, config) = (path("contexts.toml"), path("a.toml"));
     let program = env!("CARGO_BIN_EXE_pilot");
@@ -60,4 +60,11 @@ async fn the_node_that_runs_holds_the_contexts_of_a_file() {
     b.context("plan", "a").follow().await.unwrap();
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+    // As durable as the file says: it outlives the node.
+    drop(a);
+    let _a = Up::start(&scene, "a");
+    let a = Node::attach(scene.path("a.sock")).await.unwrap();
+    a.context("notes", None).follow().await.unwrap();
+    let gone = a.context("plan", None).follow().await;
+    assert_eq!(gone.err().map(|error| error.code), Some(Code::Context));
 }

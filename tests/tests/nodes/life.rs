@@ -94,6 +94,30 @@ fn a_restarted_node_calls_the_peers_it_had() {
     assert_eq!((length, datagram[0] >> 2 & 7), (INITIATION_LEN, PacketType::Initiation as u8));
 }
 
+/// The address of a node's device is replaced while it talks: the tunnel goes on from the new one, by AF_XDP.
+#[test]
+fn a_node_whose_address_changes_goes_on() {
+    const RECEIVED: &str = "pilot_datagrams_received_total{way=\"xdp\"}";
+    let Some(scene) = Scene::new("life::a_node_whose_address_changes_goes_on") else { return };
+    let a = scene.node("a", End::A).peer("b", None).write();
+    let b = scene.node("b", End::B).listen("0.0.0.0:4242").peer("a", Some(End::A.listen())).write();
+    let (mut at_a, mut at_b) = (scene.start(&a, &["up"]), scene.start(&b, &["up"]));
+    for up in [&mut at_a, &mut at_b] {
+        assert_eq!(up.wait_for("ready").event["datapath"]["kind"], "xdp");
+    }
+    let mut ping = scene.start(&b, &["ping", "a", "--count", "500", "--interval", "2"]);
+    ping.wait_for_progress(50);
+    scene.ip(End::B, &["address", "delete", "10.77.0.2/24", "dev", "veth-b"]);
+    scene.ip(End::B, &["address", "add", "10.77.0.9/24", "dev", "veth-b"]);
+    assert_eq!(ping.end().success("ping")["lost"], 0);
+    let peers = scene.run(&a, &["peers"]);
+    assert_eq!(peers.success("peers")["peers"][0]["endpoint"], "10.77.0.9:4242");
+    let before = scene.metric(&b, RECEIVED);
+    let ended = scene.run(&b, &["ping", "a", "--count", "500", "--interval", "0"]);
+    assert_eq!(ended.success("ping")["lost"], 0);
+    assert!(scene.metric(&b, RECEIVED) >= before + 450, "of 500 answers nearly all");
+}
+
 /// SIGTERM: counters, exit code 0, nothing attached; the peer is told.
 #[test]
 fn a_stopped_node_says_goodbye() {

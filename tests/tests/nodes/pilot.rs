@@ -95,6 +95,14 @@ impl Scene {
         self.start(node, arguments).end()
     }
 
+    /// A metric of the node that runs at an end: its name, and its labels if it has some.
+    pub(crate) fn metric(&self, node: &Node, name: &str) -> u64 {
+        let ended = self.run(node, &["metrics"]);
+        let text = ended.success("metrics")["text"].as_str().unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
     /// Runs `pilot ARGUMENTS --json`, which needs no node, until it ends.
     pub(crate) fn bare(&self, arguments: &[&str]) -> Ended {
         let mut command = self.command(End::A, &[], executable());

@@ -101,7 +101,7 @@ fn two_nodes_on_one_device_do_not_fight() {
     assert_eq!(up.end_by(Signal::SIGTERM).code, Some(0));
 }
 
-/// Exit code 2, and the field, what was given and what is allowed in words. (That every field is checked, config.rs tests.)
+/// Exit code 2, and the field, what was given and what is allowed in words. (That every field is checked, config/tests.rs shows.)
 #[test]
 fn configuration_errors_name_field_given_and_allowed() {
     let Some(scene) = Scene::new("setup::configuration_errors_name_field_given_and_allowed") else { return };
