@@ -17,7 +17,7 @@ use super::context::Context;
 use super::dispatch::Dispatcher;
 use super::limits::REATTACH_PAUSE;
 use super::protocol::{Code, Error, Request};
-use super::running::Running;
+use super::running::{Driver, Running};
 use super::session::{Note, Pending, Pipe, Session};
 use super::sessions::Sessions;
 use crate::config::{self, Config};
@@ -41,6 +41,7 @@ pub struct Node {
 pub struct Builder {
     config: Option<Config>,
     file: Option<PathBuf>,
+    driver: Driver,
 }
 
 /// Why a node of this process cannot start.
@@ -77,7 +78,14 @@ impl Builder {
         Self { file: Some(file.into()), ..self }
     }
 
-    /// Starts it: its workers on threads of their own, and a task in this runtime that brings what they say to whom it is for.
+    /// Its workers are tasks of this runtime and have no threads of their own: for small machines, and for many nodes in a process.
+    /// Then they do not spin, `cores` is not used, and whoever blocks the runtime's thread holds the node up.
+    #[must_use]
+    pub fn in_runtime(self) -> Self {
+        Self { driver: Driver::Runtime, ..self }
+    }
+
+    /// Starts it: its workers on threads of their own, unless it is to be [`Builder::in_runtime`], and a task in this runtime that brings what they say to whom it is for.
     ///
     /// # Errors
     /// When the configuration is wrong, or this machine does not have what it asks for.
@@ -88,7 +96,7 @@ impl Builder {
             (None, None) => return Err(StartError::NoConfig),
         };
         let files = config.files.clone();
-        let running = Running::start(config, Aeads::detect(), |number, notices, bell, _| {
+        let running = Running::start(config, Aeads::detect(), self.driver, |number, notices, bell, _| {
             Services::new(number, files.clone(), notices, bell).map_err(StartError::Thread)
         })?;
         let (client, mut delivery) = running.board().attach(Access::Owner);

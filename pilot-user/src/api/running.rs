@@ -26,6 +26,7 @@ use crate::service::contexts::ContextOwner;
 use crate::service::store::{Database, Store};
 use crate::service::{Notice, Services};
 use crate::worker::drivers::{Pinned, SpawnError, Worker};
+use crate::worker::task::Task;
 
 /// Notices that wait for whoever prints them; more are dropped, because a terminal that does not read must not stop a worker.
 const NOTICES_MAX: usize = 1024;
@@ -36,12 +37,43 @@ pub(crate) struct Running {
     control: Control,
     peers: Vec<(String, PeerId)>,
     board: Arc<Switchboard>,
-    workers: Vec<Pinned<PairLink, Host>>,
+    workers: Vec<Driven>,
     listen: SocketAddr,
     notices: Receiver<Notice>,
     recent: RecentPeers,
     /// Which worker has the tunnel to the peer at a place in the configuration.
     owner: Box<dyn Fn(usize) -> u8 + Send>,
+}
+
+/// Where the workers run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Driver {
+    /// On threads of their own.
+    #[default]
+    Threads,
+    /// As tasks of the runtime in which the node is started.
+    Runtime,
+}
+
+enum Driven {
+    Thread(Pinned<PairLink, Host>),
+    Task(Task<Host>),
+}
+
+impl Driven {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Thread(thread) => thread.is_over(),
+            Self::Task(task) => task.is_over(),
+        }
+    }
+
+    fn stop(self) -> std::io::Result<Worker<PairLink, Host>> {
+        match self {
+            Self::Thread(thread) => thread.stop(),
+            Self::Task(task) => task.stop(),
+        }
+    }
 }
 
 /// The contexts that applications created and that are kept on the disk, as they were announced last.
@@ -68,6 +100,7 @@ impl Running {
     pub(crate) fn start<E: From<StartError> + From<SpawnError>>(
         config: Config,
         aeads: Aeads,
+        driver: Driver,
         mut services: impl FnMut(usize, Sender<Notice>, Doorbell, &[(String, PeerId)]) -> Result<Services, E>,
     ) -> Result<Self, E> {
         let workers = config.queues.len();
@@ -91,7 +124,7 @@ impl Running {
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
         let (board, inboxes) = Switchboard::new(known.collect(), node, control.inspector(), doorbells, sender.clone());
         let recent = RecentPeers::read(&config.recent_peers);
-        let (mut pinned, mut listen) = (Vec::new(), config.listen);
+        let (mut driven, mut listen) = (Vec::new(), config.listen);
         for (number, (seat, inbox)) in seats.into_iter().zip(inboxes).enumerate() {
             let mut services = services(number, sender.clone(), seat.doorbell(), &peers)?;
             if holds_contexts && number == 0 && services.contexts().is_none() {
@@ -112,9 +145,12 @@ impl Running {
                     worker.endpoint.open_tunnel(now, *id);
                 }
             }
-            pinned.push(Pinned::spawn(worker, core, doorbell)?);
+            driven.push(match driver {
+                Driver::Threads => Driven::Thread(Pinned::spawn(worker, core, doorbell)?),
+                Driver::Runtime => Driven::Task(Task::spawn(worker).map_err(SpawnError::Thread)?),
+            });
         }
-        Ok(Self { config, control, peers, board, workers: pinned, listen, notices, recent, owner })
+        Ok(Self { config, control, peers, board, workers: driven, listen, notices, recent, owner })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -145,7 +181,7 @@ impl Running {
 
     /// Whether a worker ended by itself.
     pub(crate) fn is_over(&self) -> bool {
-        self.workers.iter().any(Pinned::is_over)
+        self.workers.iter().any(Driven::is_over)
     }
 
     /// Keeps what a notice says for a later process: where peers are.
@@ -220,7 +256,7 @@ impl Running {
     /// # Errors
     /// When a worker could not go on.
     pub(crate) fn stop(self) -> std::io::Result<Stopped> {
-        let mut workers = self.workers.into_iter().map(Pinned::stop).collect::<std::io::Result<Vec<_>>>()?;
+        let mut workers = self.workers.into_iter().map(Driven::stop).collect::<std::io::Result<Vec<_>>>()?;
         for worker in &mut workers {
             worker.application.end();
             worker.say_goodbye(self.peers.iter().map(|(_, id)| *id), Code::ShuttingDown)?;

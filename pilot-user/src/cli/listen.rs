@@ -16,7 +16,7 @@ use super::stats::{Tally, stats, summary};
 use super::{Failure, NodeArgs, Output, ctx, introduce};
 use crate::api::access::Access;
 use crate::api::audit::Audit;
-use crate::api::running::{Running, Stopped};
+use crate::api::running::{Driver, Running, Stopped};
 use crate::config::{Config, Local};
 use crate::control::Datapath;
 use crate::daemon::Daemon;
@@ -54,7 +54,7 @@ pub(super) fn run(
         })
     };
     let aeads = session::aeads(args)?;
-    let mut running = Running::start(config, aeads, services)?;
+    let mut running = Running::start(config, aeads, Driver::Threads, services)?;
     let daemon = serve(&running)?;
     let metrics = running.config().metrics.map(|listen| {
         let listener = metrics::Listener::start(Arc::clone(running.board()), listen);

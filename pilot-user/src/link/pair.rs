@@ -5,9 +5,11 @@ mod slot;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags};
 use pilot_common::maps::WORKER_SESSIONS;
 use pilot_engine::limits::DEFAULT_PACKET_CREDIT;
 use pilot_xsk::SharedBits;
@@ -270,6 +272,32 @@ impl PairLink {
             _ => Err(error),
         }
     }
+
+    /// Before a sleep, of at most so long: how long it may be. `None`: something has been received already.
+    pub(crate) fn prepare_wait(&mut self, timeout: Option<Duration>) -> io::Result<Option<Option<Duration>>> {
+        // Whatever ends the sleep may be a UDP socket.
+        (self.udp_watch, self.bulk_watch) = Default::default();
+        if self.udp.has_received() || self.bulk.as_ref().is_some_and(UdpLink::has_received) {
+            return Ok(None);
+        }
+        let mut timeout = timeout;
+        if self.state == XdpState::Up
+            && let Some(link) = &mut self.xdp
+        {
+            match link.prepare_sleep(timeout) {
+                Ok(shorter) => timeout = shorter,
+                Err(error) => self.on_xdp_error(error)?,
+            }
+        }
+        Ok(Some(timeout))
+    }
+
+    /// What ends a sleep.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let bell = PollFd::new(self.udp.doorbell.as_fd(), PollFlags::POLLIN);
+        let (bulk, xdp) = (self.bulk.as_ref().map(UdpLink::poll_fd), self.xdp.as_ref().map(|xdp| xdp.poll_fd()));
+        [Some(bell), Some(self.udp.poll_fd()), bulk, xdp].into_iter().flatten()
+    }
 }
 
 impl Link for PairLink {
@@ -337,20 +365,7 @@ impl Link for PairLink {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        // Whatever ends the sleep may be a UDP socket.
-        (self.udp_watch, self.bulk_watch) = Default::default();
-        if self.udp.has_received() || self.bulk.as_ref().is_some_and(UdpLink::has_received) {
-            return Ok(());
-        }
-        let mut timeout = timeout;
-        if self.state == XdpState::Up
-            && let Some(link) = &mut self.xdp
-        {
-            match link.prepare_sleep(timeout) {
-                Ok(shorter) => timeout = shorter,
-                Err(error) => self.on_xdp_error(error)?,
-            }
-        }
+        let Some(timeout) = self.prepare_wait(timeout)? else { return Ok(()) };
         let (bell, udp) = (&self.udp.doorbell, self.udp.poll_fd());
         match (&self.xdp, &self.bulk) {
             (Some(xdp), Some(bulk)) => bell.sleep([udp, xdp.poll_fd(), bulk.poll_fd()], timeout),

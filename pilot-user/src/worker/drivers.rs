@@ -1,4 +1,4 @@
-//! Who calls the turns: the caller's own thread, or a pinned thread. Both spin for a while after the last packet and then
+//! Who calls the turns: the caller's own thread, or a pinned thread; or a task of a runtime ([`super::task`]). The two here spin for a while after the last packet and then
 //! sleep, because a sleep costs ten times a round trip and a spin costs a core.
 
 use std::io;

@@ -4,6 +4,7 @@
 pub mod drivers;
 pub mod handoff;
 pub mod pin;
+pub mod task;
 
 use std::io;
 

@@ -47,6 +47,51 @@ async fn messages_go_both_ways_and_the_end_has_a_reason() {
     }
 }
 
+/// Nodes without threads for their workers, in a runtime with one thread: they sleep and wake for datagrams, for what applications say
+/// and for their timers, and end where they are dropped.
+#[tokio::test]
+async fn nodes_run_in_the_runtime() {
+    let scene = Scene::new();
+    let (a, b) = (scene.node_in_runtime("a"), scene.node_in_runtime("b"));
+    let mut listener = b.listen(7000).await.unwrap();
+    let (here, there) = tokio::join!(timeout(LONG, a.connect("b", 7000)), timeout(LONG, listener.accept()));
+    let (here, there) = (here.unwrap().unwrap(), there.unwrap().unwrap());
+    let talk = async {
+        for number in 0..1000_u32 {
+            here.send(number.to_be_bytes()).await.unwrap();
+            assert_eq!(there.receive().await.unwrap(), number.to_be_bytes());
+            there.send([]).await.unwrap();
+            here.receive().await.unwrap();
+            if number.is_multiple_of(100) {
+                // Long enough for the runtime to sleep, and for an ack that is due by time.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    // All together: a node that is not woken goes on when its next timer is due, and would come to an end in minutes.
+    timeout(LONG, talk).await.unwrap();
+    let (mut sending, _) = here.open_stream();
+    let bytes = vec![7; 4 << 20];
+    let (written, received) = tokio::join!(
+        async {
+            sending.write_all(&bytes).await?;
+            sending.shutdown().await
+        },
+        async {
+            let (_, mut receiving) = there.accept_stream().await.unwrap();
+            let mut received = Vec::new();
+            receiving.read_to_end(&mut received).await.map(|_| received)
+        },
+    );
+    written.unwrap();
+    assert!(received.unwrap() == bytes);
+    // In place: this is the thread that the worker's task would run on.
+    drop((here, listener, a));
+    let why = timeout(LONG, there.closed()).await.unwrap();
+    assert_eq!(why.code, Code::Closed, "{why}");
+    b.close().await;
+}
+
 #[tokio::test]
 async fn who_does_not_listen_is_not_reached() {
     let scene = Scene::new();

@@ -48,6 +48,11 @@ impl Scene {
         self.directory.join(name)
     }
 
+    /// A node of this process whose workers have no threads.
+    pub(crate) fn node_in_runtime(&self, name: &str) -> Node {
+        Node::builder().config_file(self.path(&format!("{name}.toml"))).in_runtime().start().unwrap()
+    }
+
     /// A node of this process.
     pub(crate) fn node(&self, name: &str) -> Node {
         Node::builder().config_file(self.path(&format!("{name}.toml"))).start().unwrap()

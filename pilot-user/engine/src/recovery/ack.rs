@@ -88,9 +88,11 @@ impl Acks {
     }
 
     /// Whether data that leaves now takes an ACK along, so that request and reply need no packet for it: where the next
-    /// ack-eliciting packet makes it due, and where packets are so far apart that time will.
-    pub(crate) fn rides_along(&self, now: Instant) -> bool {
-        self.owed > 0 && (self.owed + 1 >= self.after || now.since(self.written_at) >= MAX_ACK_DELAY)
+    /// ack-eliciting packet makes it due, and where packets are so far apart that time will. `is_alone`: it is all that this end has in
+    /// flight.
+    pub(crate) fn rides_along(&self, now: Instant, is_alone: bool) -> bool {
+        let is_rare = is_alone && now.since(self.written_at) >= MAX_ACK_DELAY;
+        self.owed > 0 && (self.owed + 1 >= self.after || is_rare)
     }
 
     /// Writes an ACK; returns the largest number it acks. `None`: nothing to ack, or no room.
@@ -158,22 +160,26 @@ mod tests {
         let mut acks = Acks::new(128);
         acks.on_received(T, 0, false, Ecn::NotEct);
         assert_eq!(acks.due(), None, "acks are not acked");
-        assert!(!acks.rides_along(T), "nor taken along");
+        assert!(!acks.rides_along(T, true), "nor taken along");
         acks.on_received(T, 1, true, Ecn::NotEct);
-        assert!(acks.rides_along(T), "there was none for long");
+        assert!(acks.rides_along(T, true), "there was none for long");
         assert_eq!(written(&mut acks, T), [(0, 1)]);
         (2..8).for_each(|n| acks.on_received(T, n, true, Ecn::NotEct));
-        assert!(!acks.rides_along(T));
+        assert!(!acks.rides_along(T, true));
         acks.on_received(T, 8, true, Ecn::NotEct);
         assert_eq!(acks.due(), Some(T + MAX_ACK_DELAY));
         assert!(!acks.is_due(T));
-        assert!(acks.rides_along(T), "data that leaves now carries it");
+        assert!(acks.rides_along(T, true), "data that leaves now carries it");
         acks.on_received(T, 9, true, Ecn::NotEct);
         assert!(acks.is_due(T), "the eighth");
         assert_eq!(written(&mut acks, T), [(0, 9)]);
-        assert_eq!((acks.due(), acks.rides_along(T)), (None, false));
+        assert_eq!((acks.due(), acks.rides_along(T, true)), (None, false));
         acks.on_received(T, 10, true, Ecn::NotEct);
-        assert!(!acks.rides_along(T) && acks.rides_along(T + MAX_ACK_DELAY));
+        assert!(
+            !acks.rides_along(T, true)
+                && acks.rides_along(T + MAX_ACK_DELAY, true)
+                && !acks.rides_along(T + MAX_ACK_DELAY, false)
+        );
         acks.on_received(T, 11, true, Ecn::NotEct);
         acks.on_received(T, 13, true, Ecn::NotEct);
         assert!(acks.is_due(T), "a gap");

@@ -164,7 +164,8 @@ impl Tunnel {
             return None;
         }
         let mut w = Writer::new(datagram.get_mut(HEADER_LEN..end)?);
-        let carries_ack = ack_due || may_send && has_data && transport.acks.rides_along(ctx.now);
+        let carries_ack =
+            ack_due || may_send && has_data && transport.acks.rides_along(ctx.now, !recovery.has_unacked());
         if carries_ack && let Some(largest) = transport.acks.write(ctx.now, &mut w) {
             frames.push(SentFrame::Ack { largest });
         }
