@@ -85,7 +85,8 @@ impl Builder {
         Self { driver: Driver::Runtime, ..self }
     }
 
-    /// Starts it: its workers on threads of their own, unless it is to be [`Builder::in_runtime`], and a task in this runtime that brings what they say to whom it is for.
+    /// Starts it: its workers on threads of their own, unless it is to be [`Builder::in_runtime`], and a task in this runtime that
+    /// brings what they say to whom it is for.
     ///
     /// # Errors
     /// When the configuration is wrong, or this machine does not have what it asks for.

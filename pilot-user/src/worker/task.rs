@@ -56,10 +56,12 @@ impl<A: Application + Send + 'static> Task<A> {
                 let next = pass(&mut lock(&worker), &watched);
                 match next {
                     Next::Now => yield_now().await,
-                    Next::Later(after) => watched.wait(after).await,
+                    Next::Later(after) => {
+                        watched.wait(after).await;
+                        doorbell.answer_if_rung();
+                    }
                     Next::Never => return,
                 }
-                doorbell.answer_if_rung();
             }
         });
         Ok(task)
