@@ -14,14 +14,24 @@ use crate::link::doorbell::Doorbell;
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
     // Not bounded by itself: data is put in while there is room for it, and with too many other frames the session ends.
-    frames: UnboundedSender<ToApplication>,
+    frames: UnboundedSender<Item>,
     level: Arc<Level>,
+}
+
+/// What wakes who waits at the other end once.
+#[derive(Debug)]
+enum Item {
+    One(ToApplication),
+    /// The second is of no use without the first, nor the first without it.
+    Two(Box<[ToApplication; 2]>),
 }
 
 /// The other end. Dropped, it empties nothing any more, and [`Outbox::is_over`].
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    frames: UnboundedReceiver<ToApplication>,
+    frames: UnboundedReceiver<Item>,
+    /// The second of two.
+    next: Option<ToApplication>,
     level: Arc<Level>,
     /// Of the workers.
     doorbells: Arc<[Doorbell]>,
@@ -44,7 +54,7 @@ struct Level {
 pub(crate) fn outbox(doorbells: Arc<[Doorbell]>) -> (Outbox, Delivery) {
     let (sender, receiver) = unbounded_channel();
     let level = Arc::new(Level::default());
-    (Outbox { frames: sender, level: Arc::clone(&level) }, Delivery { frames: receiver, level, doorbells })
+    (Outbox { frames: sender, level: Arc::clone(&level) }, Delivery { frames: receiver, next: None, level, doorbells })
 }
 
 /// Bytes that count against [`OUTBOX_BYTES`].
@@ -59,25 +69,39 @@ fn weight(frame: &ToApplication) -> usize {
 }
 
 impl Outbox {
-    /// Puts a frame in. L2.4: with too many, the session is over.
+    /// Puts a frame in.
     pub(crate) fn put(&self, frame: ToApplication) {
+        if self.has_place(&frame) {
+            // Only the delivery's end fails it, and then nobody wants it.
+            let _ = self.frames.send(Item::One(frame));
+        }
+    }
+
+    /// Puts two in as one: who waits is woken once, when both are there.
+    pub(crate) fn put_both(&self, frames: [ToApplication; 2]) {
+        if frames.iter().all(|frame| self.has_place(frame)) {
+            let _ = self.frames.send(Item::Two(Box::new(frames)));
+        }
+    }
+
+    /// Counts a frame. L2.4: with too many, the session is over.
+    fn has_place(&self, frame: &ToApplication) -> bool {
         if self.is_over() {
-            return;
+            return false;
         }
-        self.level.bytes.fetch_add(weight(&frame), Ordering::Relaxed);
-        if self.level.frames.fetch_add(1, Ordering::Relaxed) >= OUTBOX_FRAMES {
-            let words = format!("the application does not read: {OUTBOX_FRAMES} frames wait for it");
-            self.end(Error::new(Code::Slow, words));
-            return;
+        self.level.bytes.fetch_add(weight(frame), Ordering::Relaxed);
+        if self.level.frames.fetch_add(1, Ordering::Relaxed) < OUTBOX_FRAMES {
+            return true;
         }
-        // Only the delivery's end fails it, and then nobody wants it.
-        let _ = self.frames.send(frame);
+        let words = format!("the application does not read: {OUTBOX_FRAMES} frames wait for it");
+        self.end(Error::new(Code::Slow, words));
+        false
     }
 
     /// Puts the session's last frame in.
     pub(crate) fn end(&self, error: Error) {
         if !self.level.over.swap(true, Ordering::AcqRel) {
-            let _ = self.frames.send(ToApplication::Error { request: SESSION.0, error });
+            let _ = self.frames.send(Item::One(ToApplication::Error { request: SESSION.0, error }));
         }
     }
 
@@ -128,16 +152,39 @@ impl Outbox {
 impl Delivery {
     /// The next frame; `None`: the node is gone. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<ToApplication> {
-        let frame = self.frames.recv().await?;
+        let frame = match self.next.take() {
+            Some(frame) => frame,
+            None => {
+                let item = self.frames.recv().await?;
+                self.first(item)
+            }
+        };
         self.taken(&frame);
         Some(frame)
     }
 
     /// The next frame, if there is one now.
     pub(crate) fn try_next(&mut self) -> Option<ToApplication> {
-        let frame = self.frames.try_recv().ok()?;
+        let frame = match self.next.take() {
+            Some(frame) => frame,
+            None => {
+                let item = self.frames.try_recv().ok()?;
+                self.first(item)
+            }
+        };
         self.taken(&frame);
         Some(frame)
+    }
+
+    fn first(&mut self, item: Item) -> ToApplication {
+        match item {
+            Item::One(frame) => frame,
+            Item::Two(both) => {
+                let [first, second] = *both;
+                self.next = Some(second);
+                first
+            }
+        }
     }
 
     fn taken(&self, frame: &ToApplication) {
@@ -178,6 +225,24 @@ mod tests {
         assert!(!outbox.level.starving.load(Ordering::Relaxed) && outbox.has_room());
     }
 
+    /// Two that are put in as one come one after the other, and each counts.
+    #[test]
+    fn two_at_once_are_two() {
+        let (outbox, mut delivery) = outbox([].into());
+        outbox.put(ToApplication::Credit(Id(1), 1));
+        outbox.put_both([ToApplication::Credit(Id(2), 2), data()]);
+        outbox.put(ToApplication::Credit(Id(3), 3));
+        assert_eq!(outbox.level.frames.load(Ordering::Relaxed), 4);
+        let mut next = || delivery.try_next();
+        assert!(matches!(next(), Some(ToApplication::Credit(Id(1), 1))));
+        assert!(matches!(next(), Some(ToApplication::Credit(Id(2), 2))));
+        assert!(matches!(next(), Some(ToApplication::Data(Id(1), body)) if body.len() == MAX_DATA_BYTES));
+        assert!(matches!(next(), Some(ToApplication::Credit(Id(3), 3))));
+        assert!(next().is_none());
+        assert_eq!(outbox.level.frames.load(Ordering::Relaxed), 0);
+        assert_eq!(outbox.level.bytes.load(Ordering::Relaxed), 0);
+    }
+
     /// L2.4: what is not read has an end, which is said.
     #[test]
     fn who_does_not_read_is_ended() {
@@ -186,7 +251,7 @@ mod tests {
             outbox.put(ToApplication::Credit(Id(1), 1));
         }
         assert!(outbox.is_over());
-        let frames: Vec<ToApplication> = std::iter::from_fn(|| delivery.frames.try_recv().ok()).collect();
+        let frames: Vec<ToApplication> = std::iter::from_fn(|| delivery.try_next()).collect();
         assert_eq!(frames.len(), OUTBOX_FRAMES + 1);
         assert!(matches!(frames.last(), Some(ToApplication::Error { request: 0, error }) if error.code == Code::Slow));
     }

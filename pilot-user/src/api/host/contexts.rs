@@ -228,10 +228,16 @@ impl Client {
                     let Some((answered, event)) = replica.and_then(|replica| follower.news(&notice, replica)) else {
                         return;
                     };
+                    let part = if follower.body.is_empty() { None } else { follower.next_part() };
                     if let Some(request) = answered {
                         self.answer(request, Ok(json!({"following": id})));
                     }
-                    return self.tell(id, event);
+                    let event = ToApplication::Event(id, event);
+                    return match part {
+                        // As a rule it is all of it.
+                        Some(part) => self.outbox.put_both([event, ToApplication::Part(id, part)]),
+                        None => self.outbox.put(event),
+                    };
                 };
                 let request = follower.request.take();
                 self.drop_link(ctx, id);
@@ -249,7 +255,7 @@ impl Client {
                 };
                 if let Some((request, bytes)) = writer.asked.remove(&request) {
                     writer.bytes -= bytes;
-                    self.answer(request, result);
+                    ctx.answers.push((self.id, request, result));
                 }
             }
         }

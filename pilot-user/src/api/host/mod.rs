@@ -45,6 +45,8 @@ pub struct Host {
     here: BTreeMap<LinkId, (ClientId, Id)>,
     /// Requests that the disk is at work for, by the name of the context: who asked, and what it is answered.
     storing: BTreeMap<String, (ClientId, u32, Value)>,
+    /// Who asked for changes is answered in the next pass, when the changes have left: to wake an application may take longer.
+    answers: Vec<(ClientId, u32, Result<Value, protocol::Error>)>,
     /// Who asked what is counted: answered at the end of the pass.
     counting: Vec<Arc<Gather>>,
     /// Times that what an application sent had to wait for the peer's credit, or for room.
@@ -66,6 +68,7 @@ struct Context<'a> {
     owners: &'a mut HashMap<ConnectionHandle, (ClientId, Id)>,
     here: &'a mut BTreeMap<LinkId, (ClientId, Id)>,
     storing: &'a mut BTreeMap<String, (ClientId, u32, Value)>,
+    answers: &'a mut Vec<(ClientId, u32, Result<Value, protocol::Error>)>,
     credit_stalls: &'a mut u64,
     introducing: &'a mut BTreeMap<SocketAddr, (ClientId, u32)>,
     /// The node's own, at the worker that has them.
@@ -87,6 +90,7 @@ impl Host {
             owners: HashMap::new(),
             here: BTreeMap::new(),
             storing: BTreeMap::new(),
+            answers: Vec::new(),
             counting: Vec::new(),
             credit_stalls: 0,
             introducing: BTreeMap::new(),
@@ -98,7 +102,20 @@ impl Host {
 
     /// The node stops: its applications are told.
     pub(crate) fn end(&mut self) {
+        self.give_answers();
         self.clients.values().for_each(|client| client.outbox.end(protocol::Error::gone()));
+    }
+
+    /// Whether there were any.
+    fn give_answers(&mut self) -> bool {
+        let any = !self.answers.is_empty();
+        for (client, request, result) in self.answers.drain(..) {
+            // One that is gone needs none.
+            if let Some(client) = self.clients.get(&client) {
+                client.answer(request, result);
+            }
+        }
+        any
     }
 
     /// Runs something for a client, if it is there.
@@ -115,6 +132,7 @@ impl Host {
             owners,
             here,
             storing,
+            answers,
             credit_stalls,
             introducing,
             timers,
@@ -132,6 +150,7 @@ impl Host {
             owners,
             here,
             storing,
+            answers,
             credit_stalls,
             introducing,
             contexts,
@@ -338,6 +357,7 @@ impl Application for Host {
 
     fn poll(&mut self, endpoint: &mut Endpoint, now: Instant) -> bool {
         let mut any = self.services.poll(endpoint, now);
+        any |= self.give_answers();
         for _ in 0..COMMANDS_A_PASS {
             let Ok(told) = self.inbox.try_recv() else { break };
             self.on_told(endpoint, now, told);
