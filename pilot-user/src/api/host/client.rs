@@ -9,10 +9,11 @@ use serde_json::json;
 use super::super::limits::{CLIENT_GIVE_BACK_AFTER_BYTES, CLOSE_POLL, CONNECT_TIMEOUT, LINGER, MAX_CONNECTIONS};
 use super::super::outbox::Outbox;
 use super::super::protocol::{self, Code, Error, Id, Request, SESSION, ToApplication, ToNode, cost};
-use super::super::switchboard::{ClientId, Ids, Switchboard};
+use super::super::switchboard::{ClientId, Switchboard};
 use super::Context;
 use super::connection::{Connection, State, Stream};
 use super::flow::{Inbound, Outbound, Taken};
+use super::ids::Ids;
 use super::link::{Change, Link};
 use crate::context::Follow;
 

@@ -9,6 +9,7 @@ mod connection;
 mod contexts;
 mod events;
 mod flow;
+mod ids;
 mod introduce;
 mod link;
 mod stats;
