@@ -198,7 +198,8 @@ pub(super) fn read_hybrid(
 ) -> Result<usize, HandshakeError> {
     let (ciphertext, message) =
         covered[HEADER_LEN..].split_first_chunk::<CIPHERTEXT_LEN>().ok_or(HandshakeError::Parameters)?;
-    let psk = kem::psk(noise.get_handshake_hash(), &kem.decapsulate(ciphertext), ciphertext);
+    let secret = kem.decapsulate(ciphertext).ok_or(HandshakeError::Decrypt)?;
+    let psk = kem::psk(noise.get_handshake_hash(), &secret, ciphertext);
     noise.set_psk(place, &*psk).and_then(|()| noise.read_message(message, payload)).map_err(|_| HandshakeError::Decrypt)
 }
 

@@ -1,15 +1,22 @@
 //! The post-quantum part of the handshake (W3.13): ML-KEM-512 (FIPS 203), whose shared secret becomes Noise's psk.
 //!
 //! Its largest part is 800 bytes, so that each handshake message stays one datagram and nothing is put together before it is
-//! authenticated. From the crate ml-kem in every build: aws-lc-rs, five times as fast (9 µs to 52 for a ciphertext), draws the
-//! randomness of keys and ciphertexts itself, and no simulated handshake would be the same twice.
+//! authenticated. Keys and ciphertexts are made by the crate ml-kem in every build: aws-lc-rs, five times as fast (9 µs to 52 for a
+//! ciphertext), draws the randomness of both itself, and no simulated handshake would be the same twice. Decapsulation needs none,
+//! and is the backend's.
 
 use blake2::Blake2s256;
 use hkdf::SimpleHkdf;
-use ml_kem::kem::{Decapsulate as _, Encapsulate as _, KeyExport as _};
+#[allow(
+    deprecated,
+    reason = "seeds are preferred for keys that are stored; this one is FIPS 203's own form, as the backend takes it"
+)]
+use ml_kem::ExpandedKeyEncoding as _;
+use ml_kem::kem::Encapsulate as _;
 use ml_kem::ml_kem_512;
 use zeroize::Zeroizing;
 
+use super::backend;
 use super::rng::SeededRng;
 
 /// What ML-KEM-512 is called in TLV 13.
@@ -18,35 +25,43 @@ pub(crate) const KEM_ID: u8 = 1;
 pub(crate) const ENCAPSULATION_KEY_LEN: usize = 800;
 /// Bytes of a ciphertext.
 pub(crate) const CIPHERTEXT_LEN: usize = 768;
+/// Bytes of a decapsulation key (FIPS 203 §8, table 3): what decrypts, the encapsulation key, its hash, and what answers a
+/// ciphertext that was made for another.
+pub(crate) const DECAPSULATION_KEY_LEN: usize = 1632;
+/// Where the encapsulation key begins in it (FIPS 203 §7.1, algorithm 16).
+const ENCAPSULATION_KEY_AT: usize = 768;
 
 const LABEL: &[u8] = b"pilot v1 kem";
 
 /// A secret that both ends have, if the ciphertext was made for the key.
 pub(crate) type SharedSecret = Zeroizing<[u8; 32]>;
 
-/// An attempt's secret half: the 64 bytes that FIPS 203 §7.1 makes the key from. The key itself, of 2 KiB, is made when it is
-/// used, and wiped where it was made; that costs 40 µs once more, and less memory while a peer does not answer.
-pub(crate) struct DecapsulationKey(Zeroizing<[u8; 64]>);
+/// An attempt's secret half, as FIPS 203 writes it. It could be made again from its 64 bytes of seed, which costs as much as making it.
+pub(crate) struct DecapsulationKey(Box<Zeroizing<[u8; DECAPSULATION_KEY_LEN]>>);
 
 impl DecapsulationKey {
     pub(crate) fn generate(rng: &mut SeededRng) -> Self {
         let mut seed = Zeroizing::new([0; 64]);
         rng.fill(&mut *seed);
-        Self(seed)
+        Self::from_seed(&seed)
     }
 
-    fn expand(&self) -> ml_kem_512::DecapsulationKey {
-        ml_kem_512::DecapsulationKey::from_seed((*self.0).into())
+    #[allow(deprecated, reason = "see where the trait is named")]
+    fn from_seed(seed: &[u8; 64]) -> Self {
+        let key = ml_kem_512::DecapsulationKey::from_seed((*seed).into());
+        Self(Box::new(Zeroizing::new(key.to_expanded_bytes().into())))
     }
 
     /// The public half.
     pub(crate) fn encapsulation_key(&self) -> [u8; ENCAPSULATION_KEY_LEN] {
-        self.expand().encapsulation_key().to_bytes().into()
+        let rest = self.0[ENCAPSULATION_KEY_AT..].first_chunk();
+        *rest.expect("the lengths are the standard's")
     }
 
-    /// A ciphertext that was made for another key gives a secret that nobody else has (FIPS 203 §6.3).
-    pub(crate) fn decapsulate(&self, ciphertext: &[u8; CIPHERTEXT_LEN]) -> SharedSecret {
-        Zeroizing::new(self.expand().decapsulate(ciphertext.into()).into())
+    /// A ciphertext that was made for another key gives a secret that nobody else has (FIPS 203 §6.3). `None`: the library refused,
+    /// which it does no key of ours.
+    pub(crate) fn decapsulate(&self, ciphertext: &[u8; CIPHERTEXT_LEN]) -> Option<SharedSecret> {
+        backend::ml_kem_512_decapsulate(&self.0, ciphertext)
     }
 }
 
@@ -93,10 +108,10 @@ mod tests {
         let (ciphertext, secret) = encapsulate(&public, &mut rng(3)).unwrap();
         assert_eq!(encapsulate(&public, &mut rng(3)).unwrap().0, ciphertext);
         assert_ne!(encapsulate(&public, &mut rng(4)).unwrap().0, ciphertext);
-        assert_eq!(key.decapsulate(&ciphertext), secret);
+        assert_eq!(key.decapsulate(&ciphertext).unwrap(), secret);
         let mut bad = ciphertext;
         bad[500] ^= 1;
-        assert_ne!(key.decapsulate(&bad), secret);
+        assert_ne!(key.decapsulate(&bad).unwrap(), secret);
         assert!(encapsulate(&[0xff; ENCAPSULATION_KEY_LEN], &mut rng(3)).is_none(), "coefficients above the modulus");
     }
 
@@ -122,13 +137,19 @@ mod tests {
             let (Some(seed), Some(ciphertext)) = (test.seed, test.ct) else { continue };
             // What has another length never comes so far.
             let (Ok(seed), Ok(ciphertext)) = (seed[..].try_into(), ciphertext[..].try_into()) else { continue };
-            let key = DecapsulationKey(Zeroizing::new(seed));
+            let key = DecapsulationKey::from_seed(&seed);
             if let Some(public) = test.encaps_key {
                 assert_eq!(key.encapsulation_key()[..], public[..], "{}", test.tc_id);
             }
             let expected = test.shared_secret.unwrap();
             let valid = test.result == TestResult::Valid;
-            assert_eq!(key.decapsulate(&ciphertext)[..] == expected[..], valid, "{}: {}", test.tc_id, test.comment);
+            assert_eq!(
+                key.decapsulate(&ciphertext).unwrap()[..] == expected[..],
+                valid,
+                "{}: {}",
+                test.tc_id,
+                test.comment
+            );
             checked += 1;
         }
         assert!(checked > 50, "{checked} vectors");
@@ -157,7 +178,7 @@ mod tests {
             let ours = DecapsulationKey::generate(&mut rng(n));
             let public = kem::EncapsulationKey::new(&ML_KEM_512, &ours.encapsulation_key()).unwrap();
             let (ciphertext, secret) = public.encapsulate().unwrap();
-            assert_eq!(ours.decapsulate(ciphertext.as_ref().try_into().unwrap())[..], *secret.as_ref());
+            assert_eq!(ours.decapsulate(ciphertext.as_ref().try_into().unwrap()).unwrap()[..], *secret.as_ref());
 
             let theirs = kem::DecapsulationKey::generate(&ML_KEM_512).unwrap();
             let public = theirs.encapsulation_key().unwrap().key_bytes().unwrap();

@@ -2,10 +2,13 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+use aws_lc_rs::kem::{self, ML_KEM_512};
 use aws_lc_rs::signature::{self, ED25519, Ed25519KeyPair, KeyPair as _};
 use pilot_common::wire::TAG_LEN;
+use zeroize::Zeroizing;
 
 use crate::crypto::aead::{Aead, NONCE_LEN};
+use crate::crypto::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, SharedSecret};
 
 /// An expanded key of one direction. aws-lc wipes it when it is freed.
 pub(crate) struct AeadKey(LessSafeKey);
@@ -51,6 +54,16 @@ pub(crate) fn x25519_public(secret: &[u8; 32]) -> Option<[u8; 32]> {
 pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Option<[u8; 32]> {
     let private = PrivateKey::from_private_key(&X25519, secret).ok()?;
     agree(&private, UnparsedPublicKey::new(&X25519, public), (), |shared| shared.try_into().map_err(|_| ())).ok()
+}
+
+/// The secret that a ciphertext of ML-KEM-512 tells this key, or one that nobody else has (FIPS 203 §7.3).
+pub(crate) fn ml_kem_512_decapsulate(
+    key: &[u8; DECAPSULATION_KEY_LEN],
+    ciphertext: &[u8; CIPHERTEXT_LEN],
+) -> Option<SharedSecret> {
+    let key = kem::DecapsulationKey::new(&ML_KEM_512, key).ok()?;
+    let secret = key.decapsulate(ciphertext[..].into()).ok()?;
+    Some(Zeroizing::new(secret.as_ref().try_into().ok()?))
 }
 
 /// The public half of an Ed25519 seed.

@@ -7,9 +7,13 @@ pub(crate) mod aws_lc;
 pub(crate) mod rustcrypto;
 
 #[cfg(feature = "aws-lc")]
-pub(crate) use aws_lc::{AeadKey, ed25519_public, ed25519_sign, ed25519_verify, x25519, x25519_public};
+pub(crate) use aws_lc::{
+    AeadKey, ed25519_public, ed25519_sign, ed25519_verify, ml_kem_512_decapsulate, x25519, x25519_public,
+};
 #[cfg(all(feature = "rustcrypto", not(feature = "aws-lc")))]
-pub(crate) use rustcrypto::{AeadKey, ed25519_public, ed25519_sign, ed25519_verify, x25519, x25519_public};
+pub(crate) use rustcrypto::{
+    AeadKey, ed25519_public, ed25519_sign, ed25519_verify, ml_kem_512_decapsulate, x25519, x25519_public,
+};
 
 #[cfg(not(any(feature = "aws-lc", feature = "rustcrypto")))]
 compile_error!("pilot-engine needs one of the features `aws-lc` (default) and `rustcrypto`");

@@ -3,10 +3,16 @@
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+#[allow(deprecated, reason = "see where it is used")]
+use ml_kem::ExpandedKeyEncoding as _;
+use ml_kem::kem::Decapsulate as _;
+use ml_kem::ml_kem_512;
 use pilot_common::wire::TAG_LEN;
 use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
 
 use crate::crypto::aead::{Aead, NONCE_LEN};
+use crate::crypto::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, SharedSecret};
 
 /// A key of one direction, wiped when dropped.
 pub(crate) struct AeadKey(ChaCha20Poly1305);
@@ -50,6 +56,16 @@ pub(crate) fn x25519_public(secret: &[u8; 32]) -> Option<[u8; 32]> {
 pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Option<[u8; 32]> {
     let shared = StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(*public));
     shared.was_contributory().then(|| shared.to_bytes())
+}
+
+/// The secret that a ciphertext of ML-KEM-512 tells this key, or one that nobody else has (FIPS 203 §7.3).
+#[allow(deprecated, reason = "seeds are preferred for keys that are stored; this one is FIPS 203's own form")]
+pub(crate) fn ml_kem_512_decapsulate(
+    key: &[u8; DECAPSULATION_KEY_LEN],
+    ciphertext: &[u8; CIPHERTEXT_LEN],
+) -> Option<SharedSecret> {
+    let key = ml_kem_512::DecapsulationKey::from_expanded_bytes(key.into()).ok()?;
+    Some(Zeroizing::new(key.decapsulate(ciphertext.into()).into()))
 }
 
 /// The public half of an Ed25519 seed.
