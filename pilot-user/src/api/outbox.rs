@@ -22,7 +22,8 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 enum Item {
     One(ToApplication),
-    /// The second is of no use without the first, nor the first without it.
+    /// The second is of no use without the first, nor the first without it. Boxed: else every single frame would be moved about as
+    /// two.
     Two(Box<[ToApplication; 2]>),
 }
 
@@ -30,8 +31,8 @@ enum Item {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     frames: UnboundedReceiver<Item>,
-    /// The second of two.
-    next: Option<ToApplication>,
+    /// Of two, the one that comes next.
+    second: Option<ToApplication>,
     level: Arc<Level>,
     /// Of the workers.
     doorbells: Arc<[Doorbell]>,
@@ -54,7 +55,10 @@ struct Level {
 pub(crate) fn outbox(doorbells: Arc<[Doorbell]>) -> (Outbox, Delivery) {
     let (sender, receiver) = unbounded_channel();
     let level = Arc::new(Level::default());
-    (Outbox { frames: sender, level: Arc::clone(&level) }, Delivery { frames: receiver, next: None, level, doorbells })
+    (
+        Outbox { frames: sender, level: Arc::clone(&level) },
+        Delivery { frames: receiver, second: None, level, doorbells },
+    )
 }
 
 /// Bytes that count against [`OUTBOX_BYTES`].
@@ -152,7 +156,7 @@ impl Outbox {
 impl Delivery {
     /// The next frame; `None`: the node is gone. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<ToApplication> {
-        let frame = match self.next.take() {
+        let frame = match self.second.take() {
             Some(frame) => frame,
             None => {
                 let item = self.frames.recv().await?;
@@ -165,7 +169,7 @@ impl Delivery {
 
     /// The next frame, if there is one now.
     pub(crate) fn try_next(&mut self) -> Option<ToApplication> {
-        let frame = match self.next.take() {
+        let frame = match self.second.take() {
             Some(frame) => frame,
             None => {
                 let item = self.frames.try_recv().ok()?;
@@ -181,7 +185,7 @@ impl Delivery {
             Item::One(frame) => frame,
             Item::Two(both) => {
                 let [first, second] = *both;
-                self.next = Some(second);
+                self.second = Some(second);
                 first
             }
         }

